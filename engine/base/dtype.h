@@ -13,27 +13,39 @@ enum class DType : std::uint8_t { kF32, kBF16, kF16, kU8, kI8, kI32, kI64, kF64 
 constexpr std::size_t bytes_of(DType dtype) {
     switch (dtype) {
         case DType::kF32:
-        case DType::kI32: return 4;
+        case DType::kI32:
+            return 4;
         case DType::kBF16:
-        case DType::kF16: return 2;
+        case DType::kF16:
+            return 2;
         case DType::kU8:
-        case DType::kI8: return 1;
+        case DType::kI8:
+            return 1;
         case DType::kI64:
-        case DType::kF64: return 8;
+        case DType::kF64:
+            return 8;
     }
     return 0;
 }
 
 constexpr std::string_view name_of(DType dtype) {
     switch (dtype) {
-        case DType::kF32: return "float32";
-        case DType::kBF16: return "bfloat16";
-        case DType::kF16: return "float16";
-        case DType::kU8: return "uint8";
-        case DType::kI8: return "int8";
-        case DType::kI32: return "int32";
-        case DType::kI64: return "int64";
-        case DType::kF64: return "float64";
+        case DType::kF32:
+            return "float32";
+        case DType::kBF16:
+            return "bfloat16";
+        case DType::kF16:
+            return "float16";
+        case DType::kU8:
+            return "uint8";
+        case DType::kI8:
+            return "int8";
+        case DType::kI32:
+            return "int32";
+        case DType::kI64:
+            return "int64";
+        case DType::kF64:
+            return "float64";
     }
     return "unknown";
 }
@@ -46,7 +58,9 @@ struct bf16 {
 constexpr float to_float(bf16 value) {
     return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
 }
-constexpr float to_float(float value) { return value; }
+constexpr float to_float(float value) {
+    return value;
+}
 
 /// Round to nearest even; NaN stays NaN (quieted).
 constexpr bf16 to_bf16(float value) {
@@ -75,9 +89,11 @@ constexpr std::uint16_t float_to_half(float value) {
     const std::uint32_t a = u & 0x7fffffffu;
     if (a > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u | ((a >> 13) & 0x3ffu));
     if (a >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);
-    if (a < 0x38800000u) {  // subnormal half or zero: adding 0.5 aligns the mantissa, in round to nearest even
+    if (a < 0x38800000u) {  // subnormal half or zero: adding 0.5 aligns the mantissa, in round to
+                            // nearest even
         const float shifted = std::bit_cast<float>(a) + 0.5f;
-        return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
+        return static_cast<std::uint16_t>(sign |
+                                          (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
     }
     return static_cast<std::uint16_t>(sign | ((a - 0x38000000u + 0xfffu + ((a >> 13) & 1u)) >> 13));
 }

@@ -7,11 +7,13 @@
 #include <string>
 #include <utility>
 
-/// Errors and exit codes. A message says, in one to four lines: what was being done, what was expected, what was
-/// found, what to try. The program prefix ("qshard: ") is added where the message is printed, not here.
+/// Errors and exit codes. A message says, in one to four lines: what was being done, what was
+/// expected, what was found, what to try. The program prefix ("qshard: ") is added where the
+/// message is printed, not here.
 namespace qshard {
 
-/// Documented exit codes of every program; always 1..125, because MPI_Abort(256) would make mpirun return 0.
+/// Documented exit codes of every program; always 1..125, because MPI_Abort(256) would make mpirun
+/// return 0.
 enum class ExitCode : int {
     kOk = 0,
     kUsage = 64,          ///< usage or run-file error
@@ -56,11 +58,13 @@ class BugError : public Error {
     explicit BugError(const std::string& message) : Error(ExitCode::kBug, message) {}
 };
 
-/// Throws BugError naming the place if `holds` is false. For invariants of our own, never for input.
+/// Throws BugError naming the place if `holds` is false. For invariants of our own, never for
+/// input.
 inline void check(bool holds, const char* what,
                   std::source_location where = std::source_location::current()) {
     if (!holds) {
-        throw BugError(fmt::format("check failed at {}:{}: {}", where.file_name(), where.line(), what));
+        throw BugError(
+            fmt::format("check failed at {}:{}: {}", where.file_name(), where.line(), what));
     }
 }
 

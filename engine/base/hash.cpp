@@ -12,7 +12,8 @@ struct Sha256::State {
 };
 
 Sha256::Sha256() : state_(std::make_unique<State>()) {
-    check(state_->context != nullptr && EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1,
+    check(state_->context != nullptr &&
+              EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1,
           "SHA-256 is available");
 }
 Sha256::~Sha256() = default;
@@ -23,7 +24,9 @@ void Sha256::update(std::span<const std::byte> bytes) {
     check(EVP_DigestUpdate(state_->context, bytes.data(), bytes.size()) == 1, "SHA-256 update");
 }
 
-void Sha256::update(const std::string& text) { update(std::as_bytes(std::span(text.data(), text.size()))); }
+void Sha256::update(const std::string& text) {
+    update(std::as_bytes(std::span(text.data(), text.size())));
+}
 
 std::string Sha256::hex() {
     unsigned char digest[32];

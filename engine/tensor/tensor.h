@@ -10,12 +10,13 @@
 
 namespace qshard {
 
-/// A non-owning, contiguous, row-major view: pointer, dtype, shape. Where the memory lies (host or device) is the
-/// business of the Backend that computes with it. At most 4 dimensions.
+/// A non-owning, contiguous, row-major view: pointer, dtype, shape. Where the memory lies (host or
+/// device) is the business of the Backend that computes with it. At most 4 dimensions.
 class Tensor {
   public:
     Tensor() = default;
-    Tensor(void* data, DType dtype, std::initializer_list<std::int64_t> shape) : data_(data), dtype_(dtype) {
+    Tensor(void* data, DType dtype, std::initializer_list<std::int64_t> shape)
+        : data_(data), dtype_(dtype) {
         check(shape.size() <= shape_.size(), "a tensor has at most 4 dimensions");
         for (std::int64_t extent : shape) shape_[static_cast<std::size_t>(rank_++)] = extent;
     }
@@ -67,18 +68,32 @@ class Tensor {
 };
 
 template <>
-constexpr DType Tensor::dtype_of<float>() { return DType::kF32; }
+constexpr DType Tensor::dtype_of<float>() {
+    return DType::kF32;
+}
 template <>
-constexpr DType Tensor::dtype_of<bf16>() { return DType::kBF16; }
+constexpr DType Tensor::dtype_of<bf16>() {
+    return DType::kBF16;
+}
 template <>
-constexpr DType Tensor::dtype_of<std::uint8_t>() { return DType::kU8; }
+constexpr DType Tensor::dtype_of<std::uint8_t>() {
+    return DType::kU8;
+}
 template <>
-constexpr DType Tensor::dtype_of<std::int8_t>() { return DType::kI8; }
+constexpr DType Tensor::dtype_of<std::int8_t>() {
+    return DType::kI8;
+}
 template <>
-constexpr DType Tensor::dtype_of<std::int32_t>() { return DType::kI32; }
+constexpr DType Tensor::dtype_of<std::int32_t>() {
+    return DType::kI32;
+}
 template <>
-constexpr DType Tensor::dtype_of<std::int64_t>() { return DType::kI64; }
+constexpr DType Tensor::dtype_of<std::int64_t>() {
+    return DType::kI64;
+}
 template <>
-constexpr DType Tensor::dtype_of<double>() { return DType::kF64; }
+constexpr DType Tensor::dtype_of<double>() {
+    return DType::kF64;
+}
 
 }  // namespace qshard

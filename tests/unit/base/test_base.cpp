@@ -16,13 +16,18 @@ TEST(Dtype, Bf16RoundsToNearestEvenAgainstDoubleArithmetic) {
         const std::uint32_t u = i * 21523u;  // spread over the positive floats
         const float x = std::bit_cast<float>(u & 0x7fffffffu);
         if (!std::isfinite(x)) continue;
-        const float lower = to_float(bf16{static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x) >> 16)});
-        const float upper = to_float(bf16{static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(x) >> 16) + 1)});
+        const float lower =
+            to_float(bf16{static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x) >> 16)});
+        const float upper =
+            to_float(bf16{static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(x) >> 16) + 1)});
         const float got = to_float(to_bf16(x));
         if (!std::isfinite(upper)) continue;
         const double below = double{x} - double{lower}, above = double{upper} - double{x};
         const bool even_is_lower = ((std::bit_cast<std::uint32_t>(x) >> 16) & 1u) == 0;
-        const float want = below < above ? lower : above < below ? upper : even_is_lower ? lower : upper;
+        const float want = below < above   ? lower
+                           : above < below ? upper
+                           : even_is_lower ? lower
+                                           : upper;
         ASSERT_EQ(got, want) << x;
     }
     EXPECT_TRUE(std::isnan(to_float(to_bf16(std::nanf("")))));
@@ -40,21 +45,24 @@ TEST(Dtype, EveryHalfSurvivesTheRoundTrip) {
     }
     EXPECT_EQ(float_to_half(65519.0f), 0x7bff);
     EXPECT_EQ(float_to_half(65520.0f), 0x7c00);
-    EXPECT_EQ(float_to_half(0x1p-25f), 0);       // tie to even
+    EXPECT_EQ(float_to_half(0x1p-25f), 0);  // tie to even
     EXPECT_EQ(float_to_half(0x1.8p-25f), 1);
 }
 
 TEST(Philox, KnownAnswersOfTheRandom123Distribution) {
     EXPECT_EQ(philox4x32({0, 0, 0, 0}, {0, 0}),
               (PhiloxBlock{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
-    EXPECT_EQ(philox4x32({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}),
-              (PhiloxBlock{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
-    EXPECT_EQ(philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
-              (PhiloxBlock{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+    EXPECT_EQ(
+        philox4x32({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}),
+        (PhiloxBlock{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+    EXPECT_EQ(
+        philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+        (PhiloxBlock{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
 TEST(Hash, Sha256OfAbc) {
-    EXPECT_EQ(sha256_hex(std::string("abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    EXPECT_EQ(sha256_hex(std::string("abc")),
+              "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
 TEST(Error, CheckNamesThePlaceAndCodesAreCarried) {

@@ -1,0 +1,212 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "spec/layout.h"
+#include "spec/model_config.h"
+#include "tensor/tensor.h"
+
+/// The only door to arithmetic: memory, order and operations on one device. Knows nothing of
+/// models, ranks or files.
+///
+/// Rules for every implementation
+/// - An output element is computed by the same sequence of operations whatever the number of
+/// threads, the number of
+///   rows in the call and the alignment of its operands: results are the same bits however the work
+///   is cut.
+/// - Arithmetic is fp32 (sums over a whole vector: double); bf16 is a storage format that is
+/// rounded to once, on write.
+/// - Tensors are contiguous; "any" dtype means kF32 or kBF16. Operations throw BugError on shapes
+/// that do not fit.
+/// - Nothing is allocated by an operation: memory is the caller's, or workspace taken when the
+/// backend was made.
+/// - Operations on one Backend are issued by one thread and complete in the order of issue;
+/// synchronize() waits for all.
+namespace qshard {
+
+/// A weight as it is stored: a view into a unit's bytes.
+struct WeightView {
+    Storage storage = Storage::kPlain;
+    std::int64_t rows = 0, cols = 0;
+    Tensor plain;        ///< kPlain: [rows, cols] any dtype
+    float scale = 1.0f;  ///< kPlain: factor applied (fp32) before rounding; LoRA's alpha / r
+    const std::uint8_t* codes = nullptr;  ///< kNf4, row-major, even element in the high nibble
+    bool double_quant = false;
+    const std::uint8_t* absmax_codes = nullptr;  ///< double_quant: [blocks]
+    const float* absmax2 = nullptr;              ///< double_quant: [ceil(blocks / 256)]
+    const float* absmax_offset = nullptr;        ///< double_quant: [1]
+    const float* absmax = nullptr;               ///< otherwise: [blocks]
+};
+
+/// View of `field` inside the unit's bytes at `unit`.
+WeightView view_of(const Field& field, const std::byte* unit);
+
+/// Which product a packed weight W[rows = out, cols = in] serves.
+enum class Orientation : std::uint8_t {
+    kForward,   ///< y[M, out] = x[M, in] W^T      (inner dimension: in)
+    kBackward,  ///< dx[M, in] = dy[M, out] W      (inner dimension: out)
+};
+
+/// A weight expanded into the order and precision that gemm reads; made by pack(), owned by the
+/// caller's memory.
+struct Packed {
+    const void* data = nullptr;
+    std::int64_t inner = 0, outer = 0;  ///< gemm computes [M, outer] from [M, inner]
+    DType dtype =
+        DType::kBF16;  ///< kBF16: operands are rounded to bf16 and multiplied exactly; kF32: fp32
+};
+
+/// One product of a sum: a[M, inner] times b.
+struct GemmTerm {
+    Tensor a;  ///< any dtype; rounded to b.dtype on the way in
+    Packed b;
+};
+
+/// Documents (training) or sequences with a cache (generation) of one attention call. Query row
+/// q_begin + i of a sequence sees its keys k_begin .. k_begin + (k_count - q_count) + i, at most
+/// `window` of them counting itself.
+struct AttentionSequence {
+    std::int64_t q_begin = 0, q_count = 0;
+    std::int64_t k_begin = 0, k_count = 0;
+};
+
+struct AttentionShape {
+    std::int64_t heads = 0, kv_heads = 0, head_width = 0;
+    float scale = 1.0f;
+    float softcap = 0.0f;     ///< 0 = none; else softcap * tanh(scale * q.k / softcap)
+    std::int64_t window = 0;  ///< 0 = none
+    std::span<const AttentionSequence> sequences;
+};
+
+/// Hyperparameters of one AdamW update (torch.optim.AdamW's form; t = step_number counts from 1).
+struct AdamW {
+    float learning_rate, beta1, beta2, epsilon, weight_decay;
+    std::int64_t step_number;
+};
+struct Sgd {
+    float learning_rate, momentum, weight_decay;
+    std::int64_t step_number;  ///< 1: the momentum buffer is set to the gradient, as torch does
+};
+struct RmsProp {
+    float learning_rate, alpha, epsilon, weight_decay, momentum;
+};
+
+class Backend {
+  public:
+    virtual ~Backend() = default;
+
+    /// "reference", "cpu", "cuda".
+    virtual std::string_view name() const = 0;
+    /// The kernel set in use ("avx2", "amx_bf16", "sm_90", ...): bits may differ between kernel
+    /// sets, never within one.
+    virtual std::string_view isa() const = 0;
+    virtual int threads() const = 0;
+    /// Memory of the backend's own (packing buffers, per-thread scratch), fixed at construction.
+    virtual std::size_t workspace_bytes() const = 0;
+
+    // Memory. Pointers are 64-byte aligned; on CPU backends they are ordinary host pointers.
+    virtual void* allocate(
+        std::size_t bytes) = 0;  ///< SystemError(kUnavailable) if there is not enough
+    virtual void release(void* pointer) = 0;
+    virtual void upload(void* device, const void* host, std::size_t bytes) = 0;
+    virtual void download(void* host, const void* device, std::size_t bytes) = 0;
+    virtual void fill_zero(Tensor out) = 0;
+    virtual void copy(Tensor in, Tensor out) = 0;  ///< any dtypes; rounds to out's
+    virtual void synchronize() = 0;
+
+    // Frozen and small matrices.
+    virtual std::size_t packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
+                                     DType dtype) const = 0;
+    /// Expands (dequantizes: table value times absmax in fp32, rounded once to `dtype`) into
+    /// destination.
+    virtual Packed pack(const WeightView& weight, Orientation orientation, DType dtype,
+                        void* destination) = 0;
+    /// c[M, N] = (or += if accumulate) sum over terms of a*b (+ bias[N] fp32, may be empty). c: any
+    /// dtype (accumulate: kF32). The inner sums run over the terms in order, each inner dimension
+    /// ascending, in fp32. c must not alias an a.
+    virtual void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) = 0;
+    /// c[M, K] = scale * a^T b, the sum over rows n ascending in fp32; a[N, M], b[N, K] any dtype
+    /// (bf16 products if dtype is kBF16: both are rounded to it), c fp32. With `transposed`, c is
+    /// [K, M]. M <= 1024. LoRA gradients.
+    virtual void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c,
+                           bool transposed) = 0;
+
+    // Decoder.
+    /// x[n] = scale * table[ids[n]]; table[V, C] any dtype, ids[N] on the host, x fp32.
+    virtual void embed(Tensor table, std::span<const std::int32_t> ids, float scale, Tensor x) = 0;
+    /// y[n] = x[n] * rsqrt(mean(x[n]^2) + eps) * (offset ? 1 + gain : gain); x, y any dtype, gain
+    /// fp32[C]. y may alias x.
+    virtual void rms_norm(Tensor x, Tensor gain, float eps, bool offset, Tensor y) = 0;
+    /// dx[N,C] += (or = if !accumulate) inv * (dy*g - x * mean_c(dy*g*x) * inv^2), inv recomputed
+    /// from x. x, dy any dtype, dx fp32; dx may alias dy when it is fp32 and !accumulate. (Zhang &
+    /// Sennrich 2019)
+    virtual void rms_norm_backward(Tensor x, Tensor gain, float eps, bool offset, Tensor dy,
+                                   Tensor dx, bool accumulate) = 0;
+    /// Rotates pairs (j, j + R/2) of the first R = 2 * cos.cols() dimensions of every head, in
+    /// place, by the angle of position[n]: x[N, heads, D] any dtype; cos, sin fp32 [P, R/2];
+    /// inverse rotates back (the backward).
+    virtual void rope(Tensor x, std::span<const std::int32_t> positions, Tensor cos, Tensor sin,
+                      bool inverse) = 0;
+    /// out[Nq, H*D] = softmax(mask(scale q k^T)) v per head, grouped keys (head h uses h / (H/K));
+    /// lse[Nq, H] fp32 = log-sum-exp of the scores (may be empty). q[Nq,H*D], k and v[Nk,K*D], out:
+    /// one dtype.
+    virtual void attention(const AttentionShape& shape, Tensor q, Tensor k, Tensor v, Tensor out,
+                           Tensor lse) = 0;
+    /// dq, dk, dv fp32, overwritten for the rows of the sequences. q_count == k_count for every
+    /// sequence.
+    virtual void attention_backward(const AttentionShape& shape, Tensor q, Tensor k, Tensor v,
+                                    Tensor out, Tensor lse, Tensor dout, Tensor dq, Tensor dk,
+                                    Tensor dv) = 0;
+    /// out = act(gate) * up, all [N, F] of one dtype; with an empty gate out = act(up). out may
+    /// alias an input.
+    virtual void activate(Activation kind, Tensor gate, Tensor up, Tensor out) = 0;
+    /// dgate, dup from dout (any dtypes); dgate may alias gate, dup may alias up. Empty gate: only
+    /// dup.
+    virtual void activate_backward(Activation kind, Tensor gate, Tensor up, Tensor dout,
+                                   Tensor dgate, Tensor dup) = 0;
+    /// y += scale * x, elementwise; y fp32, x any dtype.
+    virtual void add(Tensor x, float scale, Tensor y) = 0;
+
+    // Head.
+    /// From logits[M, V] fp32 (in place): z = logit_scale * logits, soft-capped if softcap > 0;
+    /// logprob[m] = z[target] - logsumexp(z) (fp32[M]). With dlogprob fp32[M]: logits becomes
+    /// d(loss)/d(logits) = dlogprob[m] * d logprob[m] / d logits; without it (empty) logits holds
+    /// z. targets[M] on the host, all >= 0.
+    virtual void log_softmax(Tensor logits, std::span<const std::int32_t> targets,
+                             float logit_scale, float softcap, Tensor dlogprob, Tensor logprob) = 0;
+    /// out[i] = in[rows[i]] for the rows listed (host), any dtypes.
+    virtual void gather_rows(Tensor in, std::span<const std::int32_t> rows, Tensor out) = 0;
+    /// out[rows[i]] = in[i]; rows not listed become zero. out fp32.
+    virtual void scatter_rows(Tensor in, std::span<const std::int32_t> rows, Tensor out) = 0;
+
+    // The flat trainable vector; all fp32.
+    /// Deterministic sum of squares: fixed chunks of 4096 elements, each summed in order in double,
+    /// then the chunks in order.
+    virtual double sum_of_squares(Tensor x) = 0;
+    virtual void scale(Tensor x, float factor) = 0;
+    virtual void adamw(const AdamW& hyper, Tensor parameter, Tensor gradient, Tensor exp_avg,
+                       Tensor exp_avg_sq) = 0;
+    virtual void sgd(const Sgd& hyper, Tensor parameter, Tensor gradient, Tensor momentum) = 0;
+    virtual void rmsprop(const RmsProp& hyper, Tensor parameter, Tensor gradient, Tensor square_avg,
+                         Tensor momentum) = 0;
+};
+
+/// Plain fp32 loops, one thread: the oracle of the others.
+std::unique_ptr<Backend> make_reference_backend();
+
+struct CpuOptions {
+    int threads = 1;
+    std::string isa =
+        "auto";  ///< auto | amx_bf16 | avx512_bf16 | avx512 | avx2 | sse (the portable kernels)
+};
+/// UserError(kUnavailable) if this processor lacks the instruction set asked for.
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
+/// Instruction sets this processor offers, best first ("auto" takes the first).
+std::span<const std::string_view> cpu_isas();
+
+}  // namespace qshard

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/dtype.h"
+#include "spec/model_config.h"
+
+/// Names and shapes of a model's weights, in Hugging Face's terms whatever the file's format.
+namespace qshard {
+
+/// What a weight does; the decoder asks for weights by role, never by name.
+enum class Role : std::uint8_t {
+    kEmbed,
+    kPositions,
+    kFinalNorm,
+    kFinalNormBias,
+    kHead,
+    kNorm1,
+    kNorm1Bias,
+    kQ,
+    kQBias,
+    kK,
+    kKBias,
+    kV,
+    kVBias,
+    kO,
+    kOBias,
+    kQNorm,
+    kKNorm,
+    kPostAttentionNorm,
+    kNorm2,
+    kNorm2Bias,
+    kGate,
+    kUp,
+    kUpBias,
+    kDown,
+    kDownBias,
+    kPostFfnNorm,
+    kCount
+};
+
+/// One weight: shape [rows, cols] (vectors have rows = 1), named as in the Hugging Face checkpoint
+/// of its family.
+struct WeightSpec {
+    Role role = Role::kEmbed;
+    std::string name;  ///< e.g. "model.layers.0.self_attn.q_proj.weight"
+    std::int64_t rows = 0, cols = 0;
+    bool linear = false;  ///< a frozen linear of a decoder layer: quantized, and a LoRA target by
+                          ///< the module's name
+
+    std::int64_t count() const { return rows * cols; }
+    /// The module's path: the name without its last component ("model.layers.0.self_attn.q_proj").
+    std::string_view module() const { return std::string_view(name).substr(0, name.rfind('.')); }
+};
+
+/// Weights of the embedding unit: embedding, and (tied head) the final norm.
+std::vector<WeightSpec> embedding_weights(const ModelConfig& config);
+/// Weights of decoder layer `layer`, in the order q, k, v, o, gate, up, down (linears), then norms
+/// and biases.
+std::vector<WeightSpec> layer_weights(const ModelConfig& config, std::int64_t layer);
+/// Weights of the head unit: final norm and lm_head; empty if the head is tied.
+std::vector<WeightSpec> head_weights(const ModelConfig& config);
+
+/// Reads parts of weights from a model's files, whatever their format. Thread-safe.
+class WeightReader {
+  public:
+    virtual ~WeightReader() = default;
+    virtual const ModelConfig& config() const = 0;
+    /// Dtype the values come in before any rounding of ours: kF32, kF16 or kBF16; block-quantized
+    /// GGUF types say kBF16, because their values are rounded to bf16 on import.
+    virtual DType source_dtype(const WeightSpec& weight) const = 0;
+    /// Elements [first, first + out.size()) of the row-major [rows, cols] weight as fp32 (exact
+    /// values of the source; GGUF's permuted q and k rows come back in Hugging Face's order).
+    virtual void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const = 0;
+    /// Identifies the source's content: SHA-256 over names, sizes and headers of its files (not
+    /// over all data).
+    virtual std::string sha256() const = 0;
+    /// Bytes of the files that hold the weights.
+    virtual std::int64_t file_bytes() const = 0;
+};
+
+}  // namespace qshard
