@@ -1,0 +1,105 @@
+"""What the golden scripts share: the generator of the inputs, the exact 8-bit rule, versions, file writing."""
+
+import json
+import os
+import sys
+import zlib
+
+import numpy as np
+
+
+def lcg(n, seed):
+    """n outputs of s = s*1664525 + 1013904223 mod 2^32, starting after the seed."""
+    with np.errstate(over="ignore"):
+        powers = np.cumprod(np.full(n, 1664525, np.uint32), dtype=np.uint32)
+        sums = np.cumsum(np.concatenate(([np.uint32(1)], powers[:-1])), dtype=np.uint32)
+        return powers * np.uint32(seed) + sums * np.uint32(1013904223)
+
+
+def generate(n, seed, scale=0.05):
+    """G(n, seed): f32(((s >> 8) - 2^23) / 2^23) * f32(scale); both operations round once in f32."""
+    unit = ((lcg(n, seed) >> np.uint32(8)).astype(np.int64) - (1 << 23)).astype(np.float64) / (1 << 23)
+    return unit.astype(np.float32) * np.float32(scale)
+
+
+def round_bf16(x):
+    """float32 array rounded to the nearest even bfloat16, as float32."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    return rounded.view(np.float32)
+
+
+def bf16_bits(x):
+    return (np.ascontiguousarray(x, np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+
+
+def crc(array):
+    return "%08x" % zlib.crc32(np.ascontiguousarray(array).tobytes())
+
+
+def hexa(array):
+    return np.ascontiguousarray(array).tobytes().hex()
+
+
+def f32_hex(value):
+    """One float32 as the hexadecimal digits of its bit pattern (most significant first)."""
+    return "%08x" % np.float32(value).view(np.uint32)
+
+
+def quantize_8bit_exact(values, table, blocksize=256):
+    """bitsandbytes' CUDA rule: binary search over the signed dynamic map, then the nearer neighbour, ties keep the
+    pivot. Returns (codes, absmax2). Arithmetic is float32 throughout."""
+    values = np.asarray(values, np.float32)
+    table = np.asarray(table, np.float32)
+    codes = np.zeros(values.size, np.uint8)
+    blocks = -(-values.size // blocksize)
+    absmax2 = np.zeros(blocks, np.float32)
+    for b in range(blocks):
+        block = values[b * blocksize : (b + 1) * blocksize]
+        top = np.abs(block).max()
+        absmax2[b] = top
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = block * (np.float32(1) / top)  # an all-zero block: inf * 0 = NaN, which the search sends to code 0
+        for i, v in enumerate(scaled):
+            codes[b * blocksize + i] = nearest_code(v, table)
+    return codes, absmax2
+
+
+def nearest_code(x, table):
+    pivot, upper_pivot, lower_pivot = 127, 255, 0
+    upper, lower = np.float32(1.0), np.float32(-1.0)
+    value = table[pivot]
+    step = 64
+    while step > 0:
+        if x > value:
+            lower_pivot, lower = pivot, value
+            pivot += step
+        else:
+            upper_pivot, upper = pivot, value
+            pivot -= step
+        value = table[pivot]
+        step >>= 1
+    if upper_pivot == 255:
+        upper = table[255]
+    if lower_pivot == 0:
+        lower = table[0]
+    half = np.float32(0.5)
+    if x > value:
+        return upper_pivot if x > np.float32(np.float32(upper + value) * half) else pivot
+    return lower_pivot if x < np.float32(np.float32(lower + value) * half) else pivot
+
+
+def versions(*names):
+    from importlib.metadata import version
+
+    found = {name: version(name) for name in names}
+    found["python"] = sys.version.split()[0]
+    return found
+
+
+def write_json(path, value):
+    """Compact, one top-level key a line: small and still readable in a diff."""
+    with open(path, "w", encoding="utf-8") as out:
+        lines = ["%s: %s" % (json.dumps(k), json.dumps(v, separators=(",", ":"))) for k, v in value.items()]
+        out.write("{\n" + ",\n".join(lines) + "\n}\n")
+    print(path, os.path.getsize(path), "bytes")
