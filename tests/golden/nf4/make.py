@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from common import (bf16_bits, crc, f32_hex, generate, hexa, nearest_code, quantize_8bit_exact, round_bf16,
+from common import (bf16_bits, crc, f32_hex, generate, hexa, nearest_codes, quantize_8bit_exact, round_bf16,
                     versions, write_json)
 
 import bitsandbytes.functional as bnb
@@ -134,7 +134,7 @@ def main():
         "dynamic_map": stored(table),
         "exact_8bit": {
             "probes": stored(probes) | {"hex": hexa(probes)},
-            "codes": stored(np.array([nearest_code(p, table) for p in probes], np.uint8)),
+            "codes": stored(nearest_codes(probes, table)),
         },
         "cases": [],
     }
