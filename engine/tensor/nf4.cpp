@@ -1,0 +1,192 @@
+#include "tensor/nf4.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace qshard {
+
+namespace {
+
+/// Entries 128..254; 0..126 are their negatives mirrored, 127 is 0 and 255 is 1.
+constexpr std::uint32_t kPositive[127] = {
+    0x3513a3b7, 0x365a1a94, 0x370205ff, 0x37b24206, 0x38378034, 0x388aefb3, 0x38ba1f4b, 0x3923d70b,
+    0x398ce705, 0x39c7e283, 0x3a016f01, 0x3a1eecc1, 0x3a3c6a80, 0x3a59e83e, 0x3a7765ff, 0x3aa7ef9d,
+    0x3af1a9fc, 0x3b1db22d, 0x3b428f5c, 0x3b676c8a, 0x3b8624dd, 0x3b989374, 0x3bab020d, 0x3bbd70a4,
+    0x3bcfdf3b, 0x3be24dd3, 0x3bf4bc6a, 0x3c039581, 0x3c0ccccd, 0x3c160418, 0x3c1f3b64, 0x3c3ae148,
+    0x3c68f5c3, 0x3c8b851f, 0x3ca28f5d, 0x3cb9999a, 0x3cd0a3d7, 0x3ce7ae15, 0x3cfeb852, 0x3d0ae148,
+    0x3d166667, 0x3d21eb85, 0x3d2d70a3, 0x3d38f5c3, 0x3d447ae1, 0x3d500000, 0x3d5b851f, 0x3d670a3d,
+    0x3d728f5d, 0x3d7e147b, 0x3d84cccd, 0x3d8a8f5d, 0x3d9051eb, 0x3d96147b, 0x3d9bd70a, 0x3da1999a,
+    0x3da75c2a, 0x3dad1eb8, 0x3db2e148, 0x3db8a3d7, 0x3dbe6667, 0x3dc428f7, 0x3dc9eb85, 0x3ddb3334,
+    0x3df80000, 0x3e0a6666, 0x3e18cccd, 0x3e273333, 0x3e35999a, 0x3e440000, 0x3e526666, 0x3e60cccd,
+    0x3e6f3333, 0x3e7d9999, 0x3e860000, 0x3e8d3334, 0x3e946666, 0x3e9b999a, 0x3ea2cccc, 0x3eaa0000,
+    0x3eb13333, 0x3eb86666, 0x3ebf999a, 0x3ec6cccc, 0x3ece0000, 0x3ed53333, 0x3edc6666, 0x3ee3999a,
+    0x3eeacccc, 0x3ef20000, 0x3ef93332, 0x3f003333, 0x3f03cccc, 0x3f076666, 0x3f0b0000, 0x3f0e999a,
+    0x3f123334, 0x3f15cccd, 0x3f196666, 0x3f1d0000, 0x3f20999a, 0x3f243334, 0x3f27cccd, 0x3f2b6666,
+    0x3f2f0000, 0x3f32999a, 0x3f363334, 0x3f39cccd, 0x3f3d6666, 0x3f410000, 0x3f44999a, 0x3f483333,
+    0x3f4bcccd, 0x3f4f6666, 0x3f530000, 0x3f56999a, 0x3f5a3333, 0x3f5dcccd, 0x3f616666, 0x3f650000,
+    0x3f68999a, 0x3f6c3333, 0x3f6fcccd, 0x3f736666, 0x3f770000, 0x3f7a999a, 0x3f7e3333,
+};
+
+/// Codes of one full block. Written so that the compiler vectorizes it for the target it is inlined
+/// into.
+[[gnu::always_inline]] inline void quantize_block(const float* x, std::uint8_t* codes,
+                                                  float* absmax) {
+    float lanes[16] = {};
+    for (int i = 0; i < 64; i += 16) {
+        for (int j = 0; j < 16; ++j) {
+            const float magnitude =
+                std::bit_cast<float>(std::bit_cast<std::uint32_t>(x[i + j]) & 0x7fffffffu);
+            lanes[j] = magnitude > lanes[j] ? magnitude : lanes[j];
+        }
+    }
+    float largest = 0;
+    for (float lane : lanes) largest = lane > largest ? lane : largest;
+    *absmax = largest;
+    const float scale = 1.0f / (largest > 1e-38f ? largest : 1e-38f);
+    std::uint8_t wide[64];
+    for (int i = 0; i < 64; i += 16) {
+        std::int32_t code[16] = {};
+        float scaled[16];
+        for (int j = 0; j < 16; ++j) scaled[j] = x[i + j] * scale;
+        for (int t = 0; t < 15; ++t) {
+            const float threshold = kNf4Thresholds[static_cast<std::size_t>(t)];
+            for (int j = 0; j < 16; ++j) code[j] += scaled[j] > threshold;
+        }
+        for (int j = 0; j < 16; ++j) wide[i + j] = static_cast<std::uint8_t>(code[j]);
+    }
+    for (int i = 0; i < 32; ++i) {
+        std::uint16_t pair;
+        std::memcpy(&pair, wide + 2 * i, 2);
+        codes[i] = static_cast<std::uint8_t>((pair << 4) | (pair >> 8));
+    }
+}
+
+[[gnu::always_inline]] inline void quantize_blocks(const float* x, std::int64_t blocks,
+                                                   std::uint8_t* codes, float* absmax) {
+    for (std::int64_t b = 0; b < blocks; ++b) {
+        quantize_block(x + 64 * b, codes + 32 * b, absmax + b);
+    }
+}
+
+void quantize_blocks_baseline(const float* x, std::int64_t blocks, std::uint8_t* codes,
+                              float* absmax) {
+    quantize_blocks(x, blocks, codes, absmax);
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) void quantize_blocks_avx2(const float* x, std::int64_t blocks,
+                                                          std::uint8_t* codes, float* absmax) {
+    quantize_blocks(x, blocks, codes, absmax);
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,prefer-vector-width=512"))) void
+quantize_blocks_avx512(const float* x, std::int64_t blocks, std::uint8_t* codes, float* absmax) {
+    quantize_blocks(x, blocks, codes, absmax);
+}
+#endif
+
+using QuantizeBlocks = void (*)(const float*, std::int64_t, std::uint8_t*, float*);
+
+QuantizeBlocks best_quantize_blocks() {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+        return quantize_blocks_avx512;
+    }
+    if (__builtin_cpu_supports("avx2")) return quantize_blocks_avx2;
+#endif
+    return quantize_blocks_baseline;
+}
+
+constexpr std::array<float, 256> make_dynamic_map() {
+    std::array<float, 256> values{};
+    for (std::size_t k = 0; k < 127; ++k) {
+        values[128 + k] = std::bit_cast<float>(kPositive[k]);
+        values[126 - k] = -values[128 + k];
+    }
+    values[255] = 1.0f;
+    return values;
+}
+
+}  // namespace
+
+constinit const std::array<float, 256> kDynamicMap = make_dynamic_map();
+
+namespace {
+
+/// Nearest entry of the map by a binary search, then one look at a neighbour; ties keep the pivot
+/// (the CUDA kernel's rule), NaN gives 0.
+std::uint8_t nearest_code(float x) {
+    std::size_t pivot = 127, lower = 0, upper = 255;
+    for (std::size_t step = 64; step > 0; step >>= 1) {
+        if (x > kDynamicMap[pivot]) {
+            lower = pivot;
+            pivot += step;
+        } else {
+            upper = pivot;
+            pivot -= step;
+        }
+    }
+    const float value = kDynamicMap[pivot];
+    const bool above = x > value;
+    if (above && x > (kDynamicMap[upper] + value) * 0.5f) pivot = upper;
+    if (!above && x < (kDynamicMap[lower] + value) * 0.5f) pivot = lower;
+    return static_cast<std::uint8_t>(pivot);
+}
+
+}  // namespace
+
+void nf4_quantize(std::span<const float> x, std::uint8_t* codes, float* absmax) {
+    static const QuantizeBlocks quantize = best_quantize_blocks();
+    const auto count = static_cast<std::int64_t>(x.size());
+    const std::int64_t full = count / kNf4BlockWeights;
+    const std::int64_t rest = count - full * kNf4BlockWeights;
+    quantize(x.data(), full, codes, absmax);
+    if (rest == 0) return;
+    float padded[kNf4BlockWeights] = {};
+    std::uint8_t padded_codes[kNf4BlockWeights / 2];
+    std::copy_n(x.data() + full * kNf4BlockWeights, rest, padded);
+    quantize(padded, 1, padded_codes, absmax + full);
+    std::copy_n(padded_codes, (rest + 1) / 2, codes + full * kNf4BlockWeights / 2);
+}
+
+void nf4_dequantize(const std::uint8_t* codes, const float* absmax, std::int64_t first,
+                    std::span<float> out) {
+    for (std::size_t i = 0; i < out.size(); ++i) {
+        const std::int64_t element = first + static_cast<std::int64_t>(i);
+        const std::uint8_t byte = codes[element / 2];
+        const std::size_t code = element % 2 == 0 ? byte >> 4 : byte & 15;
+        out[i] = kNf4Table[code] * absmax[element / kNf4BlockWeights];
+    }
+}
+
+void double_quantize(std::span<const float> absmax, std::uint8_t* q, float* absmax2,
+                     float* offset) {
+    double sum = 0;
+    for (float value : absmax) sum += value;
+    const auto mean =
+        static_cast<float>(absmax.empty() ? 0.0 : sum / static_cast<double>(absmax.size()));
+    *offset = mean;
+    const std::size_t block = kNestedBlockValues;
+    for (std::size_t begin = 0; begin < absmax.size(); begin += block) {
+        const std::size_t end = std::min(absmax.size(), begin + block);
+        float largest = 0;
+        for (std::size_t i = begin; i < end; ++i) {
+            largest = std::max(largest, std::fabs(absmax[i] - mean));
+        }
+        absmax2[begin / block] = largest;
+        const float scale = 1.0f / largest;
+        for (std::size_t i = begin; i < end; ++i) {
+            q[i] = nearest_code((absmax[i] - mean) * scale);
+        }
+    }
+}
+
+void reconstruct_absmax(std::span<const std::uint8_t> q, const float* absmax2, float offset,
+                        float* absmax) {
+    for (std::size_t i = 0; i < q.size(); ++i) {
+        absmax[i] = kDynamicMap[q[i]] * absmax2[i / kNestedBlockValues] + offset;
+    }
+}
+
+}  // namespace qshard

@@ -1,0 +1,178 @@
+#include <gtest/gtest.h>
+#include <zlib.h>
+
+#include <boost/json.hpp>
+#include <cmath>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+#include "tensor/nf4.h"
+
+namespace qshard {
+namespace {
+
+template <class T>
+std::string crc_of(const T* data, std::size_t count) {
+    const auto value =
+        crc32(0, reinterpret_cast<const Bytef*>(data), static_cast<uInt>(count * sizeof(T)));
+    char text[9];
+    std::snprintf(text, sizeof text, "%08lx", value);
+    return text;
+}
+
+template <class T>
+std::string crc_of(const std::vector<T>& values) {
+    return crc_of(values.data(), values.size());
+}
+
+std::string hex_bits(float value) {
+    char text[9];
+    std::snprintf(text, sizeof text, "%08x", std::bit_cast<std::uint32_t>(value));
+    return text;
+}
+
+float round_bf16(float x) {
+    return to_float(to_bf16(x));
+}
+
+/// The generator G of the golden files, rounded to bf16.
+std::vector<float> generate(std::size_t count, std::uint32_t seed) {
+    std::vector<float> x(count);
+    std::uint32_t s = seed;
+    for (float& value : x) {
+        s = s * 1664525u + 1013904223u;
+        const double unit = (static_cast<double>(s >> 8) - 8388608.0) / 8388608.0;
+        value = round_bf16(static_cast<float>(unit) * 0.05f);
+    }
+    return x;
+}
+
+struct Quantized {
+    std::vector<std::uint8_t> codes, q;
+    std::vector<float> absmax, absmax2, rebuilt;
+    float offset = 0;
+};
+
+Quantized quantize(const std::vector<float>& x) {
+    Quantized r;
+    const std::size_t blocks = (x.size() + 63) / 64;
+    r.codes.resize((x.size() + 1) / 2);
+    r.absmax.resize(blocks);
+    nf4_quantize(x, r.codes.data(), r.absmax.data());
+    r.q.resize(blocks);
+    r.absmax2.resize((blocks + 255) / 256);
+    double_quantize(r.absmax, r.q.data(), r.absmax2.data(), &r.offset);
+    r.rebuilt.resize(blocks);
+    reconstruct_absmax(r.q, r.absmax2.data(), r.offset, r.rebuilt.data());
+    return r;
+}
+
+std::vector<float> dequantize(const Quantized& r, const std::vector<float>& absmax,
+                              std::size_t count) {
+    std::vector<float> values(count);
+    nf4_dequantize(r.codes.data(), absmax.data(), 0, values);
+    return values;
+}
+
+std::vector<std::uint16_t> bf16_bits(const std::vector<float>& x) {
+    std::vector<std::uint16_t> bits;
+    for (float value : x) bits.push_back(to_bf16(value).bits);
+    return bits;
+}
+
+TEST(Nf4, ConstantsHaveTheirChecksums) {
+    EXPECT_EQ(crc_of(kNf4Table.data(), 16), "c471f81a");
+    EXPECT_EQ(crc_of(kDynamicMap.data(), 256), "1b137aeb");
+    for (std::size_t i = 0; i + 1 < 16; ++i) {
+        EXPECT_EQ(kNf4Thresholds[i], (kNf4Table[i] + kNf4Table[i + 1]) / 2) << i;
+    }
+}
+
+TEST(Nf4, ValueOnThresholdTakesLowerCode) {
+    std::vector<float> x(64, 0.0f);
+    x[0] = 1.0f;
+    for (std::size_t t = 0; t < 15; ++t) {
+        x[1 + 2 * t] = kNf4Thresholds[t];
+        x[2 + 2 * t] = std::nextafter(kNf4Thresholds[t], 2.0f);
+    }
+    const Quantized r = quantize(x);
+    for (std::size_t t = 0; t < 15; ++t) {
+        EXPECT_EQ(r.codes[t] & 15u, t);
+        EXPECT_EQ(r.codes[t + 1] >> 4, static_cast<int>(t + 1));
+    }
+}
+
+TEST(Nf4, VectorOfTwoAndAHalfBlocks) {
+    const std::vector<float> x = generate(160, 12345);
+    const Quantized r = quantize(x);
+    EXPECT_EQ(hex_bits(r.absmax[0]), "3d4a0000");
+    EXPECT_EQ(hex_bits(r.absmax[2]), "3d440000");
+    EXPECT_EQ(crc_of(r.codes), "b700a92e");
+    EXPECT_EQ(crc_of(bf16_bits(dequantize(r, r.absmax, 160))), "9a3739fb");
+}
+
+TEST(Nf4, DoubleQuantizationOfThreeHundredBlocks) {
+    std::vector<float> x = generate(19200, 777);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+        const auto k = static_cast<float>(1 + static_cast<double>((i / 64 * 7919) % 97) / 97.0);
+        x[i] = round_bf16(x[i] * k);
+    }
+    const Quantized r = quantize(x);
+    EXPECT_EQ(crc_of(r.codes), "12799f7c");
+    EXPECT_EQ(crc_of(r.absmax), "ee2383d1");
+    EXPECT_EQ(hex_bits(r.offset), "3d9691ec");
+    EXPECT_EQ(crc_of(r.q), "21c365f0");
+    EXPECT_EQ(hex_bits(r.absmax2[0]), "3cd1b850");
+    EXPECT_EQ(hex_bits(r.absmax2[1]), "3cc447b0");
+    EXPECT_EQ(crc_of(r.rebuilt), "f6314aec");
+}
+
+/// Every case of tests/golden/nf4/nf4.json: inputs regenerated, arrays compared by CRC-32.
+TEST(Nf4, MatchesBitsandbytes) {
+    std::ifstream file(QSHARD_TEST_DATA "/golden/nf4/nf4.json");
+    ASSERT_TRUE(file) << "tests/golden/nf4/nf4.json is missing";
+    std::stringstream text;
+    text << file.rdbuf();
+    const boost::json::value golden = boost::json::parse(text.str());
+    for (const auto& item : golden.at("cases").as_array()) {
+        SCOPED_TRACE(std::string(item.at("name").as_string()));
+        const auto count =
+            static_cast<std::size_t>(item.at("rows").as_int64() * item.at("cols").as_int64());
+        std::vector<float> x =
+            generate(count, static_cast<std::uint32_t>(item.at("seed").as_int64()));
+        const int exponent = static_cast<int>(item.at("exponent").as_int64());
+        for (std::size_t i = 0; i < count; ++i) {
+            if (item.at("block_scale").as_bool()) {
+                const auto k =
+                    static_cast<float>(1 + static_cast<double>((i / 64 * 7919) % 97) / 97.0);
+                x[i] = round_bf16(x[i] * k);
+            }
+            x[i] = std::ldexp(x[i], exponent);
+            for (const auto& block : item.at("zero_blocks").as_array()) {
+                if (static_cast<std::int64_t>(i / 64) == block.as_int64()) x[i] = 0;
+            }
+        }
+        auto crc = [](const boost::json::value& at) {
+            return std::string(at.at("crc32").as_string());
+        };
+        ASSERT_EQ(crc_of(bf16_bits(x)), crc(item.at("input_bf16")));
+        const auto& nf4 = item.at("nf4");
+        const auto& nested = nf4.at("double");
+        const Quantized r = quantize(x);
+        EXPECT_EQ(crc_of(r.codes), crc(nf4.at("packed")));
+        EXPECT_EQ(crc_of(r.absmax), crc(nf4.at("absmax")));
+        EXPECT_EQ(crc_of(bf16_bits(dequantize(r, r.absmax, count))),
+                  crc(nf4.at("dequantized_bf16")));
+        EXPECT_EQ(hex_bits(r.offset), nested.at("offset_from_double_mean").as_string());
+        EXPECT_EQ(crc_of(r.q), crc(nested.at("codes")));
+        EXPECT_EQ(crc_of(r.absmax2), crc(nested.at("absmax2")));
+        EXPECT_EQ(crc_of(r.rebuilt), crc(nested.at("rebuilt_absmax")));
+        EXPECT_EQ(crc_of(dequantize(r, r.rebuilt, count)), crc(nested.at("dequantized_f32")));
+    }
+}
+
+}  // namespace
+}  // namespace qshard
