@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string_view>
+#include <vector>
+
+/// Durable files: either the old content or the whole new content, also after SIGKILL or a power
+/// cut.
+namespace qshard {
+
+/// A complete, fsynced file under a temporary name beside `target`; removed unless renamed.
+/// Temporary names are ".NAME.tmp-PID-K". An error of write or fsync is final: the file is removed,
+/// never retried.
+class PendingFile {
+  public:
+    /// Writes and fsyncs. SystemError: kCannotCreate if it cannot be opened, kIo afterwards.
+    PendingFile(const std::filesystem::path& target, std::span<const std::byte> bytes);
+    ~PendingFile();
+    PendingFile(const PendingFile&) = delete;
+    PendingFile& operator=(const PendingFile&) = delete;
+
+    const std::filesystem::path& path() const { return temporary_; }
+    /// Renames over `target`. Durable only after sync_folder().
+    void rename();
+
+  private:
+    std::filesystem::path target_, temporary_;
+};
+
+/// Replaces `target` by `bytes`: temporary file, fsync, rename, fsync of the folder.
+void write_file_atomic(const std::filesystem::path& target, std::span<const std::byte> bytes);
+void write_file_atomic(const std::filesystem::path& target, std::string_view text);
+
+/// Makes renames and removals inside `folder` durable.
+void sync_folder(const std::filesystem::path& folder);
+
+/// Creates `folder` and its parents; SystemError kCannotCreate.
+void make_folder(const std::filesystem::path& folder);
+
+/// Reads a regular file whole. UserError if it is missing, a symbolic link, no regular file, or
+/// larger than `limit_bytes`; SystemError if reading fails.
+std::vector<std::byte> read_file(const std::filesystem::path& path, std::size_t limit_bytes);
+
+/// Whether the file holds exactly these bytes; read from the device, not from its cache, where the
+/// system allows it.
+bool file_holds(const std::filesystem::path& path, std::span<const std::byte> bytes);
+
+}  // namespace qshard

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace qshard {
+
+/// One tensor inside the flat adapter vector.
+struct NamedTensor {
+    std::string
+        name;  ///< exact PEFT key: base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight
+    std::vector<std::int64_t> shape;  ///< 1 to 4 dimensions, row-major
+    std::int64_t offset = 0;          ///< first element in the flat vector
+    double initial_norm = 0;          ///< L2 norm before step 1; fill_update_norms() sets both
+    double update_norm = 0;           ///< L2 norm of (now - before step 1)
+
+    std::int64_t count() const;
+    bool operator==(const NamedTensor&) const = default;
+};
+
+/// Everything a run needs to go on, independent of the number of ranks and of placement. The base
+/// is not in it.
+struct CheckpointState {
+    std::int64_t step = 0;  ///< completed optimizer steps
+    double epoch = 0;
+    std::int64_t data_step = 0;  ///< position in the data: the next global batch
+    std::uint64_t seed = 0;      ///< with data_step it determines every random number still to come
+    std::int64_t nonfinite_steps = 0, nonfinite_in_a_row = 0;
+
+    std::vector<NamedTensor> tensors;  ///< tile `adapter` in order, without gaps
+    std::vector<float> adapter;
+    std::string optimizer_name;
+    std::map<std::string, std::vector<float>>
+        optimizer;  ///< "exp_avg"...: each as long as `adapter`
+    std::map<std::string, double>
+        counters;  ///< the trainer's own numbers: best evaluation loss, tokens seen...
+
+    std::string adapter_config_json;  ///< PEFT's adapter_config.json, verbatim
+    std::string run_yaml;             ///< the resolved run file, verbatim
+    std::map<std::string, std::string>
+        identity;  ///< base_sha256, data_sha256, run_sha256, engine_version...
+
+    std::int64_t metrics_bytes = 0;  ///< length of metrics.jsonl to truncate to, and its digest
+    std::string metrics_sha256;
+    double loss = 0;      ///< of the last step
+    std::string created;  ///< UTC, ISO 8601
+
+    bool operator==(const CheckpointState&) const = default;
+};
+
+/// SHA-256 of the adapter's little-endian fp32 bytes in flat order: the identity that training
+/// promises.
+std::string adapter_sha256(std::span<const float> adapter);
+std::string adapter_sha256(const CheckpointState& state);
+
+/// Sets initial_norm and update_norm of every tensor; `initial` is the flat vector before step 1.
+void fill_update_norms(CheckpointState& state, std::span<const float> initial);
+
+/// What is wrong with the state's shape (tensors tile the adapter, vectors are of equal length,
+/// counters are not negative), or "" if nothing is.
+std::string problem_of(const CheckpointState& state);
+
+/// Now, in UTC: 2025-01-31T12:00:00Z.
+std::string utc_now();
+
+}  // namespace qshard

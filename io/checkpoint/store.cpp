@@ -1,0 +1,250 @@
+#include "io/checkpoint/store.h"
+
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <tuple>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "io/checkpoint/atomic_file.h"
+#include "io/checkpoint/image.h"
+#include "io/checkpoint/manifest.h"
+
+namespace qshard {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kMaxManifestBytes = std::size_t{1} << 20;
+constexpr std::uint64_t kSpareBytes = std::uint64_t{1} << 20;
+constexpr int kMinKeep = 3;
+
+std::string file_name(std::int64_t step, int revision) {
+    return revision == 0 ? fmt::format("step-{:08}.h5", step)
+                         : fmt::format("step-{:08}.{}.h5", step, revision);
+}
+
+/// The generation a name denotes, if file_name() writes exactly that name.
+std::optional<Generation> parse_name(const std::string& name) {
+    constexpr std::size_t kPrefix = 5;  // "step-"
+    if (!name.starts_with("step-") || !name.ends_with(".h5")) return {};
+    Generation found;
+    const char* end = name.data() + name.size() - 3;
+    auto [rest, error] = std::from_chars(name.data() + kPrefix, end, found.step);
+    if (error != std::errc{}) return {};
+    if (rest != end && *rest == '.') {
+        std::tie(rest, error) = [&] {
+            const auto result = std::from_chars(rest + 1, end, found.revision);
+            return std::tuple(result.ptr, result.ec);
+        }();
+    }
+    if (error != std::errc{} || name != file_name(found.step, found.revision)) return {};
+    return found;
+}
+
+void check_space(const fs::path& folder, std::uint64_t needed_bytes) {
+    struct statvfs info {};
+    if (::statvfs(folder.c_str(), &info) != 0) return;  // unknown: the write will tell
+    const std::uint64_t free_bytes = std::uint64_t{info.f_bavail} * info.f_frsize;
+    if (free_bytes < needed_bytes + kSpareBytes) {
+        throw SystemError(
+            fmt::format("saving a checkpoint in {}: needs {} bytes, {} are free.\n"
+                        "Free space there, lower checkpoint.keep, or choose another output folder.",
+                        folder.string(), needed_bytes + kSpareBytes, free_bytes));
+    }
+}
+
+void remove_file(const fs::path& path) {
+    std::error_code error;
+    fs::remove(path, error);
+    if (error) throw SystemError(fmt::format("removing {}: {}", path.string(), error.message()));
+}
+
+/// Temporary files of killed saves; there is one writer, so none of them is in use.
+void remove_leftovers(const fs::path& folder) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+        const std::string name = entry.path().filename().string();
+        if (name.starts_with(".step-") && name.find(".tmp-") != std::string::npos) {
+            remove_file(entry.path());
+        }
+    }
+}
+
+void expect_same(const fs::path& written, std::span<const std::byte> image) {
+    if (!file_holds(written, image)) {
+        throw SystemError(fmt::format(
+            "saving {}: what was read back differs from what was written; the disk or memory of "
+            "this node is faulty. The older checkpoints are untouched.",
+            written.string()));
+    }
+}
+
+bool same_bytes(const std::vector<float>& a, const std::vector<float>& b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+bool same_vectors(const CheckpointState& a, const CheckpointState& b) {
+    return a.step == b.step && same_bytes(a.adapter, b.adapter) &&
+           std::ranges::equal(a.optimizer, b.optimizer, [](const auto& x, const auto& y) {
+               return x.first == y.first && same_bytes(x.second, y.second);
+           });
+}
+
+bool same_but_for_time(const CheckpointState& state, const fs::path& file) {
+    try {
+        const std::vector<std::byte> image = CheckpointStore::read_verified(file);
+        CheckpointState twin = state;
+        twin.created = decode_checkpoint(image).created;
+        return encode_checkpoint(twin) == image;
+    } catch (const Error&) {
+        return false;
+    }
+}
+
+}  // namespace
+
+CheckpointStore::CheckpointStore(fs::path folder) : folder_(std::move(folder)) {}
+
+fs::path CheckpointStore::save(const CheckpointState& state, int keep) {
+    make_folder(folder_);
+    remove_leftovers(folder_);
+    // A name with a manifest may be the last durable state, so it is never written over.
+    int revision = 0;
+    fs::path file;
+    for (;; ++revision) {
+        file = folder_ / file_name(state.step, revision);
+        if (!fs::exists(Generation{state.step, revision, file, true}.manifest())) break;
+        if (same_but_for_time(state, file)) return file;
+    }
+    publish(state, encode_checkpoint(state), file);
+    verified_.insert(file);
+    prune(std::max(keep, kMinKeep));
+    return file;
+}
+
+void CheckpointStore::publish(const CheckpointState& state, const std::vector<std::byte>& image,
+                              const fs::path& file) const {
+    check_space(folder_, image.size());
+    check(same_vectors(decode_checkpoint(image), state), "a checkpoint decodes to what was saved");
+    const Manifest manifest{file.filename().string(), image.size(),  sha256_hex(image), state.step,
+                            adapter_sha256(state),    state.created, QSHARD_VERSION};
+    PendingFile data(file, image);
+    expect_same(data.path(), image);
+    const std::string text = manifest_text(manifest);
+    const Generation generation{state.step, 0, file, true};
+    PendingFile note(generation.manifest(), std::as_bytes(std::span(text.data(), text.size())));
+    data.rename();
+    note.rename();
+    sync_folder(folder_);
+}
+
+void CheckpointStore::prune(int keep) {
+    int kept = 0;
+    bool removed = false;
+    for (const Generation& generation : list()) {
+        if (!generation.has_manifest) continue;  // not provably ours
+        if (kept == keep) {
+            // The manifest goes first: a file without one is never loaded.
+            remove_file(generation.manifest());
+            remove_file(generation.file);
+            verified_.erase(generation.file);
+            removed = true;
+            continue;
+        }
+        if (!verified_.contains(generation.file)) {
+            try {
+                read_verified(generation.file);
+                verified_.insert(generation.file);
+            } catch (const Error&) {
+                continue;  // damaged: does not count as kept
+            }
+        }
+        ++kept;
+    }
+    if (removed) sync_folder(folder_);
+}
+
+std::vector<Generation> CheckpointStore::list() const {
+    std::vector<Generation> found;
+    std::error_code error;
+    for (fs::directory_iterator at(folder_, error), end; !error && at != end; at.increment(error)) {
+        const fs::path& path = at->path();
+        const bool is_manifest = path.extension() == ".json";
+        auto generation = parse_name(is_manifest ? path.stem().string() : path.filename().string());
+        if (!generation) continue;
+        generation->file = is_manifest ? folder_ / path.stem() : path;
+        generation->has_manifest = is_manifest;
+        found.push_back(*generation);
+    }
+    if (error && error != std::errc::no_such_file_or_directory) {
+        throw SystemError(fmt::format("listing {}: {}", folder_.string(), error.message()));
+    }
+    const auto order = [](const Generation& g) {
+        return std::tuple(-g.step, -g.revision, !g.has_manifest);
+    };
+    std::ranges::sort(found, {}, order);
+    const auto same_file = [](const Generation& a, const Generation& b) {
+        return a.file == b.file;
+    };
+    found.erase(std::unique(found.begin(), found.end(), same_file), found.end());
+    return found;
+}
+
+std::optional<LoadedCheckpoint> CheckpointStore::load_newest(const OnRejected& on_rejected) const {
+    const std::vector<Generation> generations = list();
+    for (const Generation& generation : generations) {
+        try {
+            return LoadedCheckpoint{load(generation.file), generation.file};
+        } catch (const Error& error) {
+            on_rejected(generation.file, error.what());
+        }
+    }
+    // One file without a manifest is what a kill during the very first save leaves: nothing was
+    // durable yet.
+    const bool nothing_durable =
+        generations.empty() || (generations.size() == 1 && !generations[0].has_manifest);
+    if (nothing_durable) return {};
+    throw UserError(fmt::format(
+        "{} holds {} checkpoints and none can be used, so training does not start over them.\n"
+        "Restore one of them, or choose another output folder.",
+        folder_.string(), generations.size()));
+}
+
+CheckpointState CheckpointStore::load(const fs::path& file) {
+    CheckpointState state = decode_checkpoint(read_verified(file));
+    const auto name = parse_name(file.filename().string());
+    if (name && name->step != state.step) {
+        throw UserError(fmt::format("{}: holds step {}", file.string(), state.step));
+    }
+    return state;
+}
+
+std::vector<std::byte> CheckpointStore::read_verified(const fs::path& file) {
+    const fs::path manifest_path = file.string() + ".json";
+    std::error_code error;
+    if (!fs::exists(manifest_path, error)) {
+        throw UserError(
+            fmt::format("{}: there is no manifest {} beside it, so it cannot be verified (save "
+                        "interrupted, or a "
+                        "file of another origin)",
+                        file.string(), manifest_path.filename().string()));
+    }
+    const std::vector<std::byte> text = read_file(manifest_path, kMaxManifestBytes);
+    const Manifest manifest =
+        parse_manifest({reinterpret_cast<const char*>(text.data()), text.size()});
+    std::vector<std::byte> image = read_file(file, std::size_t{1} << 42);
+    if (image.size() != manifest.bytes) {
+        throw UserError(fmt::format("{}: has {} bytes, its manifest says {}", file.string(),
+                                    image.size(), manifest.bytes));
+    }
+    if (sha256_hex(image) != manifest.sha256) {
+        throw UserError(
+            fmt::format("{}: damaged, its SHA-256 is not that of its manifest", file.string()));
+    }
+    return image;
+}
+
+}  // namespace qshard
