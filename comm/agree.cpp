@@ -1,0 +1,49 @@
+#include "comm/agree.h"
+
+#include <unistd.h>
+
+namespace qshard {
+namespace {
+
+struct Outcome {
+    int code = 0;
+    std::string message;
+};
+
+Outcome outcome_of(const std::string& section, const std::function<void()>& body) {
+    const int bug = static_cast<int>(ExitCode::kBug);
+    try {
+        body();
+        return {};
+    } catch (const Error& error) {
+        return {static_cast<int>(error.code()), error.what()};
+    } catch (const std::bad_alloc&) {
+        return {static_cast<int>(ExitCode::kUnavailable),
+                fmt::format("{}: out of memory", section)};
+    } catch (const std::exception& error) {
+        return {bug, fmt::format("{}: {}", section, error.what())};
+    } catch (...) {
+        return {bug, fmt::format("{}: unknown error", section)};
+    }
+}
+
+}  // namespace
+
+void agree(Communicator& communicator, const std::string& section,
+           const std::function<void()>& body) {
+    const Outcome mine = outcome_of(section, body);
+    const std::vector<int> codes = communicator.all_gather_value(mine.code);
+    int failed = 0;
+    while (failed < communicator.count() && codes[static_cast<std::size_t>(failed)] == 0) ++failed;
+    if (failed == communicator.count()) return;
+    std::string message = mine.message;
+    if (failed != 0 && failed == communicator.rank()) {
+        char host[256] = "unknown";
+        gethostname(host, sizeof host - 1);
+        message = fmt::format("rank {} on {}: {}", failed, host, mine.message);
+    }
+    communicator.broadcast_string(message, failed);
+    throw AgreedError(static_cast<ExitCode>(codes[static_cast<std::size_t>(failed)]), message);
+}
+
+}  // namespace qshard

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "base/error.h"
+#include "comm/communicator.h"
+
+namespace qshard {
+
+/// An error that every rank of the group throws with the same message and code: rank 0 prints it
+/// for all.
+class AgreedError : public Error {
+  public:
+    using Error::Error;
+};
+
+/// Runs `body` on this rank, then learns how it ended on the others. If it failed anywhere, every
+/// rank throws the same AgreedError: message and code of the lowest failing rank, with "rank R on
+/// HOST: " before it when that is not rank 0. `section` names what was being done where an error
+/// says nothing itself. Collective; inside `body`, collectives only where no single rank can have
+/// failed before them.
+void agree(Communicator& communicator, const std::string& section,
+           const std::function<void()>& body);
+
+}  // namespace qshard

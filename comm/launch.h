@@ -1,0 +1,52 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "comm/communicator.h"
+
+namespace qshard {
+
+/// This process as the launcher started it: initialises MPI under mpirun or srun and touches MPI
+/// not at all without them. Make it first in main() and let it outlive the handler that prints
+/// errors, which ends the process by abort() or abort_together(). Destroyed normally it finalises
+/// MPI (collective).
+class Launch {
+  public:
+    /// UserError if several tasks were started without a way to find each other (srun without
+    /// --mpi=pmix).
+    Launch();
+    ~Launch();
+    Launch(const Launch&) = delete;
+    Launch& operator=(const Launch&) = delete;
+
+    /// Whether the environment says that a launcher of MPI processes started this one.
+    static bool under_launcher();
+
+    int rank() const { return rank_; }
+    int count() const { return count_; }
+    int local_rank() const { return local_rank_; }    ///< among the ranks of this host
+    int local_count() const { return local_count_; }  ///< ranks of this host
+    const std::string& host() const { return host_; }
+
+    /// The group of all ranks: "mpi", or "self" for one. Once; must be destroyed before this
+    /// object.
+    std::unique_ptr<Communicator> make_communicator() const;
+
+    /// Ends every rank at once with `code` (70 if it is not in 1..125). For an error of this rank
+    /// alone; from any thread.
+    [[noreturn]] void abort(int code) const noexcept;
+    /// The same for an error that all ranks agreed on: the others give rank 0 two seconds to print
+    /// it first.
+    [[noreturn]] void abort_together(int code) const noexcept;
+
+  private:
+    bool mpi_ = false;
+    int rank_ = 0;
+    int count_ = 1;
+    int local_rank_ = 0;
+    int local_count_ = 1;
+    std::string host_;
+};
+
+}  // namespace qshard
