@@ -1,0 +1,52 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+
+#include "backend/backend.h"
+#include "spec/adapter.h"
+
+/// One decoder layer made ready for arithmetic: its linears expanded into gemm operands, its LoRA
+/// factors packed, its norms and biases copied out. The unit's own bytes are not needed afterwards,
+/// so the next one can be fetched.
+namespace qshard {
+
+/// Which expansions a visit of a layer needs.
+struct Directions {
+    bool forward = true;
+    bool backward = false;
+};
+
+/// One linear y = x W^T + bias + scale B (A x), as gemm operands.
+struct LinearPack {
+    const AdapterTarget* target = nullptr;  ///< null: no adapter here
+    Packed forward, backward;
+    Packed a_forward, b_forward;    ///< u = x A^T;  y += u (scale B)^T
+    Packed a_backward, b_backward;  ///< dx += du A; du = dy (scale B)
+    Tensor bias;                    ///< fp32 [out] or empty
+};
+
+struct BlockPacks {
+    std::array<LinearPack, static_cast<std::size_t>(Role::kCount)>
+        linear;  ///< by role; empty where the layer has none
+    std::array<Tensor, static_cast<std::size_t>(Role::kCount)> vector;  ///< norms and biases, fp32
+
+    const LinearPack& at(Role role) const { return linear[static_cast<std::size_t>(role)]; }
+    const Tensor& gain(Role role) const { return vector[static_cast<std::size_t>(role)]; }
+};
+
+/// Role of the bias that belongs to a linear.
+Role bias_role(Role linear);
+
+/// Bytes that prepare_block() writes, for the layer `unit`.
+std::size_t block_pack_bytes(const Backend& backend, const UnitLayout& unit, std::int64_t layer,
+                             const AdapterLayout* adapter, DType compute, Directions directions);
+
+/// Expands layer `layer` from `bytes` (a unit laid out as `unit`) and `adapter_values` (the flat
+/// vector on the backend; ignored if `adapter` is null) into `destination`.
+BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::byte* bytes,
+                         std::int64_t layer, const AdapterLayout* adapter,
+                         const float* adapter_values, DType compute, Directions directions,
+                         std::byte* destination);
+
+}  // namespace qshard

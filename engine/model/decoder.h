@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "model/block_packs.h"
+#include "model/tape.h"
+#include "spec/adapter.h"
+
+/// THE decoder block, forward and backward, for every family: what differs is in ModelConfig's
+/// switches. Knows nothing of ranks, files or where weights come from.
+namespace qshard {
+
+/// Rotary tables of one RopeConfig on the backend: fp32 [positions, rotary_width / 2].
+struct RopeTensors {
+    Tensor cos, sin;
+};
+
+/// Keys and values of earlier tokens of one layer: [rows, K*D] in the compute dtype.
+struct KvCache {
+    Tensor k, v;
+};
+
+/// The tokens of one call: documents of a slot, or the new tokens of sequences with a cache.
+struct TokenContext {
+    std::int64_t tokens = 0;              ///< N
+    std::vector<std::int32_t> positions;  ///< [N]
+    std::vector<AttentionSequence> sequences;
+    /// Documents laid end to end: positions restart at each, queries and keys are the same rows.
+    static TokenContext documents(std::span<const std::int32_t> document_begin);
+};
+
+class Decoder {
+  public:
+    Decoder(Backend& backend, const ModelConfig& config, std::vector<RopeTensors> ropes,
+            DType compute)
+        : backend_(backend), config_(config), ropes_(std::move(ropes)), compute_(compute) {}
+
+    /// x_out = block(x_in); both fp32 [N, C], may not alias. Fills `tape`, made for N tokens. An
+    /// empty x_out means that only the tape is wanted (recomputation): the last projection is left
+    /// out. With a cache, k and v of the new tokens are appended where context.sequences says their
+    /// keys end, and attention reads the cache.
+    void forward(std::int64_t layer, const BlockPacks& packs, const TokenContext& context,
+                 Tensor x_in, Tensor x_out, Tape& tape, const KvCache* cache = nullptr);
+
+    /// dx (fp32 [N, C]) is the derivative of the loss by the block's output and becomes that by its
+    /// input. LoRA gradients of this slot overwrite `gradient`, laid out as the layer's range of
+    /// the flat vector (null: none). Consumes the tape (gate and up are overwritten). `scratch` has
+    /// backward_scratch_bytes().
+    void backward(std::int64_t layer, const BlockPacks& packs, const TokenContext& context,
+                  Tensor x_in, Tape& tape, Tensor dx, float* gradient, std::int64_t layer_begin,
+                  std::byte* scratch);
+
+    static std::size_t backward_scratch_bytes(const ModelConfig& config, std::int64_t r,
+                                              std::int64_t tokens, DType compute);
+
+    const ModelConfig& config() const { return config_; }
+    DType compute() const { return compute_; }
+
+  private:
+    struct Backward;
+    void linear(const LinearPack& pack, Tensor x, Tensor u, Tensor y, bool accumulate);
+    void residual(const LinearPack& pack, Tensor x, Tensor u, Tensor kept, Tensor branch,
+                  Tensor post_norm, Tensor x_out);
+    AttentionShape attention_shape(std::int64_t layer, const TokenContext& context) const;
+    void rotate(std::int64_t layer, const TokenContext& context, Tensor q, Tensor k, bool inverse);
+
+    Backend& backend_;
+    const ModelConfig& config_;
+    std::vector<RopeTensors> ropes_;
+    DType compute_;
+};
+
+}  // namespace qshard

@@ -1,0 +1,141 @@
+#include "model/head.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "tensor/arena.h"
+
+namespace qshard {
+namespace {
+
+/// Memory of Head: rows of x, their normed form, their derivative, and one chunk of logits.
+struct Work {
+    Tensor x, h, dh, logits, dlogprob, logprob;
+};
+
+template <class Take>
+void for_each_tensor(Work& work, const ModelConfig& c, std::int64_t rows, DType compute,
+                     bool backward, Take&& take) {
+    const std::int64_t chunk = std::min(rows, head_chunk_rows(c));
+    take(work.x, DType::kF32, rows, c.width);
+    take(work.h, compute, rows, c.width);
+    if (backward) take(work.dh, DType::kF32, rows, c.width);
+    take(work.logits, DType::kF32, chunk, c.vocabulary);
+    take(work.dlogprob, DType::kF32, chunk, 1);
+    take(work.logprob, DType::kF32, chunk, 1);
+}
+
+Work make_work(const ModelConfig& config, std::int64_t rows, DType compute, bool backward,
+               std::byte* memory) {
+    Work work;
+    Scratch scratch(memory, head_scratch_bytes(config, rows, compute, backward));
+    for_each_tensor(work, config, rows, compute, backward,
+                    [&](Tensor& tensor, DType dtype, std::int64_t count, std::int64_t cols) {
+                        tensor = scratch.take(dtype, {count, cols});
+                    });
+    return work;
+}
+
+}  // namespace
+
+std::int64_t head_chunk_rows(const ModelConfig& config) {
+    const std::int64_t fitting = (std::int64_t{32} << 20) / (config.vocabulary * 4);
+    return std::clamp<std::int64_t>(fitting / 6 * 6, 18, 516);
+}
+
+std::size_t head_pack_bytes(const Backend& backend, const ModelConfig& c, DType compute,
+                            bool backward) {
+    std::size_t bytes = Scratch::aligned(static_cast<std::size_t>(c.width) * sizeof(float)) +
+                        Scratch::aligned(backend.packed_bytes(c.vocabulary, c.width,
+                                                              Orientation::kForward, compute));
+    if (backward) {
+        bytes += Scratch::aligned(
+            backend.packed_bytes(c.vocabulary, c.width, Orientation::kBackward, compute));
+    }
+    return bytes;
+}
+
+HeadPacks prepare_head(Backend& backend, const ModelConfig& config, const UnitLayout& unit,
+                       const std::byte* bytes, DType compute, bool backward,
+                       std::byte* destination) {
+    HeadPacks packs;
+    packs.final_norm = Tensor(destination, DType::kF32, {config.width});
+    backend.copy(view_of(unit.at(Role::kFinalNorm), bytes).plain, packs.final_norm);
+    destination += Scratch::aligned(packs.final_norm.bytes());
+    const WeightView table = view_of(unit.at(config.tied_head ? Role::kEmbed : Role::kHead), bytes);
+    packs.forward = backend.pack(table, Orientation::kForward, compute, destination);
+    destination += Scratch::aligned(
+        backend.packed_bytes(config.vocabulary, config.width, Orientation::kForward, compute));
+    if (backward)
+        packs.backward = backend.pack(table, Orientation::kBackward, compute, destination);
+    return packs;
+}
+
+std::size_t head_scratch_bytes(const ModelConfig& config, std::int64_t rows, DType compute,
+                               bool backward) {
+    Work work;
+    std::size_t bytes = 0;
+    for_each_tensor(
+        work, config, rows, compute, backward,
+        [&](Tensor&, DType dtype, std::int64_t count, std::int64_t cols) {
+            bytes += Scratch::aligned(static_cast<std::size_t>(count * cols) * bytes_of(dtype));
+        });
+    return bytes;
+}
+
+void Head::run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> rows,
+               std::span<const std::int32_t> targets, std::span<const float> dlogprob,
+               std::span<float> logprob, Tensor dx, std::byte* scratch) {
+    const auto count = static_cast<std::int64_t>(rows.size());
+    const bool backward = !dlogprob.empty();
+    if (count == 0) {
+        if (backward) backend_.fill_zero(dx);
+        return;
+    }
+    Work work = make_work(config_, count, compute_, backward, scratch);
+    backend_.gather_rows(x, rows, work.x);
+    backend_.rms_norm(work.x, packs.final_norm, config_.norm_eps, config_.norm_offset, work.h);
+    const std::int64_t chunk = work.logits.rows();
+    for (std::int64_t begin = 0; begin < count; begin += chunk) {
+        const std::int64_t m = std::min(chunk, count - begin);
+        const auto first = static_cast<std::size_t>(begin), length = static_cast<std::size_t>(m);
+        const Tensor logits = work.logits.row_range(0, m);
+        const Tensor logprobs = work.logprob.row_range(0, m);
+        const GemmTerm forward{work.h.row_range(begin, m), packs.forward};
+        backend_.gemm({&forward, 1}, Tensor(), logits, false);
+        Tensor derivative;
+        if (backward) {
+            derivative = work.dlogprob.row_range(0, m);
+            backend_.upload(derivative.data(), dlogprob.data() + begin, derivative.bytes());
+        }
+        backend_.log_softmax(logits, targets.subspan(first, length), config_.logit_scale,
+                             config_.logit_softcap, derivative, logprobs);
+        backend_.download(logprob.data() + begin, logprobs.data(), logprobs.bytes());
+        if (backward) {
+            const GemmTerm back{logits, packs.backward};
+            backend_.gemm({&back, 1}, Tensor(), work.dh.row_range(begin, m), false);
+        }
+    }
+    if (backward) {
+        backend_.rms_norm_backward(work.x, packs.final_norm, config_.norm_eps, config_.norm_offset,
+                                   work.dh, work.dh, false);
+        backend_.scatter_rows(work.dh, rows, dx);
+    }
+}
+
+Tensor Head::logits(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> rows,
+                    std::byte* scratch) {
+    const auto count = static_cast<std::int64_t>(rows.size());
+    check(count <= head_chunk_rows(config_), "logits are asked for one chunk of rows at a time");
+    Work work = make_work(config_, count, compute_, false, scratch);
+    backend_.gather_rows(x, rows, work.x);
+    backend_.rms_norm(work.x, packs.final_norm, config_.norm_eps, config_.norm_offset, work.h);
+    const GemmTerm forward{work.h, packs.forward};
+    backend_.gemm({&forward, 1}, Tensor(), work.logits, false);
+    const std::vector<std::int32_t> targets(rows.size(), 0);
+    backend_.log_softmax(work.logits, targets, config_.logit_scale, config_.logit_softcap, Tensor(),
+                         work.logprob);
+    return work.logits;
+}
+
+}  // namespace qshard

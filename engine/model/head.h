@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "backend/backend.h"
+#include "spec/layout.h"
+
+/// Final norm, output embedding and per-token log-probabilities, in chunks of rows: the logits of a
+/// slot never exist at once, and rows without a target never reach the head.
+namespace qshard {
+
+struct HeadPacks {
+    Tensor final_norm;         ///< fp32 [C]
+    Packed forward, backward;  ///< output embedding [V, C]
+};
+
+/// Rows whose logits are held at a time: fp32 logits within 32 MiB, from 18 to 516 in multiples
+/// of 6.
+std::int64_t head_chunk_rows(const ModelConfig& config);
+
+std::size_t head_pack_bytes(const Backend& backend, const ModelConfig& config, DType compute,
+                            bool backward);
+HeadPacks prepare_head(Backend& backend, const ModelConfig& config, const UnitLayout& unit,
+                       const std::byte* bytes, DType compute, bool backward,
+                       std::byte* destination);
+
+/// Bytes of the memory that Head works in, for up to `rows` rows with a target.
+std::size_t head_scratch_bytes(const ModelConfig& config, std::int64_t rows, DType compute,
+                               bool backward);
+
+class Head {
+  public:
+    Head(Backend& backend, const ModelConfig& config, DType compute)
+        : backend_(backend), config_(config), compute_(compute) {}
+
+    /// Log-probabilities (host) of targets[i] at row rows[i] of x (fp32 [N, C], the last block's
+    /// output). With dlogprob (host, as long), dx (fp32 [N, C]) becomes the derivative of the loss
+    /// by x; rows not listed are zero.
+    void run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> rows,
+             std::span<const std::int32_t> targets, std::span<const float> dlogprob,
+             std::span<float> logprob, Tensor dx, std::byte* scratch);
+
+    /// Logits (after scale and soft cap) of the rows listed: fp32 [rows, V] on the backend, inside
+    /// scratch; at most head_chunk_rows() rows.
+    Tensor logits(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> rows,
+                  std::byte* scratch);
+
+  private:
+    Backend& backend_;
+    const ModelConfig& config_;
+    DType compute_;
+};
+
+}  // namespace qshard

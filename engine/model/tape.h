@@ -1,0 +1,38 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+
+#include "backend/backend.h"
+#include "spec/adapter.h"
+
+namespace qshard {
+
+/// What the backward of one block needs of its forward, for N tokens. Activations have the compute
+/// dtype, the residual stream and statistics are fp32.
+struct Tape {
+    Tensor h1;            ///< [N, C] norm1(x)
+    Tensor q_raw, k_raw;  ///< [N, H*D], [N, K*D] before the per-head norm; only with qk_norm
+    Tensor q, k, v;       ///< [N, H*D], [N, K*D], [N, K*D] after RoPE
+    Tensor attention;     ///< [N, H*D]
+    Tensor lse;           ///< [N, H] fp32
+    Tensor
+        attention_out;  ///< [N, C] fp32 before its norm and scale; only where the branch has either
+    Tensor x_mid;       ///< [N, C] fp32 residual stream after attention
+    Tensor h2;          ///< [N, C] norm2(x_mid)
+    Tensor gate, up;    ///< [N, F]; no gate without a gated MLP
+    Tensor activated;   ///< [N, F]
+    Tensor mlp_out;     ///< [N, C] fp32, likewise
+    Tensor branch;  ///< [N, C] fp32 scratch for a branch's normed output; only with sandwich norms
+    std::array<Tensor, static_cast<std::size_t>(Role::kCount)>
+        u;  ///< [N, R] x A^T of each adapted linear
+};
+
+/// Bytes of a tape of `tokens` tokens; r = 0 without an adapter.
+std::size_t tape_bytes(const ModelConfig& config, std::int64_t r, std::int64_t tokens,
+                       DType compute);
+/// Lays a tape out in `memory` (tape_bytes long).
+Tape make_tape(const ModelConfig& config, std::int64_t r, std::int64_t tokens, DType compute,
+               std::byte* memory);
+
+}  // namespace qshard

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "comm/communicator.h"
+#include "spec/layout.h"
+#include "spec/weights.h"
+
+/// From a model's files to the ranks' shards of 4-bit bytes. Every rank reads and quantizes only
+/// the bytes it will own; nobody ever holds an unquantized matrix, let alone the model.
+namespace qshard {
+
+/// Called after each unit with the number of weights done by this rank and the number it will do in
+/// all.
+using ImportProgress = std::function<void(std::int64_t done, std::int64_t total)>;
+
+/// Fills this rank's shard of every unit: shards[u] has layout.units[u].shard_bytes(W) bytes.
+/// Collective (the absmax values of a matrix are exchanged, because double quantization needs their
+/// mean). Values are rounded to bf16 before quantizing unless the source is fp32 or fp16 and
+/// options.plain_dtype is fp32, as transformers does on loading.
+void import_shards(const WeightReader& reader, const ModelLayout& layout,
+                   const LayoutOptions& options, Communicator& group, int threads,
+                   std::span<const std::span<std::byte>> shards, const ImportProgress& progress);
+
+}  // namespace qshard

@@ -1,0 +1,265 @@
+#include "place/slot_runner.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "spec/rope.h"
+
+namespace qshard {
+namespace {
+
+/// Adds the time of its scope to a counter.
+class Timer {
+  public:
+    explicit Timer(double& seconds) : seconds_(seconds), begin_(std::chrono::steady_clock::now()) {}
+    ~Timer() {
+        seconds_ +=
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+    }
+    Timer(const Timer&) = delete;
+    Timer& operator=(const Timer&) = delete;
+
+  private:
+    double& seconds_;
+    std::chrono::steady_clock::time_point begin_;
+};
+
+std::size_t pack_bytes(const Backend& backend, const ModelConfig& config, const ModelLayout& layout,
+                       const AdapterLayout* adapter, const RunnerOptions& options) {
+    std::size_t bytes = head_pack_bytes(backend, config, options.compute, options.backward);
+    for (std::int64_t l = 0; l < config.layers; ++l) {
+        const UnitLayout& unit = layout.units[layout.layer_unit(l)];
+        bytes = std::max(
+            bytes, block_pack_bytes(backend, unit, l, adapter, options.compute, {true, false}));
+        if (options.backward) {
+            const Directions back{l < options.recomputed_layers, true};
+            bytes =
+                std::max(bytes, block_pack_bytes(backend, unit, l, adapter, options.compute, back));
+        }
+    }
+    return bytes;
+}
+
+}  // namespace
+
+std::size_t rope_bytes(const ModelConfig& config, std::int64_t positions) {
+    std::size_t bytes = 0;
+    for (const RopeConfig& rope : config.ropes) {
+        bytes += 2 * Scratch::aligned(static_cast<std::size_t>(positions * rope.rotary_width / 2) *
+                                      sizeof(float));
+    }
+    return bytes;
+}
+
+std::vector<RopeTensors> make_rope_tensors(Backend& backend, const ModelConfig& config,
+                                           std::int64_t positions, std::byte* memory) {
+    std::vector<RopeTensors> ropes;
+    Scratch scratch(memory, rope_bytes(config, positions));
+    for (const RopeConfig& rope : config.ropes) {
+        const RopeTable table = make_rope(rope, positions);
+        const auto count = static_cast<std::size_t>(positions * table.half_width());
+        std::vector<float> cos(count), sin(count);
+        table.fill(0, cos, sin);
+        RopeTensors tensors{scratch.take(DType::kF32, {positions, table.half_width()}),
+                            scratch.take(DType::kF32, {positions, table.half_width()})};
+        backend.upload(tensors.cos.data(), cos.data(), tensors.cos.bytes());
+        backend.upload(tensors.sin.data(), sin.data(), tensors.sin.bytes());
+        ropes.push_back(tensors);
+    }
+    return ropes;
+}
+
+SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelLayout& layout,
+                       const AdapterLayout* adapter, const RunnerOptions& options, Arena& arena)
+    : backend_(backend),
+      config_(config),
+      layout_(layout),
+      adapter_(adapter),
+      options_(options),
+      arena_(arena),
+      r_(adapter == nullptr ? 0 : adapter->options.r) {
+    check(!options.backward || adapter != nullptr, "only an adapter can be trained");
+    const std::int64_t n = options.max_tokens;
+    const auto slots = static_cast<std::size_t>(options.max_group_slots);
+    input_stride_ = Scratch::aligned(static_cast<std::size_t>(n * config.width) * sizeof(float));
+    tape_stride_ = Scratch::aligned(tape_bytes(config, r_, n, options.compute));
+    const std::size_t kept =
+        options.backward ? static_cast<std::size_t>(config.layers - options.recomputed_layers) : 0;
+    const std::size_t inputs = options.backward ? static_cast<std::size_t>(config.layers + 1) : 2;
+    const std::size_t backward_scratch =
+        options.backward ? Decoder::backward_scratch_bytes(config, r_, n, options.compute) : 0;
+    packs_ =
+        arena.reserve("expanded weights", pack_bytes(backend, config, layout, adapter, options));
+    inputs_ = arena.reserve("block inputs", slots * inputs * input_stride_);
+    tapes_ = arena.reserve("kept activations", slots * kept * tape_stride_);
+    work_ =
+        arena.reserve("working activations and logits",
+                      std::max(tape_stride_ + backward_scratch,
+                               head_scratch_bytes(config, n, options.compute, options.backward)));
+    if (options.backward) {
+        gradient_ =
+            arena.reserve("gradient of one layer",
+                          static_cast<std::size_t>(adapter->largest_layer_count()) * sizeof(float));
+    }
+    ropes_ = arena.reserve("rotary tables", rope_bytes(config, n));
+}
+
+void SlotRunner::start(WeightSource& source, const float* adapter_values) {
+    source_ = &source;
+    adapter_values_ = adapter_values;
+    decoder_ = std::make_unique<Decoder>(
+        backend_, config_,
+        make_rope_tensors(backend_, config_, options_.max_tokens, arena_.at(ropes_)),
+        options_.compute);
+    head_ = std::make_unique<Head>(backend_, config_, options_.compute);
+}
+
+void SlotRunner::train(std::span<const Slot> slots, float weight, const Losses& losses,
+                       const Sink& sink) {
+    begin(slots, true);
+    forward(true);
+    head(weight, true, losses);
+    backward(sink);
+}
+
+void SlotRunner::evaluate(std::span<const Slot> slots, const Losses& losses) {
+    begin(slots, false);
+    forward(false);
+    head(0, false, losses);
+}
+
+void SlotRunner::begin(std::span<const Slot> slots, bool backward) {
+    check(static_cast<std::int64_t>(slots.size()) <= options_.max_group_slots,
+          "the group was planned for these slots");
+    alternating_ = !backward || !options_.backward;
+    states_.resize(slots.size());
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+        SlotState& state = states_[i];
+        const Slot& slot = slots[i];
+        state.slot = &slot;
+        state.context = TokenContext::documents(slot.document_begin);
+        check(state.context.tokens == static_cast<std::int64_t>(slot.tokens.size()) &&
+                  state.context.tokens <= options_.max_tokens &&
+                  slot.targets.size() == slot.tokens.size(),
+              "a slot is consistent and fits the plan");
+        state.rows.clear();
+        state.targets.clear();
+        for (std::size_t n = 0; n < slot.targets.size(); ++n) {
+            if (slot.targets[n] == kIgnoreIndex) continue;
+            check(slot.targets[n] >= 0 && slot.targets[n] < config_.vocabulary,
+                  "targets lie in the vocabulary");
+            state.rows.push_back(static_cast<std::int32_t>(n));
+            state.targets.push_back(slot.targets[n]);
+        }
+        state.logprob.resize(state.rows.size());
+    }
+    std::vector<std::size_t> order{layout_.embed_unit()};
+    for (std::int64_t l = 0; l < config_.layers; ++l) order.push_back(layout_.layer_unit(l));
+    order.push_back(layout_.head_unit());
+    for (std::int64_t l = config_.layers - 1; backward && l >= 0; --l)
+        order.push_back(layout_.layer_unit(l));
+    source_->expect(order);
+}
+
+Tensor SlotRunner::input(std::size_t index, std::int64_t layer) const {
+    const std::size_t per_slot =
+        options_.backward ? static_cast<std::size_t>(config_.layers + 1) : 2;
+    const auto place = static_cast<std::size_t>(alternating_ ? layer % 2 : layer);
+    return {arena_.at(inputs_) + (index * per_slot + place) * input_stride_,
+            DType::kF32,
+            {states_[index].context.tokens, config_.width}};
+}
+
+Tape SlotRunner::tape(std::size_t index, std::int64_t layer) const {
+    std::byte* memory = arena_.at(work_);
+    if (!alternating_ && !recomputed(layer)) {
+        const std::int64_t kept = config_.layers - options_.recomputed_layers;
+        const auto place = static_cast<std::size_t>(static_cast<std::int64_t>(index) * kept +
+                                                    layer - options_.recomputed_layers);
+        memory = arena_.at(tapes_) + place * tape_stride_;
+    }
+    return make_tape(config_, r_, states_[index].context.tokens, options_.compute, memory);
+}
+
+BlockPacks SlotRunner::prepare(std::int64_t layer, Directions directions) {
+    const std::size_t unit = layout_.layer_unit(layer);
+    const std::byte* bytes = nullptr;
+    {
+        const Timer timer(seconds_.acquire);
+        bytes = source_->acquire(unit);
+    }
+    const Timer timer(seconds_.expand);
+    BlockPacks packs =
+        prepare_block(backend_, layout_.units[unit], bytes, layer, adapter_, adapter_values_,
+                      options_.compute, directions, arena_.at(packs_));
+    source_->release(unit);
+    return packs;
+}
+
+void SlotRunner::forward(bool keep) {
+    const std::size_t unit = layout_.embed_unit();
+    {
+        const Timer timer(seconds_.acquire);
+        const std::byte* bytes = source_->acquire(unit);
+        const Tensor table = view_of(layout_.units[unit].at(Role::kEmbed), bytes).plain;
+        for (std::size_t i = 0; i < states_.size(); ++i) {
+            backend_.embed(table, states_[i].slot->tokens, config_.embed_scale, input(i, 0));
+        }
+        source_->release(unit);
+    }
+    check(!keep || !alternating_, "a forward whose activations are kept goes back");
+    for (std::int64_t l = 0; l < config_.layers; ++l) {
+        const BlockPacks packs = prepare(l, {true, false});
+        const Timer timer(seconds_.forward);
+        for (std::size_t i = 0; i < states_.size(); ++i) {
+            Tape kept = tape(i, l);
+            decoder_->forward(l, packs, states_[i].context, input(i, l), input(i, l + 1), kept);
+        }
+    }
+}
+
+void SlotRunner::head(float weight, bool backward, const Losses& losses) {
+    const std::size_t unit = layout_.head_unit();
+    const std::byte* bytes = nullptr;
+    {
+        const Timer timer(seconds_.acquire);
+        bytes = source_->acquire(unit);
+    }
+    HeadPacks packs;
+    {
+        const Timer timer(seconds_.expand);
+        packs = prepare_head(backend_, config_, layout_.units[unit], bytes, options_.compute,
+                             backward, arena_.at(packs_));
+        source_->release(unit);
+    }
+    const Timer timer(seconds_.head);
+    for (std::size_t i = 0; i < states_.size(); ++i) {
+        SlotState& state = states_[i];
+        state.derivative.assign(backward ? state.rows.size() : 0, weight);
+        const Tensor x = input(i, config_.layers);
+        head_->run(packs, x, state.rows, state.targets, state.derivative, state.logprob, x,
+                   arena_.at(work_));
+        if (backward && state.rows.empty()) backend_.fill_zero(x);
+        losses(i, state.logprob);
+    }
+}
+
+void SlotRunner::backward(const Sink& sink) {
+    auto* gradient = reinterpret_cast<float*>(arena_.at(gradient_));
+    for (std::int64_t l = config_.layers - 1; l >= 0; --l) {
+        const BlockPacks packs = prepare(l, backward_directions(l));
+        const Timer timer(seconds_.backward);
+        const std::int64_t begin = adapter_->layer_begin[static_cast<std::size_t>(l)];
+        for (std::size_t i = 0; i < states_.size(); ++i) {
+            SlotState& state = states_[i];
+            Tape kept = tape(i, l);
+            const Tensor x = input(i, l), dx = input(i, config_.layers);
+            if (recomputed(l)) decoder_->forward(l, packs, state.context, x, Tensor(), kept);
+            decoder_->backward(l, packs, state.context, x, kept, dx, gradient, begin,
+                               arena_.at(work_) + tape_stride_);
+            sink(l, i, gradient);
+        }
+    }
+}
+
+}  // namespace qshard

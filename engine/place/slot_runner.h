@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/decoder.h"
+#include "model/head.h"
+#include "model/weight_source.h"
+#include "spec/batch.h"
+#include "tensor/arena.h"
+
+/// Runs slots through the decoder: the task list of a rank. Layer-major within a group of slots: a
+/// unit is acquired and expanded once per direction and group, whatever the number of slots in it.
+namespace qshard {
+
+struct RunnerOptions {
+    DType compute = DType::kBF16;
+    std::int64_t max_tokens = 0;       ///< of one slot
+    std::int64_t max_group_slots = 1;  ///< slots that go through the layers together
+    std::int64_t recomputed_layers =
+        0;  ///< layers 0 .. n-1 keep only their input and are computed again to go back
+    bool backward = true;
+};
+
+/// Seconds spent since the last take_seconds(); acquire is waiting for weights, expand dequantizing
+/// them.
+struct RunnerSeconds {
+    double forward = 0, head = 0, backward = 0, acquire = 0, expand = 0;
+};
+
+class SlotRunner {
+  public:
+    /// Reserves its memory in `arena` (allocated later); nothing is allocated on the device after
+    /// that. `adapter` may be null: then there is no backward.
+    SlotRunner(Backend& backend, const ModelConfig& config, const ModelLayout& layout,
+               const AdapterLayout* adapter, const RunnerOptions& options, Arena& arena);
+    /// Once, after the arena is allocated. adapter_values: the flat vector on the backend.
+    void start(WeightSource& source, const float* adapter_values);
+
+    /// Log-probabilities of the supervised positions of slot `index` of the group, in order.
+    using Losses = std::function<void(std::size_t index, std::span<const float> logprob)>;
+    /// LoRA gradient of slot `index` for one layer (its range of the flat vector); layers come in
+    /// descending order, slots ascending within a layer. The memory is reused by the next call.
+    using Sink = std::function<void(std::int64_t layer, std::size_t index, const float* gradient)>;
+
+    /// Forward and backward of a group of slots for a loss of sum(weight * log-probability).
+    void train(std::span<const Slot> slots, float weight, const Losses& losses, const Sink& sink);
+    /// Forward only.
+    void evaluate(std::span<const Slot> slots, const Losses& losses);
+
+    const RunnerOptions& options() const { return options_; }
+    RunnerSeconds take_seconds() { return std::exchange(seconds_, {}); }
+
+  private:
+    struct SlotState {
+        const Slot* slot = nullptr;
+        TokenContext context;
+        std::vector<std::int32_t> rows, targets;  ///< supervised positions
+        std::vector<float> logprob, derivative;
+    };
+    void begin(std::span<const Slot> slots, bool backward);
+    void forward(bool keep);
+    void head(float weight, bool backward, const Losses& losses);
+    void backward(const Sink& sink);
+    /// fp32 [N, C]: input of a layer; of layer L: the output of the last. Forward only alternates
+    /// between two buffers.
+    Tensor input(std::size_t index, std::int64_t layer) const;
+    Tape tape(std::size_t index, std::int64_t layer) const;
+    BlockPacks prepare(std::int64_t layer, Directions directions);
+    bool recomputed(std::int64_t layer) const { return layer < options_.recomputed_layers; }
+    Directions backward_directions(std::int64_t layer) const { return {recomputed(layer), true}; }
+
+    Backend& backend_;
+    const ModelConfig& config_;
+    const ModelLayout& layout_;
+    const AdapterLayout* adapter_;
+    const RunnerOptions options_;
+    Arena& arena_;
+    const std::int64_t r_;
+    WeightSource* source_ = nullptr;
+    const float* adapter_values_ = nullptr;
+
+    Arena::Handle packs_ = 0, inputs_ = 0, tapes_ = 0, work_ = 0, gradient_ = 0, ropes_ = 0;
+    std::size_t input_stride_ = 0, tape_stride_ = 0;
+    std::unique_ptr<Decoder> decoder_;
+    std::unique_ptr<Head> head_;
+    std::vector<SlotState> states_;
+    bool alternating_ = false;  ///< this pass is forward only
+    RunnerSeconds seconds_;
+};
+
+/// Rotary tables of a model for `positions` positions: bytes, and the tables built into `memory`.
+std::size_t rope_bytes(const ModelConfig& config, std::int64_t positions);
+std::vector<RopeTensors> make_rope_tensors(Backend& backend, const ModelConfig& config,
+                                           std::int64_t positions, std::byte* memory);
+
+}  // namespace qshard

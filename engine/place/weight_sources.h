@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "model/weight_source.h"
+#include "spec/layout.h"
+
+/// Where the frozen bytes lie: whole on every rank, or sharded and gathered unit by unit.
+namespace qshard {
+
+/// Every unit is resident.
+class ResidentSource final : public WeightSource {
+  public:
+    explicit ResidentSource(std::vector<const std::byte*> units) : units_(std::move(units)) {}
+    void expect(std::span<const std::size_t>) override {}
+    const std::byte* acquire(std::size_t unit) override { return units_.at(unit); }
+    void release(std::size_t) override {}
+
+  private:
+    std::vector<const std::byte*> units_;
+};
+
+/// Every rank keeps 1/W of the bytes of every unit. A unit is all-gathered into the one buffer
+/// while the decoder computes with what it expanded from the unit before: it holds a unit only as
+/// long as it expands it.
+class GatheredSource final : public WeightSource {
+  public:
+    /// shards[u]: this rank's shard; buffer: buffer_bytes(layout, W) bytes.
+    GatheredSource(const ModelLayout& layout, Communicator& group,
+                   std::vector<std::span<const std::byte>> shards, std::byte* buffer)
+        : layout_(layout), group_(group), shards_(std::move(shards)), buffer_(buffer) {}
+
+    static std::size_t buffer_bytes(const ModelLayout& layout, int world);
+    void expect(std::span<const std::size_t> units) override;
+    const std::byte* acquire(std::size_t unit) override;
+    void release(std::size_t unit) override;
+    /// Seconds that acquire() waited for the network since the last call.
+    double take_wait_seconds();
+
+  private:
+    void fetch();
+
+    const ModelLayout& layout_;
+    Communicator& group_;
+    std::vector<std::span<const std::byte>> shards_;
+    std::byte* buffer_;
+    std::vector<std::size_t> order_;
+    std::size_t next_ = 0;  ///< position in order_ of the unit in the buffer or on its way
+    bool in_flight_ = false;
+    Request request_;
+    double wait_seconds_ = 0;
+};
+
+}  // namespace qshard

@@ -1,0 +1,32 @@
+#include "train/flops.h"
+
+namespace qshard {
+
+UsefulFlops useful_flops(const ModelConfig& config, const AdapterLayout* adapter) {
+    UsefulFlops flops;
+    for (std::int64_t l = 0; l < config.layers; ++l) {
+        for (const WeightSpec& weight : layer_weights(config, l)) {
+            if (weight.linear) flops.per_token += 4.0 * static_cast<double>(weight.count());
+        }
+    }
+    if (adapter != nullptr) flops.per_token += 6.0 * static_cast<double>(adapter->count);
+    flops.per_supervised = 4.0 * static_cast<double>(config.vocabulary * config.width);
+    flops.attention_per_pair = 12.0 * static_cast<double>(config.q_width() * config.layers);
+    return flops;
+}
+
+double UsefulFlops::of(std::span<const Slot> slots) const {
+    double total = 0;
+    for (const Slot& slot : slots) {
+        total += per_token * static_cast<double>(slot.tokens.size());
+        total += per_supervised * static_cast<double>(slot.supervised());
+        for (std::size_t s = 0; s + 1 < slot.document_begin.size(); ++s) {
+            const auto length =
+                static_cast<double>(slot.document_begin[s + 1] - slot.document_begin[s]);
+            total += attention_per_pair * length * (length + 1) / 2;
+        }
+    }
+    return total;
+}
+
+}  // namespace qshard

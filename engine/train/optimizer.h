@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "tensor/arena.h"
+
+namespace qshard {
+
+enum class OptimizerKind : std::uint8_t { kAdamW, kSgd, kRmsProp };
+enum class LrScheduler : std::uint8_t { kConstant, kConstantWithWarmup, kLinear, kCosine };
+
+struct OptimizerOptions {
+    OptimizerKind kind = OptimizerKind::kAdamW;
+    double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+    double momentum = 0.9;  ///< SGD
+    double alpha = 0.99;    ///< RMSprop
+    double weight_decay = 0;
+};
+
+struct ScheduleOptions {
+    LrScheduler kind = LrScheduler::kCosine;
+    double learning_rate = 2e-4;
+    std::int64_t warmup_steps = 0, total_steps = 1;
+};
+
+/// Learning rate of the update that follows `completed` optimizer steps, as transformers' LambdaLR
+/// schedules (the first update of a warm-up has rate 0).
+double learning_rate(const ScheduleOptions& options, std::int64_t completed);
+
+/// Updates the flat fp32 vector. Its state is one or two flat vectors, named as torch names them.
+class Optimizer {
+  public:
+    Optimizer(Backend& backend, const OptimizerOptions& options, std::int64_t count, Arena& arena);
+    /// Zeroes the state; once, after the arena is allocated.
+    void start();
+    /// step_number counts from 1.
+    void step(Tensor parameter, Tensor gradient, double rate, std::int64_t step_number);
+
+    std::map<std::string, std::vector<float>> state() const;
+    /// UserError if the names or lengths are another optimizer's.
+    void load(const std::map<std::string, std::vector<float>>& state);
+
+  private:
+    struct Moment {
+        std::string name;
+        Arena::Handle handle;
+    };
+    Tensor moment(std::size_t index) const;
+
+    Backend& backend_;
+    const OptimizerOptions options_;
+    const std::int64_t count_;
+    Arena& arena_;
+    std::vector<Moment> moments_;
+};
+
+}  // namespace qshard

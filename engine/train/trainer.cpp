@@ -1,0 +1,399 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+
+#include "train/flops.h"
+
+namespace qshard {
+namespace {
+
+constexpr SectionKind kForwardBackward{"forward-backward", 0};
+constexpr SectionKind kReduce{"reduce", 0};
+
+class Clock {
+  public:
+    double seconds() const {
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+    }
+
+  private:
+    std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+std::uint64_t mix(std::uint64_t x) {  // splitmix64's finalizer (Steele, Lea, Flood 2014)
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+}  // namespace
+
+/// Everything of a rank that owns a reservation in the arena.
+struct Trainer::Parts {
+    std::vector<Arena::Handle> units;  ///< replicated: whole padded units; gathered: shards
+    Arena::Handle buffer = 0, parameters = 0;
+    std::unique_ptr<SlotRunner> runner;
+    std::unique_ptr<SlotTree> tree;  ///< null without training
+    std::unique_ptr<Optimizer> optimizer;
+};
+
+Trainer::Trainer(Backend& backend, Communicator& group, const ModelConfig& config,
+                 const LayoutOptions& layout_options, const AdapterOptions& adapter_options,
+                 const TrainerOptions& options)
+    : backend_(backend),
+      group_(group),
+      config_(config),
+      layout_options_(layout_options),
+      options_(options),
+      layout_(make_layout(config, layout_options)),
+      adapter_(make_adapter_layout(config, adapter_options)) {
+    plan();
+}
+
+Trainer::~Trainer() {
+    if (arena_ != nullptr && arena_->data() != nullptr) backend_.release(arena_->data());
+}
+
+std::int64_t Trainer::group_slots(const TrainerOptions& options) const {
+    const std::int64_t mine = (options.max_step_slots + group_.count() - 1) / group_.count();
+    return options.placement == PlacementMode::kGathered ? mine : 1;
+}
+
+std::unique_ptr<Trainer::Parts> Trainer::make_parts(const TrainerOptions& options,
+                                                    std::int64_t recomputed, Arena& arena) const {
+    auto parts = std::make_unique<Parts>();
+    const bool gathered = options.placement == PlacementMode::kGathered;
+    const int world = group_.count();
+    for (const UnitLayout& unit : layout_.units) {
+        const std::size_t bytes =
+            unit.shard_bytes(world) * static_cast<std::size_t>(gathered ? 1 : world);
+        parts->units.push_back(arena.reserve("base " + unit.name, bytes));
+    }
+    if (gathered)
+        parts->buffer =
+            arena.reserve("gather buffer", GatheredSource::buffer_bytes(layout_, world));
+    const auto count = static_cast<std::size_t>(adapter_.count);
+    parts->parameters = arena.reserve("adapter", count * sizeof(float));
+    RunnerOptions runner;
+    runner.compute = options.compute;
+    runner.max_tokens = options.max_slot_tokens;
+    runner.max_group_slots = group_slots(options);
+    runner.recomputed_layers = recomputed;
+    runner.backward = options.train;
+    parts->runner =
+        std::make_unique<SlotRunner>(backend_, config_, layout_, &adapter_, runner, arena);
+    if (options.train) {
+        parts->tree = std::make_unique<SlotTree>(backend_, adapter_, group_.rank(), world,
+                                                 options.max_step_slots, arena);
+        parts->optimizer =
+            std::make_unique<Optimizer>(backend_, options.optimizer, adapter_.count, arena);
+    }
+    return parts;
+}
+
+std::size_t Trainer::bytes_with(const TrainerOptions& options, std::int64_t recomputed) const {
+    Arena arena;
+    make_parts(options, recomputed, arena);
+    return arena.total_bytes() + backend_.workspace_bytes();
+}
+
+void Trainer::plan() {
+    const std::int64_t layers = config_.layers;
+    const std::size_t limit = options_.memory_limit;
+    recomputed_layers_ = options_.recompute == Recompute::kAlways ? layers : 0;
+    if (options_.recompute == Recompute::kAuto && limit > 0 && options_.train) {
+        // The fewest layers to compute twice that fit; the need falls with every layer that keeps
+        // nothing.
+        std::int64_t low = 0, high = layers;
+        while (low < high) {
+            const std::int64_t middle = (low + high) / 2;
+            if (bytes_with(options_, middle) <= limit) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        recomputed_layers_ = low;
+    }
+    const std::size_t needed = bytes_with(options_, recomputed_layers_);
+    if (limit > 0 && needed > limit) refuse(needed);
+    arena_ = std::make_unique<Arena>();
+    parts_ = make_parts(options_, recomputed_layers_, *arena_);
+}
+
+void Trainer::refuse(std::size_t needed) const {
+    Arena arena;
+    make_parts(options_, recomputed_layers_, arena);
+    std::size_t base = 0;
+    std::vector<Arena::Entry> entries = arena.entries();
+    std::erase_if(entries, [&](const Arena::Entry& entry) {
+        if (!entry.name.starts_with("base ")) return false;
+        base += entry.bytes;
+        return true;
+    });
+    entries.push_back({"base", base, 0});
+    std::sort(entries.begin(), entries.end(),
+              [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+    std::string parts;
+    for (std::size_t i = 0; i < std::min<std::size_t>(5, entries.size()); ++i) {
+        parts += fmt::format("{}{} {}", i == 0 ? "" : ", ", entries[i].name,
+                             human_bytes(entries[i].bytes));
+    }
+    std::string tries;
+    auto offer = [&](const std::string& what, const TrainerOptions& options,
+                     std::int64_t recomputed) {
+        const std::size_t bytes = bytes_with(options, recomputed);
+        if (bytes < needed)
+            tries +=
+                fmt::format("{}{} ({})", tries.empty() ? "" : " or ", what, human_bytes(bytes));
+    };
+    if (options_.train && recomputed_layers_ < config_.layers) {
+        offer("train.recompute always", options_, config_.layers);
+    }
+    TrainerOptions smaller = options_;
+    smaller.max_slot_tokens = std::max<std::int64_t>(1, options_.max_slot_tokens / 2);
+    smaller.max_step_slots = options_.max_step_slots * 2;
+    offer("half of train.micro_batch_size (or of data.max_length)", smaller, recomputed_layers_);
+    smaller = options_;
+    smaller.placement = PlacementMode::kGathered;
+    if (options_.placement == PlacementMode::kReplicated && group_.count() > 1) {
+        offer("placement.mode gathered", smaller, config_.layers);
+    }
+    throw UserError(
+        ExitCode::kUnavailable,
+        fmt::format("rank {} needs {}, the limit is {}: {}, ...{}{}", group_.rank(),
+                    human_bytes(needed), human_bytes(options_.memory_limit), parts,
+                    tries.empty() ? "" : "\n        Try ", tries.empty() ? "" : tries + "."));
+}
+
+std::span<std::byte> Trainer::shard(std::size_t unit) const {
+    const std::size_t bytes = layout_.units[unit].shard_bytes(group_.count());
+    const bool gathered = options_.placement == PlacementMode::kGathered;
+    const std::size_t at = gathered ? 0 : bytes * static_cast<std::size_t>(group_.rank());
+    return {arena_->at(parts_->units[unit]) + at, bytes};
+}
+
+std::size_t Trainer::resident_base_bytes() const {
+    std::size_t bytes = 0;
+    for (Arena::Handle handle : parts_->units) bytes += arena_->bytes(handle);
+    return bytes;
+}
+
+void Trainer::load(const WeightReader& reader, int threads, const ImportProgress& progress) {
+    arena_->commit([this](std::size_t bytes) { return backend_.allocate(bytes); });
+    std::vector<std::span<std::byte>> shards;
+    for (std::size_t u = 0; u < layout_.units.size(); ++u) shards.push_back(shard(u));
+    import_shards(reader, layout_, layout_options_, group_, threads, shards, progress);
+    if (options_.placement == PlacementMode::kGathered) {
+        auto source = std::make_unique<GatheredSource>(
+            layout_, group_, std::vector<std::span<const std::byte>>(shards.begin(), shards.end()),
+            arena_->at(parts_->buffer));
+        gathered_ = source.get();
+        source_ = std::move(source);
+    } else {
+        std::vector<const std::byte*> units;
+        for (std::size_t u = 0; u < shards.size(); ++u) {
+            std::byte* whole = arena_->at(parts_->units[u]);
+            if (group_.count() > 1)
+                group_.all_gather(shards[u], {whole, arena_->bytes(parts_->units[u])}).wait();
+            units.push_back(whole);
+        }
+        source_ = std::make_unique<ResidentSource>(std::move(units));
+    }
+    auto* parameters = reinterpret_cast<float*>(arena_->at(parts_->parameters));
+    parts_->runner->start(*source_, parameters);
+    if (parts_->optimizer) parts_->optimizer->start();
+}
+
+std::string Trainer::base_fingerprint() {
+    std::array<std::uint64_t, 2> sums{};
+    std::uint64_t position = 0;
+    for (std::size_t u = 0; u < layout_.units.size(); ++u) {
+        const std::span<const std::byte> mine = shard(u);
+        // Positions count real bytes of the units, so that padding (zeros past the end) never
+        // enters.
+        const std::size_t begin = mine.size() * static_cast<std::size_t>(group_.rank());
+        const std::size_t end = std::min(begin + mine.size(), layout_.units[u].bytes);
+        for (std::size_t at = begin; at + 8 <= end; at += 8) {
+            std::uint64_t word = 0;
+            std::memcpy(&word, mine.data() + (at - begin), 8);
+            const std::uint64_t mixed = mix(word ^ mix(position + at + 0x9e3779b97f4a7c15u));
+            sums[0] += mixed;
+            sums[1] += mix(mixed + 0xd1b54a32d192ed03u);
+        }
+        position += layout_.units[u].bytes;
+    }
+    std::uint64_t total[2] = {0, 0};
+    for (const auto& pair : group_.all_gather_value(sums)) {
+        total[0] += pair[0];
+        total[1] += pair[1];
+    }
+    return fmt::format("{:016x}{:016x}", total[0], total[1]);
+}
+
+void Trainer::set_adapter(std::span<const float> values) {
+    check(static_cast<std::int64_t>(values.size()) == adapter_.count,
+          "the adapter has the layout's length");
+    backend_.upload(arena_->at(parts_->parameters), values.data(), values.size_bytes());
+}
+
+std::vector<float> Trainer::adapter() const {
+    std::vector<float> values(static_cast<std::size_t>(adapter_.count));
+    backend_.download(values.data(), arena_->at(parts_->parameters), values.size() * sizeof(float));
+    return values;
+}
+
+Optimizer& Trainer::optimizer() {
+    check(parts_->optimizer != nullptr, "the trainer was made for training");
+    return *parts_->optimizer;
+}
+
+/// Every rank holds the sums of its own slots; the total is taken in slot order, which is rank
+/// order.
+double Trainer::sum_over_slots(const std::vector<double>& mine) {
+    std::string bytes(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(double));
+    double total = 0;
+    for (const std::string& part : group_.all_gather_strings(bytes)) {
+        for (std::size_t i = 0; i < part.size() / sizeof(double); ++i) {
+            double value = 0;
+            std::memcpy(&value, part.data() + i * sizeof(double), sizeof(double));
+            total += value;
+        }
+    }
+    return total;
+}
+
+StepResult Trainer::step(const BatchSource& source, std::int64_t step, std::int64_t data_step,
+                         Watchdog* watchdog) {
+    const Clock whole;
+    const Traffic before = group_.traffic();
+    StepResult result;
+    result.info = source.step(data_step);
+    result.learning_rate = learning_rate(options_.schedule, step);
+    const SlotRange mine = slots_of(group_.rank(), group_.count(), result.info.slot_count);
+    std::vector<Slot> slots;
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) slots.push_back(source.slot(data_step, i));
+    result.seconds.data = whole.seconds();
+
+    std::vector<double> losses(slots.size(), 0.0);
+    parts_->tree->begin(result.info.slot_count);
+    const float weight =
+        -1.0f / static_cast<float>(std::max<std::int64_t>(result.info.supervised_tokens, 1));
+    {
+        const Section section(watchdog, kForwardBackward, step);
+        const auto group_size = static_cast<std::size_t>(group_slots(options_));
+        // A gathered base is acquired together: a rank without slots goes through the units all the
+        // same.
+        const bool together = options_.placement == PlacementMode::kGathered;
+        for (std::size_t begin = 0; begin < slots.size() || (together && begin == 0);
+             begin += group_size) {
+            const std::size_t count = std::min(group_size, slots.size() - begin);
+            parts_->runner->train(
+                std::span(slots).subspan(begin, count), weight,
+                [&](std::size_t i, std::span<const float> logprob) {
+                    for (float value : logprob) losses[begin + i] -= double{value};
+                },
+                [&](std::int64_t layer, std::size_t i, const float* gradient) {
+                    parts_->tree->add(mine.begin + static_cast<std::int64_t>(begin + i), layer,
+                                      gradient);
+                });
+        }
+    }
+    Tensor gradient;
+    {
+        const Section section(watchdog, kReduce, step);
+        const Clock clock;
+        const Traffic gathered = group_.traffic();
+        result.gather_bytes = gathered.bytes_received - before.bytes_received;
+        gradient = parts_->tree->reduce(group_);
+        result.loss = sum_over_slots(losses) /
+                      static_cast<double>(std::max<std::int64_t>(result.info.supervised_tokens, 1));
+        result.reduce_bytes = group_.traffic().bytes_received - gathered.bytes_received;
+        result.seconds.reduce = clock.seconds();
+    }
+    const Clock clock;
+    result.grad_norm = std::sqrt(backend_.sum_of_squares(gradient));
+    result.finite = std::isfinite(result.grad_norm) && std::isfinite(result.loss);
+    if (result.finite) {
+        if (options_.max_grad_norm > 0) {
+            const double factor = std::min(1.0, options_.max_grad_norm / (result.grad_norm + 1e-6));
+            backend_.scale(gradient, static_cast<float>(factor));
+        }
+        const Tensor parameters(arena_->at(parts_->parameters), DType::kF32, {adapter_.count});
+        parts_->optimizer->step(parameters, gradient, result.learning_rate, step + 1);
+    }
+    result.seconds.optimizer = clock.seconds();
+    result.useful_flops = sum_over_slots({useful_flops(config_, &adapter_).of(slots)});
+    const RunnerSeconds runner = parts_->runner->take_seconds();
+    StepSeconds& s = result.seconds;
+    s.gather = runner.acquire;
+    s.expand = runner.expand;
+    s.forward = runner.forward;
+    s.head = runner.head;
+    s.backward = runner.backward;
+    s.total = whole.seconds();
+    s.other = s.total - (s.data + s.gather + s.expand + s.forward + s.head + s.backward + s.reduce +
+                         s.optimizer);
+    return result;
+}
+
+EvalResult Trainer::evaluate(std::span<const Slot> slots) {
+    const auto count = static_cast<std::int64_t>(slots.size());
+    const SlotRange mine = slots_of(group_.rank(), group_.count(), count);
+    const std::int64_t group_size = group_slots(options_);
+    const std::int64_t longest = (count + group_.count() - 1) / group_.count();
+    const std::int64_t rounds = (longest + group_size - 1) / group_size;
+    std::vector<double> losses(static_cast<std::size_t>(mine.count()), 0.0);
+    for (std::int64_t round = 0; round < rounds; ++round) {
+        const std::int64_t begin = std::min(mine.begin + round * group_size, mine.end);
+        const std::int64_t length = std::min(group_size, mine.end - begin);
+        if (length == 0 && options_.placement != PlacementMode::kGathered) break;
+        parts_->runner->evaluate(
+            slots.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(length)),
+            [&](std::size_t i, std::span<const float> logprob) {
+                double& loss = losses[static_cast<std::size_t>(begin - mine.begin) + i];
+                for (float value : logprob) loss -= double{value};
+            });
+    }
+    EvalResult result;
+    for (const Slot& slot : slots) result.supervised_tokens += slot.supervised();
+    result.loss = sum_over_slots(losses) /
+                  static_cast<double>(std::max<std::int64_t>(result.supervised_tokens, 1));
+    return result;
+}
+
+std::string human_bytes(std::size_t bytes) {
+    const auto value = static_cast<double>(bytes);
+    if (value >= 0x1p30) return fmt::format("{:.1f} GiB", value / 0x1p30);
+    if (value >= 0x1p20) return fmt::format("{:.1f} MiB", value / 0x1p20);
+    return fmt::format("{:.1f} KiB", value / 0x1p10);
+}
+
+std::string memory_table(const Arena& arena, std::size_t workspace_bytes, std::size_t limit) {
+    std::size_t base = 0;
+    std::vector<std::pair<std::string, std::size_t>> rows;
+    for (const Arena::Entry& entry : arena.entries()) {
+        if (entry.name.starts_with("base ")) {
+            base += entry.bytes;
+        } else if (entry.bytes > 0) {
+            rows.emplace_back(entry.name, entry.bytes);
+        }
+    }
+    rows.emplace_back("base weights", base);
+    if (workspace_bytes > 0) rows.emplace_back("kernel workspace", workspace_bytes);
+    std::sort(rows.begin(), rows.end(),
+              [](const auto& a, const auto& b) { return a.second > b.second; });
+    std::string table;
+    for (const auto& [name, bytes] : rows)
+        table += fmt::format("  {:<34} {:>10}\n", name, human_bytes(bytes));
+    const std::string suffix =
+        limit > 0 ? fmt::format("  of {}", human_bytes(limit)) : std::string();
+    table += fmt::format("  {:<34} {:>10}{}\n", "total",
+                         human_bytes(arena.total_bytes() + workspace_bytes), suffix);
+    return table;
+}
+
+}  // namespace qshard

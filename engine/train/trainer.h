@@ -1,0 +1,128 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/watchdog.h"
+#include "place/import.h"
+#include "place/slot_runner.h"
+#include "place/weight_sources.h"
+#include "spec/batch.h"
+#include "train/optimizer.h"
+#include "train/slot_tree.h"
+
+namespace qshard {
+
+enum class PlacementMode : std::uint8_t { kReplicated, kGathered };
+enum class Recompute : std::uint8_t { kAuto, kAlways, kNever };
+
+struct TrainerOptions {
+    DType compute = DType::kBF16;
+    PlacementMode placement = PlacementMode::kReplicated;
+    Recompute recompute = Recompute::kAuto;
+    std::size_t memory_limit = 0;      ///< bytes of this rank, 0 = none
+    std::int64_t max_slot_tokens = 0;  ///< micro_batch_size * max_length
+    std::int64_t max_step_slots = 1;   ///< global_batch_size / micro_batch_size
+    OptimizerOptions optimizer;
+    ScheduleOptions schedule;
+    double max_grad_norm = 1.0;  ///< 0 = no clipping
+    bool train = true;           ///< false: evaluation only
+};
+
+/// Seconds of one step by section; they add up to `total`.
+struct StepSeconds {
+    double data = 0, gather = 0, expand = 0, forward = 0, head = 0, backward = 0, reduce = 0,
+           optimizer = 0, other = 0;
+    double total = 0;
+};
+
+struct StepResult {
+    StepInfo info;
+    double loss = 0;       ///< mean over the supervised tokens of the step
+    double grad_norm = 0;  ///< before clipping
+    double learning_rate = 0;
+    bool finite = true;                                ///< false: no update was made
+    double useful_flops = 0;                           ///< of all ranks
+    StepSeconds seconds;                               ///< of this rank
+    std::uint64_t gather_bytes = 0, reduce_bytes = 0;  ///< received by this rank
+};
+
+struct EvalResult {
+    double loss = 0;
+    std::int64_t supervised_tokens = 0;
+};
+
+/// One rank of a training run: owns its memory, does one optimizer step in order, and contains
+/// neither arithmetic nor file formats. All calls that compute are collective.
+class Trainer {
+  public:
+    /// Plans the memory; allocates nothing. UserError if the plan is larger than the limit, with
+    /// what would fit.
+    Trainer(Backend& backend, Communicator& group, const ModelConfig& config,
+            const LayoutOptions& layout_options, const AdapterOptions& adapter_options,
+            const TrainerOptions& options);
+    ~Trainer();
+    Trainer(const Trainer&) = delete;
+    Trainer& operator=(const Trainer&) = delete;
+
+    const AdapterLayout& adapter_layout() const { return adapter_; }
+    const ModelLayout& layout() const { return layout_; }
+    const Arena& memory() const { return *arena_; }
+    std::size_t planned_bytes() const { return arena_->total_bytes() + backend_.workspace_bytes(); }
+    std::int64_t recomputed_layers() const { return recomputed_layers_; }
+    /// Bytes of the frozen base that stay on this rank.
+    std::size_t resident_base_bytes() const;
+
+    /// Allocates and imports the base. Collective.
+    void load(const WeightReader& reader, int threads, const ImportProgress& progress);
+    /// 128 bits over the whole imported base, the same for every number of ranks and placement: a
+    /// sum of mixed words by position, so that shards add up. Finds accidents, not attacks.
+    /// Collective.
+    std::string base_fingerprint();
+
+    void set_adapter(std::span<const float> values);
+    std::vector<float> adapter() const;
+    Optimizer& optimizer();
+
+    /// Optimizer step number `step` (0 = first) on the source's step `data_step`.
+    StepResult step(const BatchSource& source, std::int64_t step, std::int64_t data_step,
+                    Watchdog* watchdog);
+    /// Loss over slots, shared out over the ranks. All ranks pass the same slots.
+    EvalResult evaluate(std::span<const Slot> slots);
+
+  private:
+    struct Parts;
+    /// Reserves everything a rank needs in `arena`.
+    std::unique_ptr<Parts> make_parts(const TrainerOptions& options, std::int64_t recomputed,
+                                      Arena& arena) const;
+    std::size_t bytes_with(const TrainerOptions& options, std::int64_t recomputed) const;
+    void plan();
+    [[noreturn]] void refuse(std::size_t needed) const;
+    std::int64_t group_slots(const TrainerOptions& options) const;
+    std::span<std::byte> shard(std::size_t unit) const;
+    double sum_over_slots(const std::vector<double>& mine);
+
+    Backend& backend_;
+    Communicator& group_;
+    const ModelConfig& config_;
+    const LayoutOptions layout_options_;
+    TrainerOptions options_;
+    ModelLayout layout_;
+    AdapterLayout adapter_;
+    std::unique_ptr<Arena> arena_;
+    std::unique_ptr<Parts> parts_;
+    std::unique_ptr<WeightSource> source_;
+    GatheredSource* gathered_ = nullptr;
+    std::int64_t recomputed_layers_ = 0;
+};
+
+/// The memory plan as a table, largest first, with its total and the limit.
+std::string memory_table(const Arena& arena, std::size_t workspace_bytes, std::size_t limit);
+/// "1.4 GiB", "23.0 MiB".
+std::string human_bytes(std::size_t bytes);
+
+}  // namespace qshard
