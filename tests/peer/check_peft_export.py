@@ -1,0 +1,112 @@
+"""Loads an adapter that qshard exported into PEFT and compares log-probabilities of given token ids with qshard's own.
+
+    check_peft_export.py --base MODEL.gguf|HF_FOLDER --adapter PEFT_FOLDER --scores SCORES.jsonl
+                         [--compute bf16|fp32] [--quantization nf4|none] [--limit N]
+
+SCORES.jsonl comes from `qshard score --model M --adapter CHECKPOINT --input prompts.jsonl --out SCORES.jsonl` with the same
+--compute-dtype and --quantization: rows {"input_ids": [...], "logprobs": [null, -3.21, ...], "top": [[[id, logprob], ...]]}.
+Exit status 0 when every value is within 1e-4 (fp32) or 2e-2 (bf16), 1 when one is not, 2 for bad input.
+Run by hand where torch, transformers, peft, bitsandbytes and safetensors are installed.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+
+import torch
+import transformers
+from peft import PeftModel
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path += [os.path.join(HERE, "..", "bench"), os.path.join(HERE, "..", "golden")]
+from common import use_exact_nested_codes
+from peer import hugging_face_folder
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
+
+
+def load_base(path, dtype, quantization, scratch):
+    """GGUF values are rounded to bfloat16 first, as qshard reads them; fp32 keeps NF4 values unrounded in fp32."""
+    use_exact_nested_codes()
+    folder = hugging_face_folder(path, torch.bfloat16, scratch)
+    options = {}
+    if quantization == "nf4":
+        options = dict(device_map="cpu", quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype))
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+
+
+def check_loaded(model, folder):
+    """Every tensor of the file must have arrived in the model with its values: PEFT ignores keys it does not know."""
+    loaded = {name.replace(".default", ""): value for name, value in model.state_dict().items() if "lora_" in name}
+    with safe_open(os.path.join(folder, "adapter_model.safetensors"), framework="pt") as file:
+        names = set(file.keys())
+        for name in sorted(names):
+            if name not in loaded:
+                sys.exit(f"PEFT has no parameter for {name}")
+            if not torch.equal(loaded[name].float(), file.get_tensor(name).float()):
+                sys.exit(f"PEFT holds other values for {name}")
+    missing = sorted(set(loaded) - names)
+    if missing:
+        sys.exit(f"the adapter file lacks {len(missing)} tensors that PEFT expects, the first is {missing[0]}")
+    return len(names)
+
+
+def compare(model, row):
+    """Largest difference of the row's token log-probabilities, and of its top tables."""
+    ids = torch.tensor([row["input_ids"]])
+    with torch.no_grad():
+        logprobs = model(input_ids=ids, use_cache=False).logits[0].double().log_softmax(-1)
+    worst = 0.0
+    for position, ours in enumerate(row["logprobs"]):
+        if ours is not None:
+            worst = max(worst, abs(ours - logprobs[position - 1, row["input_ids"][position]].item()))
+    for position, table in enumerate(row.get("top") or []):
+        for token, ours in table or []:
+            worst = max(worst, abs(ours - logprobs[position - 1, token].item()))
+    return worst
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--adapter", required=True)
+    parser.add_argument("--scores", required=True)
+    parser.add_argument("--compute", choices=tuple(TOLERANCE), default="fp32")
+    parser.add_argument("--quantization", choices=("nf4", "none"), default="nf4")
+    parser.add_argument("--limit", type=int, default=50)
+    arguments = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with open(arguments.scores, encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file][: arguments.limit]
+    if not rows or any(len(row["input_ids"]) != len(row["logprobs"]) for row in rows):
+        print(f"{arguments.scores}: needs rows with input_ids and logprobs of one length", file=sys.stderr)
+        sys.exit(2)
+
+    dtype = torch.float32 if arguments.compute == "fp32" else torch.bfloat16
+    with tempfile.TemporaryDirectory() as scratch:
+        model = load_base(arguments.base, dtype, arguments.quantization, scratch)
+    model = PeftModel.from_pretrained(model, arguments.adapter)
+    tensors = check_loaded(model, arguments.adapter)
+    model.train()  # in eval() bitsandbytes repacks to bfloat16 on some processors
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    worst = [compare(model, row) for row in rows]
+    tolerance = TOLERANCE[arguments.compute]
+    bad = [i for i, value in enumerate(worst) if not value <= tolerance]
+    print(f"{tensors} tensors loaded; {len(rows)} rows, largest difference {max(worst):.3g} (row {worst.index(max(worst))}), "
+          f"tolerance {tolerance:g}")
+    if bad:
+        print(f"{len(bad)} rows differ by more, the first is row {bad[0]}: {worst[bad[0]]:.3g}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
