@@ -77,7 +77,7 @@ struct ModelConfig {
     float attention_softcap = 0.0f;  ///< 0 = none
     float logit_softcap = 0.0f;      ///< 0 = none
     float residual_scale = 1.0f;     ///< Granite
-    float logit_scale = 1.0f;        ///< Granite divides the logits
+    float logit_scale = 1.0f;        ///< multiplies the logits (Granite: 1 / logits_scaling)
 
     std::vector<RopeConfig> ropes;
     std::vector<LayerConfig> layer;  ///< one per layer

@@ -1,0 +1,338 @@
+#include "spec/config_json.h"
+
+#include <array>
+#include <boost/json/array.hpp>
+#include <boost/json/value.hpp>
+#include <cmath>
+
+#include "base/error.h"
+#include "spec/families.h"
+#include "spec/json.h"
+#include "spec/json_keys.h"
+#include "spec/rope_json.h"
+
+namespace qshard {
+namespace {
+
+constexpr std::int64_t kMaxToken = (std::int64_t{1} << 31) - 1;
+
+// Keys of real files that do not change what a fine-tuning step computes. Dropout of the
+// pre-training is among them: as in PEFT's examples, only the adapter's own dropout is applied.
+constexpr std::string_view kHarmless[] = {"_attn_implementation",
+                                          "_attn_implementation_autoset",
+                                          "_name_or_path",
+                                          "add_cross_attention",
+                                          "architectures",
+                                          "attention_dropout",
+                                          "auto_map",
+                                          "bad_words_ids",
+                                          "begin_suppress_tokens",
+                                          "cache_implementation",
+                                          "chunk_size_feed_forward",
+                                          "cross_attention_hidden_size",
+                                          "decoder_start_token_id",
+                                          "diversity_penalty",
+                                          "do_sample",
+                                          "dtype",
+                                          "early_stopping",
+                                          "embedding_dropout",
+                                          "encoder_no_repeat_ngram_size",
+                                          "exponential_decay_length_penalty",
+                                          "finetuning_task",
+                                          "forced_bos_token_id",
+                                          "forced_eos_token_id",
+                                          "gradient_checkpointing",
+                                          "id2label",
+                                          "image_token_index",
+                                          "initializer_range",
+                                          "is_decoder",
+                                          "is_encoder_decoder",
+                                          "is_llama_config",
+                                          "label2id",
+                                          "length_penalty",
+                                          "max_length",
+                                          "max_sequence_length",
+                                          "min_length",
+                                          "no_repeat_ngram_size",
+                                          "num_beam_groups",
+                                          "num_beams",
+                                          "num_return_sequences",
+                                          "output_attentions",
+                                          "output_hidden_states",
+                                          "output_router_logits",
+                                          "output_scores",
+                                          "prefix",
+                                          "pretraining_tp",
+                                          "problem_type",
+                                          "pruned_heads",
+                                          "remove_invalid_values",
+                                          "repetition_penalty",
+                                          "residual_dropout",
+                                          "return_dict",
+                                          "return_dict_in_generate",
+                                          "router_aux_loss_coef",
+                                          "sep_token_id",
+                                          "suppress_tokens",
+                                          "task_specific_params",
+                                          "temperature",
+                                          "tf_legacy_loss",
+                                          "tie_encoder_decoder",
+                                          "tokenizer_class",
+                                          "top_k",
+                                          "top_p",
+                                          "torch_dtype",
+                                          "torchscript",
+                                          "transformers.js_config",
+                                          "transformers_version",
+                                          "typical_p",
+                                          "unsloth_fixed",
+                                          "unsloth_version",
+                                          "use_bfloat16",
+                                          "use_cache",
+                                          "use_return_dict"};
+
+std::int64_t dimension(JsonKeys& keys, std::string_view key, std::int64_t high,
+                       std::int64_t absent) {
+    const std::int64_t value = keys.integer(key, 1, high).value_or(absent);
+    if (value == 0) keys.fail(key, fmt::format("an integer from 1 to {}", high));
+    return value;
+}
+
+void parse_dimensions(JsonKeys& keys, const Family& family, ModelConfig& config) {
+    const Family::Defaults& d = family.defaults;
+    config.layers = dimension(keys, "num_hidden_layers", 4096, d.layers);
+    config.width = dimension(keys, "hidden_size", 1 << 20, d.width);
+    config.heads = dimension(keys, "num_attention_heads", 1 << 16, d.heads);
+    config.kv_heads =
+        dimension(keys, "num_key_value_heads", 1 << 16, d.kv_heads > 0 ? d.kv_heads : config.heads);
+    const std::int64_t head_width = d.head_width > 0 ? d.head_width : config.width / config.heads;
+    config.head_width = dimension(keys, "head_dim", 1 << 16, head_width);
+    config.ffn_width = dimension(keys, "intermediate_size", 1 << 24, d.ffn_width);
+    config.vocabulary = dimension(keys, "vocab_size", 1 << 24, d.vocabulary);
+    config.max_positions = dimension(keys, "max_position_embeddings", 1 << 30, d.max_positions);
+    if (config.heads % config.kv_heads != 0)
+        keys.fail("num_key_value_heads", "a divisor of num_attention_heads");
+    if (config.head_width % 2 != 0) keys.fail("head_dim", "even");
+}
+
+Activation parse_activation(JsonKeys& keys, const Family& family) {
+    const std::optional<std::string> hidden_activation = keys.text("hidden_activation");
+    const std::string name = keys.text("hidden_act").value_or(hidden_activation.value_or(""));
+    if (name.empty() || family.fixed_activation) return family.activation;
+    if (name == "silu" || name == "swish") return Activation::kSilu;
+    if (name == "gelu_pytorch_tanh" || name == "gelu_new") return Activation::kGeluTanh;
+    if (name == "gelu") return Activation::kGeluErf;
+    if (name == "relu") return Activation::kRelu;
+    keys.fail("hidden_act", "silu, gelu, gelu_new, gelu_pytorch_tanh or relu");
+}
+
+bool parse_switch(JsonKeys& keys, std::string_view key, bool absent) {
+    return key.empty() ? false : keys.boolean(key).value_or(absent);
+}
+
+float parse_softcap(JsonKeys& keys, std::string_view key, const boost::json::object& object,
+                    double absent) {
+    if (!object.contains(key)) return static_cast<float>(absent);
+    const double cap = keys.number(key).value_or(0);  // null: none
+    if (cap < 0) keys.fail(key, "positive or null");
+    return static_cast<float>(cap);
+}
+
+void parse_switches(JsonKeys& keys, const Family& family, const boost::json::object& object,
+                    ModelConfig& config) {
+    config.norm = family.norm;
+    config.norm_eps = static_cast<float>(keys.number(family.eps_key).value_or(family.eps));
+    if (!(config.norm_eps >= 0)) keys.fail(family.eps_key, "not negative");
+    config.norm_offset = family.norm_offset;
+    config.qk_norm = family.qk_norm;
+    config.sandwich_norms = family.sandwich_norms;
+    config.gated_mlp = family.gated_mlp;
+    config.activation = parse_activation(keys, family);
+    config.qkv_bias =
+        family.qkv_bias || parse_switch(keys, family.qkv_bias_key, family.bias_default);
+    config.o_bias = parse_switch(keys, family.o_bias_key, family.bias_default);
+    config.mlp_bias = parse_switch(keys, family.mlp_bias_key, family.bias_default);
+    if (config.gated_mlp && config.mlp_bias)
+        keys.fail(family.mlp_bias_key, "false: biases of a gated MLP are not supported");
+    config.tied_head = keys.boolean("tie_word_embeddings").value_or(family.tied);
+
+    double scale = 1.0 / std::sqrt(static_cast<double>(config.head_width));
+    if (family.scalar_scale)
+        scale = 1.0 / std::sqrt(keys.number("query_pre_attn_scalar").value_or(256.0));
+    if (family.soft_caps) {
+        config.attention_softcap =
+            parse_softcap(keys, "attn_logit_softcapping", object, family.attention_softcap);
+        config.logit_softcap =
+            parse_softcap(keys, "final_logit_softcapping", object, family.logit_softcap);
+    }
+    if (family.scaled_embedding) {
+        config.embed_scale =
+            to_float(to_bf16(static_cast<float>(std::sqrt(static_cast<double>(config.width)))));
+    }
+    if (family.multipliers) {
+        config.embed_scale = static_cast<float>(keys.number("embedding_multiplier").value_or(1.0));
+        config.residual_scale =
+            static_cast<float>(keys.number("residual_multiplier").value_or(1.0));
+        const double divisor = keys.number("logits_scaling").value_or(1.0);
+        if (!(divisor > 0)) keys.fail("logits_scaling", "positive");
+        config.logit_scale = static_cast<float>(1.0 / divisor);
+        scale = keys.number("attention_multiplier").value_or(1.0);
+    }
+    if (!(scale > 0) || !std::isfinite(scale))
+        throw UserError(keys.origin() + ": the attention scale is not positive");
+    config.attention_scale = static_cast<float>(scale);
+}
+
+/// Whether layer `i` attends to a window, without "layer_types".
+bool slides(const Family& family, std::int64_t i, std::int64_t first_sliding,
+            std::int64_t pattern) {
+    switch (family.window) {
+        case WindowRule::kNone:
+            return false;
+        case WindowRule::kAll:
+            return true;
+        case WindowRule::kSwitched:
+            return i >= first_sliding;
+        case WindowRule::kPattern:
+            return (i + 1) % pattern != 0;
+    }
+    return false;
+}
+
+/// The list `key` if there is one; UserError unless it has one item per layer.
+const boost::json::array* layer_list(JsonKeys& keys, std::string_view key, std::int64_t layers) {
+    const boost::json::array* list = keys.array(key);
+    if (list != nullptr && static_cast<std::int64_t>(list->size()) != layers) {
+        keys.fail(key, fmt::format("a list of {} items, one per layer", layers));
+    }
+    return list;
+}
+
+void parse_windows(JsonKeys& keys, const Family& family, const boost::json::object& object,
+                   ModelConfig& config) {
+    std::int64_t window = 0, first_sliding = 0, pattern = family.window_pattern;
+    if (family.window != WindowRule::kNone) {
+        window = keys.integer("sliding_window", 0, 1 << 30).value_or(0);
+        if (!object.contains("sliding_window")) window = family.defaults.window;
+    }
+    if (family.window == WindowRule::kSwitched) {
+        if (!keys.boolean("use_sliding_window").value_or(false)) window = 0;
+        first_sliding = keys.integer("max_window_layers", 0, 1 << 20).value_or(28);
+    }
+    if (family.window == WindowRule::kPattern) {
+        const std::optional<std::int64_t> old_key =
+            keys.integer("_sliding_window_pattern", 1, 4096);
+        pattern =
+            keys.integer("sliding_window_pattern", 1, 4096).value_or(old_key.value_or(pattern));
+    }
+    const boost::json::array* types = layer_list(keys, "layer_types", config.layers);
+    for (std::int64_t i = 0; i < config.layers; ++i) {
+        bool sliding = window > 0 && slides(family, i, first_sliding, pattern);
+        if (types != nullptr) {
+            const boost::json::value& type = (*types)[static_cast<std::size_t>(i)];
+            sliding = type == "sliding_attention";
+            if (!sliding && type != "full_attention")
+                keys.fail("layer_types", "full_attention or sliding_attention");
+            if (sliding && window == 0)
+                keys.fail("sliding_window", "a positive number, as layer_types asks for it");
+        }
+        LayerConfig& layer = config.layer.emplace_back();
+        layer.window = sliding ? window : 0;
+        layer.rope_index = sliding && family.local_theta > 0 ? 1 : 0;
+    }
+}
+
+void parse_nope(JsonKeys& keys, const Family& family, ModelConfig& config) {
+    if (family.nope_interval == 0) return;
+    const std::int64_t interval =
+        keys.integer("no_rope_layer_interval", 1, 4096).value_or(family.nope_interval);
+    const boost::json::array* list = layer_list(keys, "no_rope_layers", config.layers);
+    for (std::int64_t i = 0; i < config.layers; ++i) {
+        bool rope = (i + 1) % interval != 0;
+        if (list != nullptr) {
+            const boost::json::value& item = (*list)[static_cast<std::size_t>(i)];
+            if (item != 0 && item != 1) keys.fail("no_rope_layers", "a list of 0 and 1");
+            rope = item == 1;
+        }
+        config.layer[static_cast<std::size_t>(i)].rope = rope;
+    }
+}
+
+void parse_tokens(JsonKeys& keys, ModelConfig& config) {
+    const auto token = [&](std::string_view key) -> std::optional<std::int32_t> {
+        const std::optional<std::int64_t> id = keys.integer(key, -1, kMaxToken);
+        if (!id || *id < 0) return std::nullopt;  // -1 stands for "none" in some files
+        return static_cast<std::int32_t>(*id);
+    };
+    config.bos_id = token("bos_token_id");
+    config.pad_id = token("pad_token_id");
+    const boost::json::value* eos = keys.find("eos_token_id");
+    if (eos != nullptr && eos->is_array()) {
+        for (const boost::json::value& id : eos->get_array()) {
+            if (!id.is_int64() || id.get_int64() < 0 || id.get_int64() > kMaxToken) {
+                keys.fail("eos_token_id", "a token id or a list of them");
+            }
+            config.eos_ids.push_back(static_cast<std::int32_t>(id.get_int64()));
+        }
+    } else if (const std::optional<std::int32_t> id = token("eos_token_id")) {
+        config.eos_ids.push_back(*id);
+    }
+}
+
+void refuse_prequantized(JsonKeys& keys) {
+    if (const boost::json::object* quantization = keys.object("quantization_config")) {
+        JsonKeys inner(*quantization, keys.origin() + ": \"quantization_config\"");
+        throw UserError(
+            fmt::format("{}: the checkpoint is already quantized ({}), which is not supported yet\n"
+                        "Use the original model: it is quantized to NF4 when it is loaded.",
+                        keys.origin(), inner.text("quant_method").value_or("unknown method")));
+    }
+}
+
+void refuse_odd_switches(JsonKeys& keys) {
+    for (std::string_view key : {"rope_interleaved", "use_bidirectional_attention"}) {
+        if (keys.boolean(key).value_or(false)) keys.fail(key, "false");
+    }
+}
+
+ModelConfig parse(const boost::json::object& object, const std::string& origin) {
+    JsonKeys keys(object, origin);
+    refuse_prequantized(keys);
+    const std::string model_type = keys.text("model_type").value_or("");
+    if (const boost::json::object* text_config = keys.object("text_config")) {
+        JsonKeys inner(*text_config, origin + ": \"text_config\"");
+        const std::string inner_type = inner.text("model_type").value_or("");
+        if (family_of_model_type(inner_type) != nullptr)
+            return parse(*text_config, origin + ": \"text_config\"");
+    }
+    const Family* family = family_of_model_type(model_type);
+    if (family == nullptr) {
+        throw UserError(fmt::format("{}: models of type \"{}\" are not supported\nSupported: {}",
+                                    origin, model_type, known_model_types()));
+    }
+    ModelConfig config;
+    config.family = family->name;
+    config.model_type = model_type;
+    config.name = keys.text("_name_or_path").value_or("");
+    parse_dimensions(keys, *family, config);
+    parse_switches(keys, *family, object, config);
+    parse_windows(keys, *family, object, config);
+    parse_nope(keys, *family, config);
+    parse_ropes(keys, *family, config);
+    parse_tokens(keys, config);
+    refuse_odd_switches(keys);
+    keys.ignore(kHarmless);
+    keys.refuse_others(fmt::format(
+        "a \"{}\" model with it may compute something else than this program does", family->name));
+    return config;
+}
+
+}  // namespace
+
+ModelConfig model_config_from_json(std::string_view text, const std::string& origin) {
+    const boost::json::value document = parse_strict_json(text, origin, {.non_finite = true});
+    if (!document.is_object()) throw UserError(origin + ": expected a JSON object");
+    return parse(document.get_object(), origin);
+}
+
+}  // namespace qshard

@@ -1,0 +1,262 @@
+#include "io/formats/gguf_config.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "spec/families.h"
+
+namespace qshard {
+namespace {
+
+/// Access to the keys of one architecture.
+class Keys {
+  public:
+    Keys(const GgufFile& file, std::string architecture)
+        : file_(file), architecture_(std::move(architecture)) {}
+
+    std::string full(std::string_view key) const {
+        return fmt::format("{}.{}", architecture_, key);
+    }
+    [[noreturn]] void fail(std::string_view key, const std::string& expected) const {
+        throw UserError(
+            fmt::format("{}: \"{}\" must be {}", file_.file().name(), full(key), expected));
+    }
+    std::optional<std::int64_t> integer(std::string_view key, std::int64_t low,
+                                        std::int64_t high) const {
+        const std::string name = full(key);
+        std::optional<std::int64_t> value;
+        const auto it = file_.metadata().find(name);
+        if (it != file_.metadata().end() &&
+            std::holds_alternative<std::vector<std::int64_t>>(it->second)) {
+            // One value per layer.
+            const std::vector<std::int64_t>& list = *file_.integers(name);
+            if (list.empty() ||
+                std::any_of(list.begin(), list.end(), [&](auto v) { return v != list[0]; })) {
+                fail(key, "the same for every layer: models whose layers differ are not supported");
+            }
+            value = list[0];
+        } else {
+            value = file_.integer(name);
+        }
+        if (value && (*value < low || *value > high))
+            fail(key, fmt::format("from {} to {}", low, high));
+        return value;
+    }
+    std::int64_t required(std::string_view key, std::int64_t high) const {
+        const std::optional<std::int64_t> value = integer(key, 1, high);
+        if (!value) fail(key, "given");
+        return *value;
+    }
+    std::optional<double> number(std::string_view key) const { return file_.number(full(key)); }
+    std::string text(std::string_view key, std::string absent) const {
+        const std::string* value = file_.text(full(key));
+        return value == nullptr ? absent : *value;
+    }
+
+  private:
+    const GgufFile& file_;
+    std::string architecture_;
+};
+
+const Family& check_kind(const GgufFile& file) {
+    const std::string& name = file.file().name();
+    const std::string* type = file.text("general.type");
+    if (type != nullptr && *type != "model") {
+        throw UserError(
+            fmt::format("{}: a GGUF file of type \"{}\", expected a model", name, *type));
+    }
+    if (file.integer("split.count").value_or(1) > 1) {
+        throw UserError(fmt::format(
+            "{}: one part of a split model; merge the parts with llama-gguf-split first", name));
+    }
+    const std::string* architecture = file.text("general.architecture");
+    if (architecture == nullptr) throw UserError(name + ": \"general.architecture\" is missing");
+    const Family* family = family_of_architecture(*architecture);
+    if (family == nullptr) {
+        throw UserError(
+            fmt::format("{}: models of architecture \"{}\" are not supported\nSupported: {}", name,
+                        *architecture, known_architectures()));
+    }
+    return *family;
+}
+
+void set_dimensions(const GgufFile& file, const Keys& keys, const Family& family,
+                    ModelConfig& config) {
+    config.layers = keys.required("block_count", 4096);
+    config.width = keys.required("embedding_length", 1 << 20);
+    config.heads = keys.required("attention.head_count", 1 << 16);
+    config.kv_heads = keys.integer("attention.head_count_kv", 1, 1 << 16).value_or(config.heads);
+    config.head_width = keys.integer("attention.key_length", 1, 1 << 16)
+                            .value_or(std::max<std::int64_t>(1, config.width / config.heads));
+    if (keys.integer("attention.value_length", 1, 1 << 16).value_or(config.head_width) !=
+        config.head_width) {
+        keys.fail("attention.value_length", "equal to attention.key_length");
+    }
+    config.ffn_width = keys.required("feed_forward_length", 1 << 24);
+    config.max_positions =
+        keys.integer("context_length", 1, 1 << 30).value_or(family.defaults.max_positions);
+    if (keys.integer("expert_count", 0, 1 << 20).value_or(0) > 0) {
+        keys.fail("expert_count", "0: mixtures of experts are not supported");
+    }
+    if (config.heads % config.kv_heads != 0)
+        keys.fail("attention.head_count_kv", "a divisor of head_count");
+    if (config.head_width % 2 != 0) keys.fail("attention.key_length", "even");
+    const GgufTensor* embedding = file.find(gguf_name(family, Role::kEmbed, 0));
+    if (embedding == nullptr || embedding->extents.size() != 2 || embedding->extents[1] > 1 << 24) {
+        throw UserError(file.file().name() +
+                        ": token_embd.weight is missing or has an impossible shape");
+    }
+    config.vocabulary = embedding->extents[1];
+}
+
+/// Whether layer 0 has this weight: GGUF has no keys for biases.
+bool has(const GgufFile& file, const Family& family, Role role) {
+    return file.find(gguf_name(family, role, 0)) != nullptr;
+}
+
+void set_switches(const GgufFile& file, const Keys& keys, const Family& family,
+                  ModelConfig& config) {
+    config.norm = family.norm;
+    const std::string_view eps_key = family.norm == NormKind::kRms
+                                         ? "attention.layer_norm_rms_epsilon"
+                                         : "attention.layer_norm_epsilon";
+    config.norm_eps = static_cast<float>(keys.number(eps_key).value_or(family.eps));
+    if (!(config.norm_eps >= 0)) keys.fail(eps_key, "not negative");
+    config.norm_offset = family.norm_offset;
+    config.qk_norm = family.qk_norm;
+    config.sandwich_norms = family.sandwich_norms;
+    config.gated_mlp = family.gated_mlp;
+    config.activation = family.activation;
+    config.qkv_bias = has(file, family, Role::kQBias);
+    config.o_bias = has(file, family, Role::kOBias);
+    config.mlp_bias = has(file, family, Role::kDownBias);
+    config.tied_head = file.find(gguf_name(family, Role::kHead, 0)) == nullptr;
+    if (family.soft_caps) {
+        config.attention_softcap = static_cast<float>(
+            keys.number("attn_logit_softcapping").value_or(family.attention_softcap));
+        config.logit_softcap = static_cast<float>(
+            keys.number("final_logit_softcapping").value_or(family.logit_softcap));
+        if (config.attention_softcap < 0 || config.logit_softcap < 0)
+            keys.fail("..._softcapping", "positive");
+    }
+    double scale_width = static_cast<double>(config.head_width);
+    // The largest Gemma 2 and 3 scale by C / H; GGUF does not say so, llama.cpp too goes by the
+    // number of layers.
+    const std::int64_t largest = family.name == "gemma2" ? 46 : 62;
+    if (family.scalar_scale && config.layers == largest) {
+        scale_width = static_cast<double>(config.width) / static_cast<double>(config.heads);
+    }
+    double scale = 1.0 / std::sqrt(scale_width);
+    if (family.scaled_embedding) {
+        config.embed_scale =
+            to_float(to_bf16(static_cast<float>(std::sqrt(static_cast<double>(config.width)))));
+    }
+    if (family.multipliers) {
+        config.embed_scale = static_cast<float>(keys.number("embedding_scale").value_or(1.0));
+        config.residual_scale = static_cast<float>(keys.number("residual_scale").value_or(1.0));
+        const double divisor = keys.number("logit_scale").value_or(1.0);
+        if (!(divisor > 0)) keys.fail("logit_scale", "positive");
+        config.logit_scale = static_cast<float>(1.0 / divisor);
+        scale = keys.number("attention.scale").value_or(scale);
+        if (!(scale > 0)) keys.fail("attention.scale", "positive");
+    }
+    config.attention_scale = static_cast<float>(scale);
+}
+
+std::vector<float> frequency_divisors(const GgufFile& file, std::int64_t count) {
+    const GgufTensor* tensor = file.find("rope_freqs.weight");
+    if (tensor == nullptr) return {};
+    if (tensor->type != GgmlType::kF32 || tensor->count() != count) {
+        throw UserError(fmt::format("{}: rope_freqs.weight must be {} values of type F32",
+                                    file.file().name(), count));
+    }
+    std::vector<float> divisors(static_cast<std::size_t>(count));
+    file.file().read(tensor->offset, divisors.data(), divisors.size() * sizeof(float));
+    if (std::any_of(divisors.begin(), divisors.end(),
+                    [](float d) { return !(d > 0) || !std::isfinite(d); })) {
+        throw UserError(file.file().name() +
+                        ": rope_freqs.weight holds a value that is not positive");
+    }
+    return divisors;
+}
+
+void set_ropes(const GgufFile& file, const Keys& keys, const Family& family, ModelConfig& config) {
+    RopeConfig rope;
+    rope.theta = keys.number("rope.freq_base").value_or(family.theta);
+    if (!(rope.theta > 1)) keys.fail("rope.freq_base", "greater than 1");
+    rope.rotary_width =
+        keys.integer("rope.dimension_count", 2, config.head_width).value_or(config.head_width);
+    if (rope.rotary_width % 2 != 0) keys.fail("rope.dimension_count", "even");
+    rope.original_max_positions = keys.integer("rope.scaling.original_context_length", 1, 1 << 30)
+                                      .value_or(config.max_positions);
+    RopeConfig local = rope;
+    local.theta = keys.number("rope.freq_base_swa").value_or(family.local_theta);
+    const std::string scaling = keys.text("rope.scaling.type", "none");
+    rope.factor = keys.number("rope.scaling.factor").value_or(1.0);
+    if (!(rope.factor > 0)) keys.fail("rope.scaling.factor", "positive");
+    if (scaling == "linear") {
+        rope.kind = RopeKind::kLinear;
+    } else if (scaling == "yarn") {
+        rope.kind = RopeKind::kYarn;
+        rope.attention_factor = keys.number("rope.scaling.attn_factor");
+    } else if (scaling != "none") {
+        keys.fail("rope.scaling.type", "none, linear or yarn");
+    }
+    rope.frequency_divisors = frequency_divisors(file, rope.rotary_width / 2);
+    config.ropes.push_back(rope);
+    if (family.local_theta > 0) config.ropes.push_back(local);
+}
+
+void set_layers(const Keys& keys, const Family& family, ModelConfig& config) {
+    // The pattern is Gemma's; elsewhere the key is present only if every layer has the window
+    // (Mistral, as "llama").
+    const bool windowed = family.window != WindowRule::kSwitched;
+    const std::int64_t window =
+        windowed
+            ? keys.integer("attention.sliding_window", 0, 1 << 30).value_or(family.defaults.window)
+            : 0;
+    for (std::int64_t i = 0; i < config.layers; ++i) {
+        LayerConfig& layer = config.layer.emplace_back();
+        const bool sliding =
+            window > 0 && (family.window_pattern == 0 || (i + 1) % family.window_pattern != 0);
+        layer.window = sliding ? window : 0;
+        layer.rope = family.nope_interval == 0 || (i + 1) % family.nope_interval != 0;
+        layer.rope_index = sliding && family.local_theta > 0 ? 1 : 0;
+    }
+}
+
+void set_tokens(const GgufFile& file, ModelConfig& config) {
+    const auto token = [&](const char* key) -> std::optional<std::int32_t> {
+        const std::optional<std::int64_t> id = file.integer(key);
+        if (!id || *id < 0 || *id >= config.vocabulary) return std::nullopt;
+        return static_cast<std::int32_t>(*id);
+    };
+    config.bos_id = token("tokenizer.ggml.bos_token_id");
+    config.pad_id = token("tokenizer.ggml.padding_token_id");
+    for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) {
+        const std::optional<std::int32_t> id = token(key);
+        if (id &&
+            std::find(config.eos_ids.begin(), config.eos_ids.end(), *id) == config.eos_ids.end()) {
+            config.eos_ids.push_back(*id);
+        }
+    }
+}
+
+}  // namespace
+
+ModelConfig model_config_from_gguf(const GgufFile& file) {
+    const Family& family = check_kind(file);
+    const Keys keys(file, *file.text("general.architecture"));
+    ModelConfig config;
+    config.family = family.name;
+    config.model_type = *file.text("general.architecture");
+    set_dimensions(file, keys, family, config);
+    set_switches(file, keys, family, config);
+    set_ropes(file, keys, family, config);
+    set_layers(keys, family, config);
+    set_tokens(file, config);
+    return config;
+}
+
+}  // namespace qshard

@@ -1,0 +1,299 @@
+#include "io/formats/hf_model.h"
+
+#include <algorithm>
+#include <array>
+#include <boost/json/object.hpp>
+#include <boost/json/value.hpp>
+#include <cstring>
+#include <map>
+#include <set>
+#include <unordered_map>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "io/formats/gguf_dequant.h"
+#include "io/formats/safetensors.h"
+#include "spec/config_json.h"
+#include "spec/json.h"
+#include "spec/json_keys.h"
+
+namespace qshard {
+namespace {
+
+constexpr std::size_t kMaxConfig = std::size_t{1} << 20;
+constexpr std::size_t kMaxIndex = std::size_t{64} << 20;
+constexpr std::size_t kMaxShards = 4096;
+constexpr std::size_t kChunk = std::size_t{1} << 17;  // elements read at a time
+constexpr std::string_view kIndexName = "model.safetensors.index.json";
+constexpr std::string_view kSingleName = "model.safetensors";
+
+struct Located {
+    const SafetensorsFile* file = nullptr;
+    const SafetensorsTensor* tensor = nullptr;
+};
+
+/// A prefix that a wrapper model puts before the names of its text model, and what it replaces.
+struct Prefix {
+    std::string_view theirs, ours;
+};
+constexpr std::array<Prefix, 4> kPrefixes = {
+    {{"", ""}, {"model.language_model.", "model."}, {"language_model.", ""}, {"", "model."}}};
+
+std::string under(const Prefix& prefix, std::string_view name) {
+    if (!name.starts_with(prefix.ours)) return std::string(name);
+    return std::string(prefix.theirs) + std::string(name.substr(prefix.ours.size()));
+}
+
+GgmlType plain_type(SafetensorsType type) {
+    if (type == SafetensorsType::kBF16) return GgmlType::kBF16;
+    return type == SafetensorsType::kF16 ? GgmlType::kF16 : GgmlType::kF32;
+}
+
+class HuggingFaceModel : public WeightReader {
+  public:
+    explicit HuggingFaceModel(const std::filesystem::path& folder) : folder_(folder) {
+        config_text_ = InputFile::beneath(folder, "config.json").text(kMaxConfig);
+        config_ = model_config_from_json(config_text_, (folder / "config.json").string());
+        open_files();
+        refuse_quantized();
+        choose_prefix();
+        if (find(spec_name(Role::kHead)).tensor == nullptr) config_.tied_head = true;
+        locate(embedding_weights(config_));
+        for (std::int64_t l = 0; l < config_.layers; ++l) locate(layer_weights(config_, l));
+        locate(head_weights(config_));
+        refuse_unknown();
+        override_eos();
+    }
+
+    const ModelConfig& config() const override { return config_; }
+
+    DType source_dtype(const WeightSpec& weight) const override {
+        const SafetensorsType type = at(weight).tensor->type;
+        if (type == SafetensorsType::kBF16) return DType::kBF16;
+        return type == SafetensorsType::kF16 ? DType::kF16 : DType::kF32;
+    }
+
+    void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override {
+        const Located& located = at(weight);
+        check(first >= 0 && first <= weight.count() &&
+                  static_cast<std::int64_t>(out.size()) <= weight.count() - first,
+              "a read lies inside its weight");
+        const GgmlTraits& traits = traits_of(plain_type(located.tensor->type));
+        std::vector<std::byte> raw(std::min(out.size(), kChunk) * traits.block_bytes);
+        std::uint64_t offset =
+            located.tensor->offset + static_cast<std::uint64_t>(first) * traits.block_bytes;
+        for (std::size_t done = 0; done < out.size();) {
+            const std::size_t count = std::min(out.size() - done, kChunk);
+            located.file->file().read(offset, raw.data(), count * traits.block_bytes);
+            traits.dequantize(raw.data(), static_cast<std::int64_t>(count), out.data() + done);
+            offset += count * traits.block_bytes;
+            done += count;
+        }
+    }
+
+    std::string sha256() const override {
+        Sha256 digest;
+        digest.update(fmt::format("safetensors {}\n", files_.size()));
+        digest.update(config_text_);
+        for (const auto& [name, file] : files_) {
+            std::string header(static_cast<std::size_t>(file.header_bytes()), '\0');
+            file.file().read(0, header.data(), header.size());
+            digest.update(fmt::format("\n{} {}\n", name, file.file().bytes()));
+            digest.update(header);
+        }
+        return digest.hex();
+    }
+
+    std::int64_t file_bytes() const override {
+        std::int64_t total = 0;
+        for (const auto& [name, file] : files_)
+            total += static_cast<std::int64_t>(file.file().bytes());
+        return total;
+    }
+
+  private:
+    const Located& at(const WeightSpec& weight) const {
+        const auto it = located_.find(weight.name);
+        check(it != located_.end(), "the weight belongs to the model");
+        return it->second;
+    }
+
+    std::string spec_name(Role role) const {
+        ModelConfig untied = config_;
+        untied.tied_head = false;
+        for (const WeightSpec& weight :
+             role == Role::kHead ? head_weights(untied) : embedding_weights(untied)) {
+            if (weight.role == role) return weight.name;
+        }
+        throw BugError("a model has an embedding and a head");
+    }
+
+    void open_files() {
+        if (std::filesystem::exists(folder_ / kSingleName)) {
+            add_file(std::string(kSingleName));
+            for (const auto& [name, tensor] : files_.begin()->second.tensors()) {
+                all_.emplace(name, Located{&files_.begin()->second, &tensor});
+            }
+            return;
+        }
+        if (!std::filesystem::exists(folder_ / kIndexName)) {
+            throw UserError(fmt::format(
+                "{}: found neither {} nor {}\nOther formats (pickled .bin and .pt files) are never "
+                "read: save the model with safe_serialization=True.",
+                folder_.string(), kSingleName, kIndexName));
+        }
+        open_shards();
+    }
+
+    void add_file(const std::string& name) {
+        if (files_.size() == kMaxShards)
+            throw UserError(fmt::format("{}: more than {} shards", folder_.string(), kMaxShards));
+        files_.emplace(name, SafetensorsFile(InputFile::beneath(folder_, name)));
+    }
+
+    void open_shards() {
+        const std::string origin = (folder_ / kIndexName).string();
+        const boost::json::value index = parse_strict_json(
+            InputFile::beneath(folder_, kIndexName).text(kMaxIndex), origin, {.bytes = kMaxIndex});
+        if (!index.is_object()) throw UserError(origin + ": expected a JSON object");
+        JsonKeys keys(index.get_object(), origin);
+        const boost::json::object* map = keys.object("weight_map");
+        if (map == nullptr || map->empty()) keys.fail("weight_map", "a map from tensors to files");
+        for (const auto& [tensor, file] : *map) {
+            if (!file.is_string())
+                throw UserError(origin + ": \"weight_map\" must hold file names");
+            const std::string name(file.get_string());
+            if (!files_.contains(name)) add_file(name);
+            const SafetensorsFile& shard = files_.at(name);
+            const std::string_view tensor_name = tensor;
+            const SafetensorsTensor* found = shard.find(tensor_name);
+            if (found == nullptr) {
+                throw UserError(
+                    fmt::format("{}: tensor \"{}\" is not in {}", origin, tensor_name, name));
+            }
+            all_.emplace(tensor_name, Located{&shard, found});
+        }
+        for (const auto& [name, shard] : files_) {
+            for (const auto& [tensor, info] : shard.tensors()) {
+                const auto it = all_.find(tensor);
+                if (it == all_.end() || it->second.file != &shard) {
+                    throw UserError(fmt::format(
+                        "{}: tensor \"{}\" of {} is not listed there, or is in two files", origin,
+                        tensor, name));
+                }
+            }
+        }
+    }
+
+    void refuse_quantized() const {
+        for (const auto& [name, located] : all_) {
+            if (name.find(".quant_state.bitsandbytes__") != std::string::npos) {
+                throw UserError(fmt::format(
+                    "{}: the checkpoint is already quantized by bitsandbytes, which is not "
+                    "supported "
+                    "yet\nUse the original model: it is quantized to NF4 when it is loaded.",
+                    folder_.string()));
+            }
+        }
+    }
+
+    void choose_prefix() {
+        const std::string embedding = spec_name(Role::kEmbed);
+        for (const Prefix& prefix : kPrefixes) {
+            prefix_ = prefix;
+            if (all_.contains(under(prefix, embedding))) return;
+        }
+        throw UserError(fmt::format("{}: no tensor \"{}\"", folder_.string(), embedding));
+    }
+
+    Located find(const std::string& name) const {
+        const auto it = all_.find(under(prefix_, name));
+        return it == all_.end() ? Located{} : it->second;
+    }
+
+    void locate(const std::vector<WeightSpec>& weights) {
+        for (const WeightSpec& weight : weights) {
+            const Located located = find(weight.name);
+            if (located.tensor == nullptr) {
+                throw UserError(fmt::format("{}: the tensor \"{}\" is missing", folder_.string(),
+                                            under(prefix_, weight.name)));
+            }
+            std::vector<std::int64_t> expected = {weight.cols};
+            if (weight.rows > 1 || weight.linear) expected.insert(expected.begin(), weight.rows);
+            if (located.tensor->shape != expected) {
+                throw UserError(fmt::format("{}: the tensor \"{}\" has shape [{}], expected [{}]",
+                                            folder_.string(), weight.name,
+                                            fmt::join(located.tensor->shape, ", "),
+                                            fmt::join(expected, ", ")));
+            }
+            const SafetensorsType type = located.tensor->type;
+            if (type != SafetensorsType::kF32 && type != SafetensorsType::kF16 &&
+                type != SafetensorsType::kBF16) {
+                throw UserError(fmt::format(
+                    "{}: the tensor \"{}\" has dtype {}; F32, F16 and BF16 are supported",
+                    folder_.string(), weight.name, name_of(type)));
+            }
+            located_.emplace(weight.name, located);
+            used_.insert(under(prefix_, weight.name));
+        }
+    }
+
+    /// A weight of the text model that the config does not account for means that the model
+    /// computes something else.
+    void refuse_unknown() {
+        const std::string layers = under(prefix_, "model.layers.");
+        for (const auto& [name, located] : all_) {
+            const bool rotary =
+                name.ends_with(".rotary_emb.inv_freq");  // a buffer that old files kept
+            if (name.starts_with(layers) && !used_.contains(name) && !rotary) {
+                throw UserError(
+                    fmt::format("{}: the tensor \"{}\" is not part of a \"{}\" model as "
+                                "config.json describes it",
+                                folder_.string(), name, config_.family));
+            }
+        }
+        used_.clear();
+    }
+
+    /// generation_config.json knows best where an answer ends: chat models add the end of a turn.
+    void override_eos() {
+        if (!std::filesystem::exists(folder_ / "generation_config.json")) return;
+        const std::string origin = (folder_ / "generation_config.json").string();
+        const boost::json::value document = parse_strict_json(
+            InputFile::beneath(folder_, "generation_config.json").text(kMaxConfig), origin,
+            {.non_finite = true});
+        const boost::json::value* eos =
+            document.is_object() ? document.get_object().if_contains("eos_token_id") : nullptr;
+        if (eos == nullptr || eos->is_null()) return;
+        std::vector<std::int32_t> ids;
+        const auto add = [&](const boost::json::value& id) {
+            if (!id.is_int64() || id.get_int64() < 0 || id.get_int64() >= config_.vocabulary) {
+                throw UserError(origin + ": \"eos_token_id\" must be a token id or a list of them");
+            }
+            ids.push_back(static_cast<std::int32_t>(id.get_int64()));
+        };
+        if (eos->is_array()) {
+            for (const boost::json::value& id : eos->get_array()) add(id);
+        } else {
+            add(*eos);
+        }
+        config_.eos_ids = ids;
+    }
+
+    std::filesystem::path folder_;
+    std::string config_text_;
+    ModelConfig config_;
+    std::map<std::string, SafetensorsFile> files_;
+    std::map<std::string, Located, std::less<>> all_;
+    Prefix prefix_;
+    std::unordered_map<std::string, Located> located_;
+    std::set<std::string> used_;  // only while the model is opened
+};
+
+}  // namespace
+
+std::unique_ptr<WeightReader> open_hugging_face_model(const std::filesystem::path& folder) {
+    return std::make_unique<HuggingFaceModel>(folder);
+}
+
+}  // namespace qshard

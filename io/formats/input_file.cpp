@@ -1,0 +1,119 @@
+#include "io/formats/input_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace qshard {
+namespace {
+
+// O_NONBLOCK: opening a named pipe must not wait for a writer.
+constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+
+int open_or_fail(const std::filesystem::path& path, int flags) {
+    const int descriptor = ::open(path.c_str(), flags);
+    if (descriptor < 0)
+        throw UserError(fmt::format("cannot open {}: {}", path.string(), std::strerror(errno)));
+    return descriptor;
+}
+
+bool is_bare_name(std::string_view name) {
+    const auto allowed = [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               c == '.' || c == '_' || c == '-';
+    };
+    return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
+           std::all_of(name.begin(), name.end(), allowed);
+}
+
+/// Where a link of the Hugging Face cache's snapshot folders leads, or empty.
+std::string cache_blob(const std::filesystem::path& link) {
+    constexpr std::string_view kBlobs = "../../blobs/";
+    std::array<char, 512> target{};
+    const ssize_t length = ::readlink(link.c_str(), target.data(), target.size());
+    if (length < 0) return {};
+    const std::string_view text(target.data(), static_cast<std::size_t>(length));
+    if (!text.starts_with(kBlobs)) return {};
+    const std::string_view digest = text.substr(kBlobs.size());
+    const bool hex = std::all_of(digest.begin(), digest.end(), [](char c) {
+        return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+    });
+    return hex && digest.size() >= 40 && digest.size() <= 64 ? std::string(text) : std::string();
+}
+
+}  // namespace
+
+InputFile::InputFile(int descriptor, std::string name)
+    : descriptor_(descriptor), name_(std::move(name)) {
+    struct stat status {};
+    if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
+        ::close(descriptor_);
+        throw UserError(fmt::format("{} is not a regular file", name_));
+    }
+    bytes_ = static_cast<std::uint64_t>(status.st_size);
+}
+
+InputFile::InputFile(const std::filesystem::path& path)
+    : InputFile(open_or_fail(path, kFlags), path.string()) {}
+
+InputFile InputFile::beneath(const std::filesystem::path& folder, std::string_view name) {
+    if (!is_bare_name(name)) {
+        throw UserError(fmt::format(
+            "{}: refused the file name \"{}\"\nExpected a name without folders, made of "
+            "letters, digits, '.', '_' and '-'.",
+            folder.string(), name.substr(0, 300)));
+    }
+    const std::filesystem::path path = folder / name;
+    const std::string blob = cache_blob(path);
+    const std::filesystem::path target = blob.empty() ? path : folder / blob;
+    return InputFile(open_or_fail(target, kFlags | O_NOFOLLOW), path.string());
+}
+
+InputFile::~InputFile() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+InputFile::InputFile(InputFile&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)),
+      name_(std::move(other.name_)),
+      bytes_(other.bytes_) {}
+
+void InputFile::read(std::uint64_t offset, void* out, std::size_t bytes) const {
+    if (offset > bytes_ || bytes > bytes_ - offset) {
+        throw UserError(fmt::format(
+            "{}: the file has {} bytes, but bytes {} to {} are needed: is it truncated?", name_,
+            bytes_, offset, offset + bytes));
+    }
+    auto* next = static_cast<char*>(out);
+    while (bytes > 0) {
+        const ssize_t got = ::pread(descriptor_, next, bytes, static_cast<off_t>(offset));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) {
+            throw SystemError(
+                fmt::format("reading {} at byte {}: {}", name_, offset, std::strerror(errno)));
+        }
+        if (got == 0) throw UserError(fmt::format("{} became shorter while it was read", name_));
+        next += got;
+        offset += static_cast<std::uint64_t>(got);
+        bytes -= static_cast<std::size_t>(got);
+    }
+}
+
+std::string InputFile::text(std::size_t limit) const {
+    if (bytes_ > limit) {
+        throw UserError(
+            fmt::format("{}: {} bytes, more than the {} allowed", name_, bytes_, limit));
+    }
+    std::string content(static_cast<std::size_t>(bytes_), '\0');
+    read(0, content.data(), content.size());
+    return content;
+}
+
+}  // namespace qshard

@@ -1,0 +1,225 @@
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+
+#include "base/dtype.h"
+#include "files.h"
+#include "io/formats/model_reader.h"
+
+using namespace qshard;
+using namespace qshard::testing;
+
+namespace {
+
+constexpr const char* kConfig =
+    R"({"model_type":"llama","hidden_size":8,"intermediate_size":12,"num_hidden_layers":1,"num_attention_heads":2,)"
+    R"("num_key_value_heads":1,"vocab_size":6,"max_position_embeddings":32,"tie_word_embeddings":false,"eos_token_id":1,)"
+    R"("rope_theta":10000.0,"rms_norm_eps":1e-5,"hidden_act":"silu"})";
+
+/// Tensors by name with their shapes; values are 0, 1, 2, ... in bf16.
+using Shapes = std::map<std::string, std::vector<std::int64_t>>;
+
+Shapes llama_shapes() {
+    const std::string layer = "model.layers.0.";
+    return {{"model.embed_tokens.weight", {6, 8}},
+            {"model.norm.weight", {8}},
+            {"lm_head.weight", {6, 8}},
+            {layer + "input_layernorm.weight", {8}},
+            {layer + "post_attention_layernorm.weight", {8}},
+            {layer + "self_attn.q_proj.weight", {8, 8}},
+            {layer + "self_attn.k_proj.weight", {4, 8}},
+            {layer + "self_attn.v_proj.weight", {4, 8}},
+            {layer + "self_attn.o_proj.weight", {8, 8}},
+            {layer + "mlp.gate_proj.weight", {12, 8}},
+            {layer + "mlp.up_proj.weight", {12, 8}},
+            {layer + "mlp.down_proj.weight", {8, 12}}};
+}
+
+std::string safetensors_of(const Shapes& shapes, const std::string& dtype = "BF16") {
+    std::string header = "{", data;
+    for (const auto& [name, shape] : shapes) {
+        std::int64_t count = 1;
+        for (std::int64_t extent : shape) count *= extent;
+        const std::size_t begin = data.size();
+        for (std::int64_t i = 0; i < count; ++i)
+            data += bytes_of_value(to_bf16(static_cast<float>(i)).bits);
+        header += fmt::format(
+            "{}\"{}\":{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
+            header.size() > 1 ? "," : "", name, dtype, fmt::join(shape, ","), begin, data.size());
+    }
+    header += "}";
+    if (header.size() % 2 == 0) header += " ";  // data at an odd address
+    return bytes_of_value<std::uint64_t>(header.size()) + header + data;
+}
+
+float value_at(const WeightReader& model, const WeightSpec& weight, std::int64_t at) {
+    float value = -1;
+    model.read(weight, at, std::span(&value, 1));
+    return value;
+}
+
+}  // namespace
+
+TEST(HuggingFaceModel, OneFile) {
+    TemporaryFolder folder;
+    folder.write("config.json", kConfig);
+    folder.write("generation_config.json", R"({"eos_token_id":[1,3]})");
+    folder.write("tokenizer_config.json",
+                 R"({"chat_template":[{"name":"default","template":"T"}]})");
+    folder.write("model.safetensors", safetensors_of(llama_shapes()));
+    const ModelSource source = open_model_source(folder.path());
+    EXPECT_EQ(source.kind, "safetensors");
+    EXPECT_EQ(source.chat_template, "T");
+    EXPECT_FALSE(source.tokenizer_json.has_value());
+    const WeightReader& model = *source.weights;
+    EXPECT_EQ(model.config().eos_ids, (std::vector<std::int32_t>{1, 3}));
+    EXPECT_FALSE(model.config().tied_head);
+    for (const WeightSpec& weight : layer_weights(model.config(), 0)) {
+        EXPECT_EQ(value_at(model, weight, weight.count() - 1),
+                  static_cast<float>(weight.count() - 1))
+            << weight.name;
+        EXPECT_EQ(model.source_dtype(weight), DType::kBF16);
+    }
+    EXPECT_EQ(model.sha256().size(), 64u);
+    EXPECT_GT(model.file_bytes(), 1000);
+}
+
+TEST(HuggingFaceModel, AnAbsentHeadMeansATiedOne) {
+    TemporaryFolder folder;
+    folder.write("config.json", kConfig);
+    Shapes shapes = llama_shapes();
+    shapes.erase("lm_head.weight");
+    folder.write("model.safetensors", safetensors_of(shapes));
+    EXPECT_TRUE(open_model(folder.path())->config().tied_head);
+}
+
+TEST(HuggingFaceModel, ForeignPrefixesAreUnderstood) {
+    for (const char* prefix : {"model.language_model.", "language_model.model.", ""}) {
+        TemporaryFolder folder;
+        folder.write("config.json",
+                     std::string(R"({"model_type":"wrapper","vision_config":{},"text_config":)") +
+                         kConfig + "}");
+        Shapes shapes;
+        for (const auto& [name, shape] : llama_shapes()) {
+            const bool head = name == "lm_head.weight";
+            if (head && std::string(prefix).empty()) continue;
+            if (head) {
+                shapes[std::string(prefix) == "language_model.model." ? "language_model." + name
+                                                                      : name] = shape;
+            } else {
+                shapes[prefix + name.substr(6)] = shape;
+            }
+        }
+        shapes["vision_tower.weight"] = {2};
+        folder.write("model.safetensors", safetensors_of(shapes));
+        const auto model = open_model(folder.path());
+        EXPECT_EQ(value_at(*model, layer_weights(model->config(), 0)[0], 9), 9.0f) << prefix;
+        EXPECT_EQ(model->config().tied_head, std::string(prefix).empty());
+    }
+}
+
+TEST(HuggingFaceModel, ShardsAreFollowedAndChecked) {
+    Shapes first = llama_shapes(), second;
+    second["lm_head.weight"] = first["lm_head.weight"];
+    first.erase("lm_head.weight");
+    const auto index = [&](const std::string& file2, const std::string& extra = "") {
+        std::string map;
+        for (const auto& [name, shape] : first)
+            map += fmt::format("\"{}\":\"model-1.safetensors\",", name);
+        return "{\"metadata\":{\"total_size\":1},\"weight_map\":{" + map + "\"lm_head.weight\":\"" +
+               file2 + "\"" + extra + "}}";
+    };
+    TemporaryFolder folder;
+    folder.write("config.json", kConfig);
+    folder.write("model-1.safetensors", safetensors_of(first));
+    const auto two = folder.write("model-2.safetensors", safetensors_of(second));
+    folder.write("model.safetensors.index.json", index("model-2.safetensors"));
+    const auto model = open_model(folder.path());
+    EXPECT_EQ(value_at(*model, head_weights(model->config())[0], 47), 47.0f);
+
+    struct Broken {
+        const char* what;
+        const char* message;
+        std::string text;
+    };
+    const Broken cases[] = {
+        {"a path", "refused", index("../model-2.safetensors")},
+        {"an absolute path", "refused", index("/etc/passwd")},
+        {"the folder above", "refused", index("..")},
+        {"an empty name", "refused", index("")},
+        {"a missing shard", "cannot open", index("model-3.safetensors")},
+        {"the wrong shard", "is not in", index("model-1.safetensors")},
+        {"a tensor in no shard", "is not in",
+         index("model-2.safetensors", ",\"x\":\"model-2.safetensors\"")},
+        {"no map", "weight_map", "{}"},
+        {"a map of numbers", "file names", R"({"weight_map":{"a":1}})"},
+        {"a duplicate tensor", "twice",
+         index("model-2.safetensors", ",\"lm_head.weight\":\"model-2.safetensors\"")},
+    };
+    for (const Broken& c : cases) {
+        folder.write("model.safetensors.index.json", c.text);
+        expect_refused([&] { open_model(folder.path()); }, c.message, c.what);
+    }
+
+    folder.write("model.safetensors.index.json", index("model-2.safetensors"));
+    second["model.norm.weight"] = {8};
+    folder.write("model-2.safetensors", safetensors_of(second));
+    expect_refused([&] { open_model(folder.path()); }, "two files", "a tensor in two shards");
+
+    // A link out of the folder is refused, the cache's own is followed.
+    std::filesystem::remove(two);
+    TemporaryFolder elsewhere;
+    second.erase("model.norm.weight");
+    std::filesystem::create_symlink(elsewhere.write("x", safetensors_of(second)), two);
+    expect_refused([&] { open_model(folder.path()); }, "cannot open", "a link");
+}
+
+TEST(HuggingFaceModel, TheLinksOfTheHuggingFaceCacheAreFollowed) {
+    TemporaryFolder cache;
+    const std::string digest(64, 'a');
+    std::filesystem::create_directories(cache.path() / "blobs");
+    std::filesystem::create_directories(cache.path() / "snapshots" / "1");
+    cache.write("blobs/" + digest, safetensors_of(llama_shapes()));
+    const std::filesystem::path snapshot = cache.path() / "snapshots" / "1";
+    cache.write("snapshots/1/config.json", kConfig);
+    std::filesystem::create_symlink("../../blobs/" + digest, snapshot / "model.safetensors");
+    EXPECT_EQ(open_model(snapshot)->config().width, 8);
+}
+
+TEST(HuggingFaceModel, WhatTheConfigDoesNotAccountForIsRefused) {
+    struct Broken {
+        const char* what;
+        const char* message;
+        std::function<void(Shapes&)> spoil;
+    };
+    const std::string layer = "model.layers.0.";
+    const Broken cases[] = {
+        {"a missing weight", "missing", [&](Shapes& s) { s.erase(layer + "mlp.up_proj.weight"); }},
+        {"a wrong shape", "expected [4, 8]",
+         [&](Shapes& s) {
+             s[layer + "self_attn.k_proj.weight"] = {8, 4};
+         }},
+        {"an unknown bias", "not part",
+         [&](Shapes& s) { s[layer + "self_attn.q_proj.bias"] = {8}; }},
+        {"a layer too many", "not part",
+         [&](Shapes& s) { s["model.layers.1.input_layernorm.weight"] = {8}; }},
+        {"a quantized checkpoint", "not supported yet",
+         [&](Shapes& s) { s[layer + "mlp.up_proj.weight.quant_state.bitsandbytes__nf4"] = {8}; }},
+        {"no embedding", "no tensor", [&](Shapes& s) { s.erase("model.embed_tokens.weight"); }},
+    };
+    for (const Broken& c : cases) {
+        TemporaryFolder folder;
+        folder.write("config.json", kConfig);
+        Shapes shapes = llama_shapes();
+        c.spoil(shapes);
+        folder.write("model.safetensors", safetensors_of(shapes));
+        expect_refused([&] { open_model(folder.path()); }, c.message, c.what);
+    }
+    TemporaryFolder folder;
+    folder.write("config.json", kConfig);
+    folder.write("pytorch_model.bin", "x");
+    expect_refused([&] { open_model(folder.path()); }, "never", "a pickle");
+    folder.write("model.safetensors", safetensors_of(llama_shapes(), "I16"));
+    expect_refused([&] { open_model(folder.path()); }, "dtype I16", "integers");
+}
