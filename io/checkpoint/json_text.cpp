@@ -3,59 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <boost/json/basic_parser_impl.hpp>
-#include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <cmath>
 #include <cstdint>
-#include <set>
 #include <vector>
-
-#include "base/error.h"
 
 namespace qshard {
 namespace {
 
 namespace json = boost::json;
-
-/// Remembers the keys of every open object; the only thing json::parse itself does not report.
-struct DuplicateKeyFinder {
-    static constexpr std::size_t max_object_size = std::size_t(-1),
-                                 max_array_size = std::size_t(-1), max_key_size = std::size_t(-1),
-                                 max_string_size = std::size_t(-1);
-    using Code = json::error_code;
-
-    std::vector<std::set<std::string>> open;
-    std::string key, duplicate;
-
-    bool on_object_begin(Code&) { return open.emplace_back(), true; }
-    bool on_object_end(std::size_t, Code&) { return open.pop_back(), true; }
-    bool on_key_part(json::string_view part, std::size_t, Code&) { return key += part, true; }
-    bool on_key(json::string_view part, std::size_t, Code& code) {
-        key += part;
-        if (!open.back().insert(key).second) {
-            duplicate = key;
-            code = json::error::syntax;
-            return false;
-        }
-        key.clear();
-        return true;
-    }
-    bool on_document_begin(Code&) { return true; }
-    bool on_document_end(Code&) { return true; }
-    bool on_array_begin(Code&) { return true; }
-    bool on_array_end(std::size_t, Code&) { return true; }
-    bool on_string_part(json::string_view, std::size_t, Code&) { return true; }
-    bool on_string(json::string_view, std::size_t, Code&) { return true; }
-    bool on_number_part(json::string_view, Code&) { return true; }
-    bool on_int64(std::int64_t, json::string_view, Code&) { return true; }
-    bool on_uint64(std::uint64_t, json::string_view, Code&) { return true; }
-    bool on_double(double, json::string_view, Code&) { return true; }
-    bool on_bool(bool, Code&) { return true; }
-    bool on_null(Code&) { return true; }
-    bool on_comment_part(json::string_view, Code&) { return true; }
-    bool on_comment(json::string_view, Code&) { return true; }
-};
 
 /// One code point of UTF-8 that Boost.JSON has validated; advances `at`.
 std::uint32_t next_code_point(std::string_view text, std::size_t& at) {
@@ -156,23 +112,6 @@ std::string python_json(const json::value& value) {
     std::string out;
     append(out, value, 0);
     return out;
-}
-
-json::value parse_json(std::string_view text, const std::string& what) {
-    json::parse_options options;
-    options.max_depth = 32;
-    const json::string_view input(text.data(), text.size());
-    json::error_code code;
-    json::value value = json::parse(input, code, {}, options);
-    if (code) throw UserError(fmt::format("{}: not valid JSON: {}", what, code.message()));
-
-    json::basic_parser<DuplicateKeyFinder> finder(options);
-    finder.write_some(false, input.data(), input.size(), code);
-    if (!finder.handler().duplicate.empty() || code) {
-        throw UserError(
-            fmt::format("{}: key \"{}\" occurs twice", what, finder.handler().duplicate));
-    }
-    return value;
 }
 
 }  // namespace qshard

@@ -10,10 +10,6 @@ namespace qshard {
 /// shortest floats. PEFT and transformers write their configurations this way.
 std::string python_json(const boost::json::value& value);
 
-/// Strict JSON: depth <= 32, duplicate keys refused, nothing after the value. UserError names
-/// `what`.
-boost::json::value parse_json(std::string_view text, const std::string& what);
-
 /// The JSON string literal of `text` (ASCII only, as Python writes it).
 std::string json_quoted(std::string_view text);
 

@@ -1,8 +1,11 @@
 #include "io/checkpoint/manifest.h"
 
+#include <boost/json/object.hpp>
+
 #include "base/error.h"
 #include "base/hash.h"
 #include "io/checkpoint/json_text.h"
+#include "spec/json.h"
 
 namespace qshard {
 namespace {
@@ -34,7 +37,7 @@ Manifest parse_manifest(std::string_view text) {
     if (text != fmt::format("{},\n  \"manifest_sha256\": \"{}\"\n}}\n", body, sha256_hex(body))) {
         throw UserError(kDamaged);
     }
-    const boost::json::value value = parse_json(text, "manifest");
+    const boost::json::value value = parse_strict_json(text, "manifest");
     const auto member = [&](const char* name) -> const boost::json::value& {
         const boost::json::object* object = value.if_object();
         const boost::json::value* found = object == nullptr ? nullptr : object->if_contains(name);

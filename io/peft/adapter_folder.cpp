@@ -1,0 +1,149 @@
+#include "io/peft/adapter_folder.h"
+
+#include <cstring>
+#include <map>
+#include <set>
+
+#include "base/dtype.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "io/checkpoint/atomic_file.h"
+#include "io/formats/safetensors.h"
+#include "io/peft/safetensors_writer.h"
+
+namespace qshard {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kPrefix = "base_model.model.";
+constexpr std::string_view kA = ".lora_A.weight", kB = ".lora_B.weight";
+constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
+
+std::string module_of(std::string_view key) {
+    return std::string(key.substr(kPrefix.size(), key.size() - kPrefix.size() - kA.size()));
+}
+
+void check_key(const std::string& key, const SafetensorsTensor& tensor, const std::string& file) {
+    const bool is_pair_member =
+        key.starts_with(kPrefix) && (key.ends_with(kA) || key.ends_with(kB));
+    if (!is_pair_member || key.size() <= kPrefix.size() + kA.size()) {
+        throw UserError(fmt::format(
+            "{}: tensor \"{}\" is not supported; only lora_A.weight and lora_B.weight of linear "
+            "modules are (no biases, magnitudes, embeddings, whole modules)",
+            file, key));
+    }
+    if (tensor.shape.size() != 2 || tensor.count() < 1) {
+        throw UserError(fmt::format("{}: tensor \"{}\" is not a matrix", file, key));
+    }
+}
+
+std::string digest_of(const InputFile& file) {
+    Sha256 digest;
+    std::vector<std::byte> block(std::size_t{1} << 20);
+    for (std::uint64_t at = 0; at < file.bytes(); at += block.size()) {
+        block.resize(std::min<std::size_t>(block.size(), file.bytes() - at));
+        file.read(at, block.data(), block.size());
+        digest.update(block);
+    }
+    return digest.hex();
+}
+
+std::vector<float> widened(const SafetensorsFile& file, const std::string& key,
+                           const SafetensorsTensor& tensor) {
+    std::vector<std::byte> bytes(static_cast<std::size_t>(tensor.bytes));
+    file.file().read(tensor.offset, bytes.data(), bytes.size());
+    std::vector<float> values(static_cast<std::size_t>(tensor.count()));
+    if (tensor.type == SafetensorsType::kF32) {
+        std::memcpy(values.data(), bytes.data(), bytes.size());
+        return values;
+    }
+    if (tensor.type != SafetensorsType::kBF16 && tensor.type != SafetensorsType::kF16) {
+        throw UserError(fmt::format("{}: tensor \"{}\" is {}, expected F32, BF16 or F16",
+                                    file.file().name(), key, name_of(tensor.type)));
+    }
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        std::uint16_t half = 0;
+        std::memcpy(&half, bytes.data() + 2 * i, sizeof half);
+        values[i] =
+            tensor.type == SafetensorsType::kBF16 ? to_float(bf16{half}) : half_to_float(half);
+    }
+    return values;
+}
+
+/// Both of every module, of one common rank: that of the configuration.
+void check_pairs(const PeftAdapter& adapter, const std::string& file) {
+    std::map<std::string, std::pair<std::int64_t, std::int64_t>> ranks;
+    for (const NamedTensor& tensor : adapter.tensors) {
+        auto& [a, b] = ranks[module_of(tensor.name)];
+        (tensor.name.ends_with(kA) ? a : b) =
+            tensor.name.ends_with(kA) ? tensor.shape[0] : tensor.shape[1];
+    }
+    for (const auto& [module, pair] : ranks) {
+        if (pair.first == 0 || pair.second == 0) {
+            throw UserError(
+                fmt::format("{}: {} lacks its lora_{}", file, module, pair.first == 0 ? 'A' : 'B'));
+        }
+        if (pair.first != pair.second || pair.first != adapter.config.r) {
+            throw UserError(
+                fmt::format("{}: {} has lora_A of rank {} and lora_B of rank {}, "
+                            "adapter_config.json says r = {}; "
+                            "ranks that differ between modules (rank_pattern) are not supported",
+                            file, module, pair.first, pair.second, adapter.config.r));
+        }
+    }
+    if (ranks.empty()) throw UserError(file + ": no tensors");
+}
+
+}  // namespace
+
+std::vector<std::string> PeftAdapter::modules() const {
+    std::set<std::string> found;
+    for (const NamedTensor& tensor : tensors) found.insert(module_of(tensor.name));
+    return {found.begin(), found.end()};
+}
+
+PeftAdapter read_peft_adapter(const fs::path& folder) {
+    PeftAdapter adapter;
+    const fs::path config_path = folder / "adapter_config.json";
+    const fs::path weights_path = folder / "adapter_model.safetensors";
+    if (!fs::exists(weights_path) && fs::exists(folder / "adapter_model.bin")) {
+        throw UserError(
+            fmt::format("{}: adapter_model.bin is a pickle and is never read.\nLoad it in PEFT and "
+                        "save it again "
+                        "with safe_serialization=True.",
+                        folder.string()));
+    }
+    adapter.config_json = InputFile(config_path).text(kMaxConfigBytes);
+    adapter.config = parse_peft_config(adapter.config_json, config_path.string());
+    if (!adapter.config.alpha_pattern.empty()) {
+        throw UserError(config_path.string() + ": alpha_pattern is not supported");
+    }
+    const SafetensorsFile file{InputFile(weights_path)};
+    adapter.sha256 = digest_of(file.file());
+    for (const auto& [key, tensor] : file.tensors()) {
+        check_key(key, tensor, weights_path.string());
+        adapter.tensors.push_back({key, tensor.shape, std::ssize(adapter.values)});
+        const std::vector<float> values = widened(file, key, tensor);
+        adapter.values.insert(adapter.values.end(), values.begin(), values.end());
+    }
+    check_pairs(adapter, weights_path.string());
+    return adapter;
+}
+
+void write_peft_adapter(const fs::path& folder, const CheckpointState& state) {
+    const PeftConfig config = parse_peft_config(state.adapter_config_json, "adapter_config.json");
+    std::vector<FloatTensorView> views;
+    for (const NamedTensor& tensor : state.tensors) {
+        views.push_back({tensor.name, tensor.shape,
+                         std::span(state.adapter)
+                             .subspan(static_cast<std::size_t>(tensor.offset),
+                                      static_cast<std::size_t>(tensor.count()))});
+    }
+    make_folder(folder);
+    write_file_atomic(folder / "adapter_model.safetensors", safetensors_bytes(std::move(views)));
+    write_file_atomic(folder / "adapter_config.json", state.adapter_config_json);
+    write_file_atomic(folder / "README.md", model_card(state, config));
+}
+
+}  // namespace qshard

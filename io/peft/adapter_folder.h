@@ -1,0 +1,39 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "io/checkpoint/state.h"
+#include "io/peft/peft_config.h"
+
+/// PEFT adapter folders: adapter_config.json, adapter_model.safetensors, README.md.
+namespace qshard {
+
+struct PeftAdapter {
+    PeftConfig config;
+    std::string config_json;  ///< verbatim
+    std::vector<NamedTensor>
+        tensors;  ///< sorted by name, tiling `values`; lora_A [r, in] and lora_B [out, r]
+    std::vector<float> values;  ///< bf16 and fp16 files are widened exactly
+    std::string sha256;         ///< of adapter_model.safetensors
+
+    /// "model.layers.0.self_attn.q_proj" of every adapted module, sorted: as target_modules these
+    /// select exactly the modules the file has, whatever list, pattern or exclusion PEFT chose them
+    /// by.
+    std::vector<std::string> modules() const;
+};
+
+/// Reads and checks a folder. UserError: unsupported features (by name), tensors other than pairs
+/// of lora_A and lora_B, shapes that contradict r and rank_pattern, alpha_pattern (one scale a run
+/// is supported), malformed files. adapter_model.bin (pickle) is never read.
+PeftAdapter read_peft_adapter(const std::filesystem::path& folder);
+
+/// Writes the state's adapter. Every file appears whole or not at all; the folder is created. Loads
+/// in PEFT.
+void write_peft_adapter(const std::filesystem::path& folder, const CheckpointState& state);
+
+/// README.md of an adapter folder: front matter for the Hub, how to load, how it was trained.
+std::string model_card(const CheckpointState& state, const PeftConfig& config);
+
+}  // namespace qshard

@@ -1,0 +1,169 @@
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "../checkpoint/sample_state.h"
+#include "base/dtype.h"
+#include "base/error.h"
+#include "io/checkpoint/atomic_file.h"
+#include "io/peft/adapter_folder.h"
+#include "io/peft/peft_config.h"
+#include "io/peft/safetensors_writer.h"
+
+namespace qshard {
+namespace {
+
+namespace fs = std::filesystem;
+using test::TempFolder;
+
+const fs::path kGolden = fs::path(QSHARD_TEST_DATA) / "golden" / "peft";
+
+std::string slurp(const fs::path& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
+}
+
+CheckpointState state_of(const PeftAdapter& adapter) {
+    CheckpointState state = test::sample_state(7);
+    state.tensors = adapter.tensors;
+    state.adapter = adapter.values;
+    state.adapter_config_json = adapter.config_json;
+    state.optimizer.clear();
+    return state;
+}
+
+std::string message_of(const std::function<void()>& action) {
+    try {
+        action();
+    } catch (const UserError& error) {
+        return error.what();
+    }
+    return "";
+}
+
+TEST(PeftFolder, ReadsWhatPeftWrote) {
+    const PeftAdapter adapter = read_peft_adapter(kGolden / "f32");
+    EXPECT_EQ(adapter.config.r, 4);
+    EXPECT_EQ(adapter.config.alpha, 8);
+    EXPECT_EQ(adapter.config.dropout, 0.05);
+    EXPECT_EQ(adapter.config.base_model, "tiny/llama");
+    EXPECT_EQ(adapter.config.target_modules.size(), 3u);
+    EXPECT_EQ(adapter.tensors.size(), 12u);
+    EXPECT_EQ(adapter.modules().front(), "model.layers.0.mlp.down_proj");
+    EXPECT_EQ(adapter.tensors.front().name,
+              "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight");
+    EXPECT_EQ(adapter.tensors.front().shape, (std::vector<std::int64_t>{4, 96}));
+    EXPECT_EQ(problem_of(state_of(adapter)), "");
+}
+
+TEST(PeftFolder, OurFileIsByteEqualToTheReferenceWriters) {
+    const TempFolder folder;
+    CheckpointState state = state_of(read_peft_adapter(kGolden / "f32"));
+    write_peft_adapter(folder.path() / "adapter", state);
+    for (const char* name : {"adapter_model.safetensors", "adapter_config.json"}) {
+        EXPECT_EQ(slurp(folder.path() / "adapter" / name), slurp(kGolden / "f32" / name)) << name;
+    }
+    const std::string card = slurp(folder.path() / "adapter" / "README.md");
+    EXPECT_TRUE(card.starts_with("---\nbase_model: \"tiny/llama\"\nlibrary_name: peft\n")) << card;
+}
+
+TEST(PeftFolder, Bfloat16IsWidenedExactly) {
+    const PeftAdapter wide = read_peft_adapter(kGolden / "f32");
+    const PeftAdapter half = read_peft_adapter(kGolden / "bf16");
+    ASSERT_EQ(half.values.size(), wide.values.size());
+    for (std::size_t i = 0; i < wide.values.size(); ++i) {
+        ASSERT_EQ(half.values[i], to_float(to_bf16(wide.values[i]))) << i;
+    }
+}
+
+TEST(PeftConfig, OursReadsBackAndIsSorted) {
+    PeftConfig config;
+    config.r = 16;
+    config.alpha = 32;
+    config.dropout = 0.05;
+    config.use_rslora = true;
+    config.target_modules = {"q_proj", "v_proj"};
+    config.layers_to_transform = {0, 3};
+    config.base_model = "a/b";
+    const std::string text = peft_config_text(config);
+    EXPECT_NE(text.find("\n  \"lora_alpha\": 32,\n  \"lora_dropout\": 0.05,\n"), std::string::npos)
+        << text;
+    const PeftConfig again = parse_peft_config(text, "test");
+    EXPECT_EQ(peft_config_text(again), text);
+    EXPECT_EQ(again.layers_to_transform, config.layers_to_transform);
+    EXPECT_TRUE(again.use_rslora);
+}
+
+TEST(PeftConfig, ParsesPatternsInFileOrder) {
+    const PeftConfig config = parse_peft_config(
+        R"({"peft_type": "LORA", "target_modules": ".*\\.q_proj", "rank_pattern": {"z": 2, "a": 3},
+            "alpha_pattern": {"k": 1.5}, "layers_to_transform": 5, "layers_pattern": "h"})",
+        "test");
+    EXPECT_EQ(config.target_pattern, ".*\\.q_proj");
+    EXPECT_EQ(config.rank_pattern[0].first, "z");
+    EXPECT_EQ(config.alpha_pattern[0].second, 1.5);
+    EXPECT_EQ(config.layers_to_transform, std::vector<std::int64_t>{5});
+    EXPECT_EQ(config.r, 8);
+}
+
+TEST(PeftConfig, UnsupportedFeaturesAreRefusedByName) {
+    const std::pair<const char*, const char*> cases[] = {
+        {R"({"peft_type": "IA3"})", "IA3"},
+        {R"({"use_dora": true})", "use_dora"},
+        {R"({"bias": "all"})", "bias"},
+        {R"({"lora_bias": true})", "lora_bias"},
+        {R"({"modules_to_save": ["lm_head"]})", "modules_to_save"},
+        {R"({"init_lora_weights": "pissa"})", "pissa"},
+        {R"({"target_parameters": ["experts"]})", "target_parameters"},
+        {R"({"loftq_config": {"loftq_bits": 4}})", "loftq_config"},
+        {R"({"fan_in_fan_out": true})", "fan_in_fan_out"},
+        {R"({"some_new_feature": 3})", "some_new_feature"},
+        {R"({"r": 0})", "\"r\""},
+        {R"({"r": 4, "r": 8})", "r"},
+        {"[1]", "object"},
+    };
+    for (const auto& [text, name] : cases) {
+        const std::string message = message_of([&] { parse_peft_config(text, "cfg"); });
+        EXPECT_NE(message.find(name), std::string::npos) << text << " -> " << message;
+        EXPECT_EQ(message.find("cfg"), 0u) << message;
+    }
+}
+
+/// A folder with the golden configuration and these tensors.
+std::string refusal(std::vector<FloatTensorView> tensors) {
+    const TempFolder folder;
+    fs::copy(kGolden / "f32" / "adapter_config.json", folder.path());
+    write_file_atomic(folder.path() / "adapter_model.safetensors",
+                      safetensors_bytes(std::move(tensors)));
+    return message_of([&] { read_peft_adapter(folder.path()); });
+}
+
+TEST(PeftFolder, RefusesTensorsItCannotApply) {
+    const std::vector<float> values(64);
+    const auto view = [&](const char* name, std::int64_t rows, std::int64_t columns) {
+        return FloatTensorView{std::string("base_model.model.m.") + name,
+                               {rows, columns},
+                               std::span(values).first(static_cast<std::size_t>(rows * columns))};
+    };
+    EXPECT_EQ(refusal({view("lora_A.weight", 4, 8), view("lora_B.weight", 8, 4)}), "");
+    EXPECT_NE(refusal({view("lora_A.weight", 4, 8)}).find("lacks its lora_B"), std::string::npos);
+    EXPECT_NE(refusal({view("lora_A.weight", 2, 8), view("lora_B.weight", 8, 2)}).find("rank 2"),
+              std::string::npos);
+    EXPECT_NE(refusal({view("lora_magnitude_vector", 8, 1)}).find("lora_magnitude_vector"),
+              std::string::npos);
+    EXPECT_NE(refusal({}).find("no tensors"), std::string::npos);
+}
+
+TEST(PeftFolder, PickleIsNeverRead) {
+    const TempFolder folder;
+    fs::copy(kGolden / "f32" / "adapter_config.json", folder.path());
+    std::ofstream(folder.path() / "adapter_model.bin") << "x";
+    EXPECT_NE(message_of([&] { read_peft_adapter(folder.path()); }).find("pickle"),
+              std::string::npos);
+}
+
+}  // namespace
+}  // namespace qshard
