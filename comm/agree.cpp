@@ -32,7 +32,14 @@ Outcome outcome_of(const std::string& section, const std::function<void()>& body
 void agree(Communicator& communicator, const std::string& section,
            const std::function<void()>& body) {
     const Outcome mine = outcome_of(section, body);
-    const std::vector<int> codes = communicator.all_gather_value(mine.code);
+    std::vector<int> codes;
+    try {
+        codes = communicator.all_gather_value(mine.code);
+    } catch (const Error&) {
+        // The group is broken, perhaps because of this very error, which then says more.
+        if (mine.code == 0) throw;
+        throw Error(static_cast<ExitCode>(mine.code), mine.message);
+    }
     int failed = 0;
     while (failed < communicator.count() && codes[static_cast<std::size_t>(failed)] == 0) ++failed;
     if (failed == communicator.count()) return;

@@ -18,8 +18,9 @@ class AgreedError : public Error {
 /// Runs `body` on this rank, then learns how it ended on the others. If it failed anywhere, every
 /// rank throws the same AgreedError: message and code of the lowest failing rank, with "rank R on
 /// HOST: " before it when that is not rank 0. `section` names what was being done where an error
-/// says nothing itself. Collective; inside `body`, collectives only where no single rank can have
-/// failed before them.
+/// says nothing itself. Collective; inside `body`, collectives only where no single
+/// rank can have failed before them. If the group itself breaks, what is thrown is not an
+/// AgreedError: the error of this rank, or SystemError(kPeerLost).
 void agree(Communicator& communicator, const std::string& section,
            const std::function<void()>& body);
 

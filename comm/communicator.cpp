@@ -9,11 +9,18 @@ namespace qshard {
 void Request::wait() {
     if (!operation_) return;
     if (!done()) {
-        operation_->waiters->fetch_add(1, std::memory_order_relaxed);
+        operation_->owner->waiters_.fetch_add(1, std::memory_order_relaxed);
         operation_->done.wait(0, std::memory_order_acquire);
-        operation_->waiters->fetch_sub(1, std::memory_order_relaxed);
+        operation_->owner->waiters_.fetch_sub(1, std::memory_order_relaxed);
     }
     if (operation_->error) std::rethrow_exception(operation_->error);
+}
+
+Request::~Request() {
+    if (done() || std::uncaught_exceptions() == 0) return;
+    operation_->owner->abandoned_ = true;
+    operation_->owner->interrupt();
+    operation_->done.wait(0, std::memory_order_acquire);
 }
 
 bool Request::done() const {
@@ -126,7 +133,7 @@ Traffic Communicator::traffic() const {
 
 Request Communicator::enqueue(std::shared_ptr<Operation> operation) {
     operation->sequence = sequence_++;
-    operation->waiters = &waiters_;
+    operation->owner = this;
     Request request(operation);
     if (mode_ == Mode::kInline) {
         complete(*operation);
@@ -174,7 +181,10 @@ void Communicator::complete(Operation& operation) {
 }
 
 void Communicator::close(bool abandon) {
-    if (abandon) abandoned_ = true;
+    if (abandon) {
+        abandoned_ = true;
+        interrupt();
+    }
     {
         std::lock_guard lock(mutex_);
         closing_ = true;

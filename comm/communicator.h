@@ -30,6 +30,8 @@ struct RecvPiece {
     std::span<std::byte> bytes;
 };
 
+class Communicator;
+
 /// One collective operation as the communication thread sees it.
 struct Operation {
     enum class Kind : std::uint8_t { kAllGather, kExchange, kBroadcast };
@@ -43,13 +45,21 @@ struct Operation {
 
     std::atomic<int> done{0};  ///< an int, because that waits on a futex of its own
     std::exception_ptr error;  ///< written before done
-    std::atomic<int>* waiters = nullptr;
+    Communicator* owner = nullptr;
 };
 
-/// Completion of one operation. Copies share it; a default-constructed one is complete.
+/// Completion of one operation. Copies share it; a default-constructed one is complete. Buffers may
+/// go once it is. Where an exception destroys one that is not complete, everything this rank issued
+/// is abandoned first, so that buffers that are unwound with it are not written to; the group is
+/// broken then.
 class Request {
   public:
     Request() = default;
+    ~Request();
+    Request(const Request&) = default;
+    Request& operator=(const Request&) = default;
+    Request(Request&&) = default;
+    Request& operator=(Request&&) = default;
     /// Blocks until the operation is complete; rethrows its error, every time it is called.
     void wait();
     bool done() const;
@@ -124,10 +134,13 @@ class Communicator {
     /// that are not complete end with SystemError(kPeerLost), the running one as soon as run()
     /// looks at abandoned().
     void close(bool abandon);
+    /// Makes a run() that waits for peers end soon, after abandoned() became true.
+    virtual void interrupt() {}
     bool abandoned() const { return abandoned_.load(); }
     bool broken() const { return broken_.load(); }
 
   private:
+    friend class Request;
     Request enqueue(std::shared_ptr<Operation> operation);
     void control_gather(std::span<const std::byte> mine, std::span<std::byte> all);
     std::shared_ptr<Operation> make_all_gather(std::span<const std::byte> mine,

@@ -17,8 +17,8 @@ class ThreadGroup {
     const Operation& of(int rank) const { return *operations_[static_cast<std::size_t>(rank)]; }
 
     /// Returns when every rank has arrived; SystemError(kPeerLost) once that cannot happen any
-    /// more.
-    void meet() {
+    /// more. With `sure`, for ranks that are known to arrive, it always returns.
+    void meet(bool sure) {
         std::unique_lock lock(mutex_);
         const std::uint64_t round = round_;
         if (++arrived_ == operations_.size()) {
@@ -27,9 +27,11 @@ class ThreadGroup {
             changed_.notify_all();
             return;
         }
-        changed_.wait(lock, [&] { return round_ != round || cause_ || left_ >= 0; });
+        changed_.wait(lock,
+                      [&] { return round_ != round || (!sure && (failed_ >= 0 || left_ >= 0)); });
         if (round_ != round) return;
-        if (cause_) throw SystemError(ExitCode::kPeerLost, why_);
+        --arrived_;
+        if (failed_ >= 0) throw SystemError(ExitCode::kPeerLost, why_);
         throw SystemError(ExitCode::kPeerLost,
                           fmt::format("rank {} left the group while others wait for it", left_));
     }
@@ -37,7 +39,9 @@ class ThreadGroup {
     /// The error now being handled ends the group, unless another one did before.
     void fail(int rank) {
         std::lock_guard lock(mutex_);
-        if (!cause_) {
+        if (!cause_ || rank == interrupted_) {
+            interrupted_ = -1;
+            failed_ = rank;
             cause_ = std::current_exception();
             why_ = fmt::format("rank {} ended with an error", rank);
             try {
@@ -46,6 +50,16 @@ class ThreadGroup {
                 why_ += fmt::format(": {}", error.what());
             } catch (...) {
             }
+        }
+        changed_.notify_all();
+    }
+
+    /// The same for an error that is still on its way to fail().
+    void interrupt(int rank) {
+        std::lock_guard lock(mutex_);
+        if (failed_ < 0) {
+            failed_ = interrupted_ = rank;
+            why_ = fmt::format("rank {} ended with an error", rank);
         }
         changed_.notify_all();
     }
@@ -68,6 +82,8 @@ class ThreadGroup {
     std::size_t arrived_ = 0;
     std::uint64_t round_ = 0;
     int left_ = -1;
+    int failed_ = -1;       ///< the rank whose error ended the group
+    int interrupted_ = -1;  ///< the same, until fail() brings the error itself
     std::exception_ptr cause_;
     std::string why_;
 };
@@ -76,7 +92,7 @@ class ThreadCommunicator final : public Communicator {
   public:
     ThreadCommunicator(ThreadGroup& group, int rank, int count)
         : Communicator(rank, count, Mode::kThread), group_(group) {}
-    ~ThreadCommunicator() override { close(true); }
+    ~ThreadCommunicator() override { close(false); }
     std::string_view transport() const override { return "threads"; }
     /// Completes what was issued, as long as the group is whole.
     void drain() { close(false); }
@@ -84,15 +100,19 @@ class ThreadCommunicator final : public Communicator {
   protected:
     void run(Operation& operation) override {
         group_.publish(rank(), &operation);
-        group_.meet();
+        group_.meet(false);
+        std::exception_ptr error;
         try {
             copy(operation);
         } catch (...) {
             group_.fail(rank());
-            throw;
+            error = std::current_exception();
         }
-        group_.meet();  // the others have read this rank's buffers
+        // All came here, so all will leave; before that, others may still read this rank's buffers.
+        group_.meet(true);
+        if (error) std::rethrow_exception(error);
     }
+    void interrupt() override { group_.interrupt(rank()); }
 
   private:
     void copy(Operation& operation) const {
@@ -153,8 +173,7 @@ void run_rank(ThreadGroup& group, int rank, int count,
         communicator.drain();
         group.leave(rank);
     } catch (...) {
-        group.fail(
-            rank);  // before the destructor joins a communication thread that waits for others
+        group.fail(rank);  // ends what the destructor waits for
     }
 }
 

@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstring>
 #include <functional>
 #include <memory>
 
@@ -26,7 +28,10 @@ std::byte pattern(int rank, std::size_t salt, std::size_t i) {
 
 std::vector<std::byte> block(int rank, std::size_t salt, std::size_t bytes) {
     std::vector<std::byte> made(bytes);
-    for (std::size_t i = 0; i < bytes; ++i) made[i] = pattern(rank, salt, i);
+    constexpr std::size_t kPeriod = 65543;  // prime, so that no piece looks like another
+    for (std::size_t i = 0; i < std::min(bytes, kPeriod); ++i) made[i] = pattern(rank, salt, i);
+    for (std::size_t i = kPeriod; i < bytes; i += kPeriod)
+        std::memcpy(&made[i], made.data(), std::min(kPeriod, bytes - i));
     return made;
 }
 

@@ -42,6 +42,20 @@ TEST(Threads, ARankThatLeavesEarlyIsNoticed) {
     }
 }
 
+TEST(Threads, AnErrorUnwindsPendingOperationsBeforeTheirBuffers) {
+    for (int attempt = 0; attempt < 20; ++attempt) {
+        EXPECT_THROW(run_threads(3,
+                                 [](Communicator& group) {
+                                     std::vector<std::byte> mine(50'000), all(150'000);
+                                     const Request request = group.all_gather(mine, all);
+                                     const Request next = group.all_gather(mine, all);
+                                     if (group.rank() == 1) throw UserError("rank 1 goes");
+                                     group.barrier();
+                                 }),
+                     UserError);
+    }
+}
+
 TEST(Threads, IssuedOperationsCompleteWhenTheBodyReturns) {
     std::vector<std::vector<std::byte>> all(3, std::vector<std::byte>(3));
     std::vector<std::byte> mine{std::byte{1}, std::byte{2}, std::byte{3}};
