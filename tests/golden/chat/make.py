@@ -6,6 +6,7 @@
 
 Versions used: jinja2 3.1.6, Python 3.11.
 """
+import datetime
 import json
 import os
 import sys
@@ -63,6 +64,7 @@ def environment():
                                         extensions=[AssistantTracker, jinja2.ext.loopcontrols])
     env.filters["tojson"] = tojson
     env.globals["raise_exception"] = raise_exception
+    env.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     return env
 
 
