@@ -114,10 +114,11 @@ class Filler:
         plain = re.compile("[a-z]+")
         draw = lambda word: "".join(plain.findall(word().lower())) or "user"
         first, last = draw(self.first), draw(self.last)
-        local = self.rng.choice([f"{first}.{last}", f"{first[0]}.{last}", f"{first}_{last}", f"{last}{self.rng.randrange(10, 99)}",
-                                 first, f"{first}{last[0]}"])
+        local = self.rng.choice([f"{first}.{last}", f"{first[0]}.{last}", f"{first}_{last}",
+                                 f"{last}{self.rng.randrange(10, 99)}", first, f"{first}{last[0]}"])
         company = self.pick("COMPANY").lower()
-        domain = self.rng.choice(["example.com", "example.org", "example.net", "mail.example.com", f"{company}.example", f"{company}.test"])
+        domain = self.rng.choice(["example.com", "example.org", "example.net", "mail.example.com",
+                                  f"{company}.example", f"{company}.test"])
         return f"{local}@{domain}"
 
     def phone(self):
@@ -167,7 +168,8 @@ class Filler:
     def date(self):
         year, month, day = self.rng.randrange(2023, 2028), self.rng.randrange(1, 13), self.rng.randrange(1, 29)
         name = self.MONTHS[month - 1]
-        return self.rng.choice([f"{year}-{month:02}-{day:02}", f"{day:02}.{month:02}.{year}", f"{name} {day}", f"{day} {name} {year}"])
+        return self.rng.choice([f"{year}-{month:02}-{day:02}", f"{day:02}.{month:02}.{year}", f"{name} {day}",
+                                f"{day} {name} {year}"])
 
     def time(self):
         hour, minute = self.rng.randrange(7, 20), self.rng.choice(["00", "15", "30", "45", "05", "50"])
@@ -177,7 +179,8 @@ class Filler:
         return digits(self.rng, self.rng.choice(self.PRICES).format(self.rng.randrange(3, 990)))
 
     def version(self):
-        return self.rng.choice(["v", ""]) + ".".join(str(self.rng.randrange(1, 20)) for _ in range(self.rng.choice([2, 3])))
+        prefix, parts = self.rng.choice(["v", ""]), self.rng.choice([2, 3])
+        return prefix + ".".join(str(self.rng.randrange(1, 20)) for _ in range(parts))
 
     def url(self):
         host = self.rng.choice(["www.example.com", "docs.example.org", f"{self.pick('COMPANY').lower()}.example"])
@@ -227,7 +230,8 @@ def make_rows(split, templates):
     filler, count = Filler(split, rng), SPLITS[split]
     nothing = round(count * NOTHING_SHARE)
     order = []
-    for wanted, part in ((nothing, [t for t in templates if not is_masked(t)]), (count - nothing, [t for t in templates if is_masked(t)])):
+    for wanted, masked in ((nothing, False), (count - nothing, True)):
+        part = [template for template in templates if is_masked(template) == masked]
         rounds = -(-wanted // len(part))
         order += [t for _ in range(rounds) for t in rng.sample(part, len(part))][:wanted]
     rng.shuffle(order)
