@@ -40,7 +40,8 @@ class ThreadGroup {
     void fail(int rank) {
         std::lock_guard lock(mutex_);
         if (!cause_ || rank == interrupted_) {
-            interrupted_ = -1;
+            // A victim may be here before the error it suffers from.
+            if (rank == interrupted_) interrupted_ = -1;
             failed_ = rank;
             cause_ = std::current_exception();
             why_ = fmt::format("rank {} ended with an error", rank);
