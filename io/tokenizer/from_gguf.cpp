@@ -1,0 +1,278 @@
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <utility>
+
+#include "base/error.h"
+#include "io/tokenizer/bpe.h"
+#include "io/tokenizer/digest.h"
+#include "io/tokenizer/state.h"
+#include "io/tokenizer/word_pattern.h"
+
+namespace qshard {
+namespace tok {
+namespace {
+
+enum TokenType : std::int32_t {
+    kNormal = 1,
+    kUnknown = 2,
+    kControl = 3,
+    kUserDefined = 4,
+    kUnused = 5,
+    kByte = 6
+};
+
+// What a name in tokenizer.ggml.pre stands for: GGUF carries no patterns. The list is llama.cpp's;
+// where its pattern is an adaptation of the model's own, this is the model's own.
+struct PreTokenizerRow {
+    const char* name;
+    std::vector<std::string_view> patterns;
+    bool ignore_merges = false, add_bos = false;
+};
+
+constexpr std::string_view kDigit = R"(\p{N})";
+constexpr std::string_view kThreeDigits = R"([0-9][0-9][0-9])";
+constexpr std::string_view kDeepseek3Pattern =
+    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kTekkenPattern =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kGpt4oPattern =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kQwen35Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+const std::vector<PreTokenizerRow>& pre_tokenizer_rows() {
+    static const std::vector<PreTokenizerRow> rows = {
+        {"default", {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Pattern, R"(\p{N}+)", kThreeDigits}},
+        {"gpt-2", {kGpt2Pattern}},
+        {"mpt", {kGpt2Pattern}},
+        {"olmo", {kGpt2Pattern}},
+        {"jais", {kGpt2Pattern}},
+        {"trillion", {kGpt2Pattern}},
+        {"granite-docling", {kGpt2Pattern}},
+        {"phi-2", {kGpt2Pattern}},
+        {"smollm", {kDigit, kGpt2Pattern}},
+        {"starcoder", {kDigit, kGpt2Pattern}},
+        {"refact", {kDigit, kGpt2Pattern}},
+        {"command-r", {kDigit, kGpt2Pattern}},
+        {"codeshell", {kDigit, kGpt2Pattern}},
+        {"exaone", {kDigit, kGpt2Pattern}},
+        {"minerva-7b", {kDigit, kGpt2Pattern}},
+        {"falcon", {R"([\p{P}\$\+<=>\^~\|`]+)", kGpt2Pattern, kThreeDigits}},
+        {"llama-bpe", {kLlama3Pattern}, true, true},
+        {"llama-v3", {kLlama3Pattern}, true, true},
+        {"llama3", {kLlama3Pattern}, true, true},
+        {"falcon3", {kLlama3Pattern}, true, true},
+        {"dbrx", {kLlama3Pattern}},
+        {"smaug-bpe", {kLlama3Pattern}},
+        {"chatglm-bpe", {kLlama3Pattern}},
+        {"glm4", {kLlama3Pattern}},
+        {"qwen2", {kQwen2Pattern}},
+        {"deepseek-r1-qwen", {kQwen2Pattern}},
+        {"stablelm2", {kQwen2Pattern}},
+        {"megrez", {kQwen2Pattern}},
+        {"qwen35", {kQwen35Pattern}},
+        {"deepseek-coder",
+         {R"([\r\n])", R"(\s?\p{L}+)", R"(\s?\p{P}+)", "[一-龥ࠀ-一가-퟿]+", kDigit}},
+        {"deepseek-v3", {R"(\p{N}{1,3})", "[一-龥぀-ゟ゠-ヿ]+", kDeepseek3Pattern}},
+        {"tekken", {kTekkenPattern}, true, true},
+        {"gpt-4o", {kGpt4oPattern}},
+        {"llama4", {kGpt4oPattern}}};
+    return rows;
+}
+
+const PreTokenizerRow& find_row(const std::string& name) {
+    for (const PreTokenizerRow& row : pre_tokenizer_rows()) {
+        if (name == row.name) return row;
+    }
+    throw UserError(
+        fmt::format("GGUF tokenizer: the pre-tokenizer \"{}\" (tokenizer.ggml.pre) is not known, "
+                    "and the file has no "
+                    "patterns; put the model's tokenizer.json next to it",
+                    name));
+}
+
+class Builder {
+  public:
+    explicit Builder(const GgufTokenizerData& data)
+        : data_(data), state_(std::make_unique<Tokenizer::State>()) {}
+
+    std::unique_ptr<const Tokenizer::State> build() {
+        state_->serial = next_serial();
+        if (data_.tokens.empty()) throw UserError("GGUF tokenizer: it has no tokens");
+        check_count("token_type", data_.token_types.size());
+        check_count("scores", data_.scores.size());
+        for (std::size_t id = 0; id < data_.tokens.size(); ++id) {
+            state_->vocabulary.insert(static_cast<std::int64_t>(id), data_.tokens[id]);
+        }
+        if (data_.model == "gpt2") {
+            build_byte_level();
+        } else if (data_.model == "llama") {
+            build_sentence_piece();
+        } else {
+            throw UserError(fmt::format(
+                "GGUF tokenizer: the model \"{}\" is not supported; gpt2 and llama are. Put the "
+                "model's tokenizer.json next to it",
+                data_.model));
+        }
+        add_specials();
+        add_digest();
+        return std::move(state_);
+    }
+
+  private:
+    void check_count(const char* key, std::size_t count) const {
+        if (count != 0 && count != data_.tokens.size()) {
+            throw UserError(fmt::format("GGUF tokenizer: {} has {} entries for {} tokens", key,
+                                        count, data_.tokens.size()));
+        }
+    }
+    std::int32_t type_of(std::size_t id) const {
+        return data_.token_types.empty() ? kNormal : data_.token_types[id];
+    }
+
+    // What the model itself may produce.
+    Vocabulary model_vocabulary() const {
+        Vocabulary vocabulary;
+        for (std::size_t id = 0; id < data_.tokens.size(); ++id) {
+            if (type_of(id) == kControl || type_of(id) == kUnknown) continue;
+            vocabulary.insert(static_cast<std::int64_t>(id), data_.tokens[id]);
+        }
+        return vocabulary;
+    }
+
+    void build_byte_level() {
+        const PreTokenizerRow& row = find_row(data_.pre);
+        for (const std::string_view pattern : row.patterns) {
+            state_->pre_tokenizer.add(
+                make_split(make_pattern(pattern), SplitBehavior::kIsolated, false));
+        }
+        BpeDefinition bpe;
+        bpe.byte_level = true;
+        bpe.ignore_merges = row.ignore_merges;
+        bpe.vocabulary = model_vocabulary();
+        for (const std::string& text : data_.merges) add_text_merge(bpe, text);
+        state_->model = std::make_unique<Bpe>(std::move(bpe));
+        state_->decoder.add(make_byte_level_decoder());
+        add_bos_ = data_.add_bos.value_or(row.add_bos);
+    }
+
+    static void add_text_merge(BpeDefinition& bpe, const std::string& text) {
+        const std::size_t space = text.find(' ', 1);
+        if (text.empty() || space == std::string::npos) {
+            throw UserError(fmt::format(
+                "GGUF tokenizer: the merge \"{}\" is not two tokens and a space", text));
+        }
+        const std::string left = text.substr(0, space), right = text.substr(space + 1);
+        Merge merge{bpe.vocabulary.find(left), bpe.vocabulary.find(right),
+                    narrow<std::int32_t>(bpe.merges.size()), bpe.vocabulary.find(left + right)};
+        if (merge.left < 0 || merge.right < 0 || merge.merged < 0) {
+            throw UserError(fmt::format(
+                "GGUF tokenizer: the merge \"{}\" refers to a token that is not in the vocabulary",
+                text));
+        }
+        bpe.merges.push_back(merge);
+    }
+
+    // SentencePiece joins the two neighbours whose union has the best score. As BPE: every way to
+    // cut a token in two is a merge, ranked by the token's score, equal scores sharing a rank.
+    void build_sentence_piece() {
+        if (data_.scores.empty())
+            throw UserError("GGUF tokenizer: the model \"llama\" needs scores");
+        const bool add_space = data_.add_space_prefix.value_or(true);
+        if (add_space) state_->normalizer.add(make_prepend(kSpaceMarker));
+        state_->normalizer.add(make_replace(make_literal(" "), kSpaceMarker));
+        BpeDefinition bpe;
+        bpe.vocabulary = model_vocabulary();
+        bpe.byte_fallback = true;
+        bpe.unknown = data_.unk.value_or(0);
+        check_id("unknown_token_id", bpe.unknown);
+        add_scored_merges(bpe);
+        auto model = std::make_unique<Bpe>(std::move(bpe));
+        if (model->can_cut_before(kSpaceMarker))
+            state_->pre_tokenizer.add(make_cut_before(kSpaceMarker));
+        state_->model = std::move(model);
+        state_->decoder.add(make_replace_decoder(make_literal(kSpaceMarker), " "));
+        state_->decoder.add(make_byte_fallback_decoder());
+        state_->decoder.add(make_fuse_decoder());
+        if (add_space) state_->decoder.add(make_strip_decoder(" ", 1, 0));
+        add_bos_ = data_.add_bos.value_or(true);
+    }
+
+    void add_scored_merges(BpeDefinition& bpe) const {
+        std::vector<float> scores(data_.scores);
+        std::sort(scores.begin(), scores.end(), std::greater<>());
+        scores.erase(std::unique(scores.begin(), scores.end()), scores.end());
+        for (std::size_t id = 0; id < data_.tokens.size(); ++id) {
+            if (type_of(id) == kByte || !bpe.vocabulary.contains(static_cast<std::int32_t>(id)))
+                continue;
+            const std::string_view token = data_.tokens[id];
+            const auto place =
+                std::lower_bound(scores.begin(), scores.end(), data_.scores[id], std::greater<>());
+            const auto rank = static_cast<std::int32_t>(place - scores.begin());
+            for (std::size_t cut = 1; cut < token.size(); ++cut) {
+                const std::int32_t left = bpe.vocabulary.find(token.substr(0, cut));
+                if (left < 0) continue;
+                const std::int32_t right = bpe.vocabulary.find(token.substr(cut));
+                if (right >= 0)
+                    bpe.merges.push_back({left, right, rank, static_cast<std::int32_t>(id)});
+            }
+        }
+    }
+
+    void check_id(const char* key, std::int32_t id) const {
+        if (!state_->vocabulary.contains(id)) {
+            throw UserError(fmt::format("GGUF tokenizer: {} is {}, but there are {} tokens", key,
+                                        id, data_.tokens.size()));
+        }
+    }
+
+    void add_specials() {
+        std::vector<AddedToken> added;
+        for (std::size_t id = 0; id < data_.tokens.size(); ++id) {
+            const std::int32_t type = type_of(id);
+            if (type != kControl && type != kUserDefined && type != kUnknown) continue;
+            if (data_.tokens[id].empty()) continue;
+            AddedToken token;
+            token.id = static_cast<std::int32_t>(id);
+            token.content = data_.tokens[id];
+            token.special = type != kUserDefined;
+            added.push_back(std::move(token));
+        }
+        set_added_tokens(*state_, std::move(added));
+        if (add_bos_ && data_.bos) {
+            check_id("bos_token_id", *data_.bos);
+            state_->prefix.push_back(*data_.bos);
+        }
+        if (data_.add_eos.value_or(false) && data_.eos) {
+            check_id("eos_token_id", *data_.eos);
+            state_->suffix.push_back(*data_.eos);
+        }
+    }
+
+    void add_digest() {
+        Digest digest;
+        digest.add(fmt::format("gguf {} {} {} {}", data_.model, data_.pre, data_.unk.value_or(-1),
+                               data_.add_space_prefix.value_or(true)));
+        digest.add(
+            fmt::format("{} {}", fmt::join(state_->prefix, ","), fmt::join(state_->suffix, ",")));
+        digest.add(state_->vocabulary);
+        digest.add(fmt::format("{}", fmt::join(data_.token_types, ",")));
+        for (const std::string& merge : data_.merges) digest.add(merge);
+        if (data_.model == "llama") digest.add(fmt::format("{}", fmt::join(data_.scores, ",")));
+        state_->digest = digest.hex();
+    }
+
+    const GgufTokenizerData& data_;
+    std::unique_ptr<Tokenizer::State> state_;
+    bool add_bos_ = false;
+};
+
+}  // namespace
+}  // namespace tok
+
+Tokenizer Tokenizer::from_gguf(const GgufTokenizerData& data) {
+    return Tokenizer(tok::Builder(data).build());
+}
+
+}  // namespace qshard
