@@ -3,6 +3,7 @@
 #include <array>
 #include <boost/json/basic_parser_impl.hpp>
 #include <boost/json/value_stack.hpp>
+#include <cmath>
 #include <unordered_set>
 #include <vector>
 
@@ -79,9 +80,10 @@ class StrictHandler {
         stack.push_uint64(value);
         return true;
     }
-    bool on_double(double value, string_view, error_code&) {
+    bool on_double(double value, string_view, error_code& error) {
+        if (!std::isfinite(value)) error = json::make_error_code(json::error::exponent_overflow);
         stack.push_double(value);
-        return true;
+        return !error;
     }
     bool on_bool(bool value, error_code&) {
         stack.push_bool(value);

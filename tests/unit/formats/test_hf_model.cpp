@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 #include <map>
 
@@ -222,4 +223,22 @@ TEST(HuggingFaceModel, WhatTheConfigDoesNotAccountForIsRefused) {
     expect_refused([&] { open_model(folder.path()); }, "never", "a pickle");
     folder.write("model.safetensors", safetensors_of(llama_shapes(), "I16"));
     expect_refused([&] { open_model(folder.path()); }, "dtype I16", "integers");
+}
+
+TEST(HuggingFaceModel, TheGoldenModelsOfEveryFamilyOpen) {
+    for (const char* name : {"llama", "llama_tied", "mistral", "qwen2", "qwen3", "gemma", "gemma2",
+                             "gemma3", "smollm3", "granite", "starcoder2"}) {
+        const auto model =
+            open_model(std::filesystem::path(QSHARD_TEST_DATA) / "golden" / "tiny" / name);
+        EXPECT_EQ(model->config().width, 48) << name;
+        for (const WeightSpec& weight : layer_weights(model->config(), 1)) {
+            const float last = value_at(*model, weight, weight.count() - 1);
+            EXPECT_TRUE(std::abs(last) < 10.0f) << name << " " << weight.name;
+        }
+    }
+    for (const char* name : {"gpt2", "phi3"}) {
+        expect_refused(
+            [&] { open_model(std::filesystem::path(QSHARD_TEST_DATA) / "golden" / "tiny" / name); },
+            "Supported", name);
+    }
 }

@@ -1,0 +1,138 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "spec/config_json.h"
+#include "spec/families.h"
+#include "spec/layout.h"
+
+using namespace qshard;
+
+namespace {
+
+ModelConfig llama(bool tied) {
+    return model_config_from_json(
+        fmt::format(
+            R"({{"model_type":"llama","hidden_size":40,"intermediate_size":72,"num_hidden_layers":2,)"
+            R"("num_attention_heads":4,"num_key_value_heads":2,"head_dim":10,"vocab_size":50,)"
+            R"("max_position_embeddings":64,"tie_word_embeddings":{}}})",
+            tied),
+        "test");
+}
+
+struct Section {
+    std::size_t begin, bytes;
+};
+
+std::vector<Section> sections_of(const Field& field) {
+    std::vector<Section> sections = {{field.data, field.data_bytes}};
+    if (field.storage == Storage::kNf4) {
+        const auto blocks = static_cast<std::size_t>(field.blocks);
+        sections.push_back({field.absmax, field.double_quant ? blocks : blocks * 4});
+        if (field.double_quant) {
+            sections.push_back({field.absmax2, (blocks + 255) / 256 * 4});
+            sections.push_back({field.offset, 4});
+        }
+    }
+    return sections;
+}
+
+}  // namespace
+
+TEST(Layout, SectionsAreAlignedDisjointAndInsideTheUnit) {
+    for (bool tied : {false, true}) {
+        for (Quantization quantization : {Quantization::kNone, Quantization::kNf4}) {
+            for (bool double_quant : {false, true}) {
+                const ModelLayout layout = make_layout(
+                    llama(tied), {.quantization = quantization, .double_quant = double_quant});
+                EXPECT_EQ(layout.layers(), 2);
+                for (const UnitLayout& unit : layout.units) {
+                    std::vector<Section> sections;
+                    for (const Field& field : unit.fields) {
+                        for (const Section& section : sections_of(field))
+                            sections.push_back(section);
+                    }
+                    std::sort(sections.begin(), sections.end(),
+                              [](const Section& a, const Section& b) { return a.begin < b.begin; });
+                    std::size_t end = 0;
+                    for (const Section& section : sections) {
+                        EXPECT_EQ(section.begin % kUnitAlignment, 0u);
+                        EXPECT_GE(section.begin, end);
+                        EXPECT_LT(section.begin - end, kUnitAlignment)
+                            << "no holes but for alignment";
+                        EXPECT_GT(section.bytes, 0u);
+                        end = section.begin + section.bytes;
+                    }
+                    EXPECT_LE(end, unit.bytes);
+                    EXPECT_LT(unit.bytes - end, kUnitAlignment);
+                }
+            }
+        }
+    }
+}
+
+TEST(Layout, CodesComeFirstAndHaveTheExpectedSizes) {
+    const ModelLayout layout = make_layout(llama(true), {});
+    const UnitLayout& unit = layout.units.at(layout.layer_unit(1));
+    EXPECT_EQ(unit.name, "layer.1");
+    const Field& q = unit.at(Role::kQ);
+    EXPECT_EQ(q.weight.name, "model.layers.1.self_attn.q_proj.weight");
+    EXPECT_EQ(q.weight.module(), "model.layers.1.self_attn.q_proj");
+    EXPECT_EQ(q.data, 0u);
+    EXPECT_EQ(q.data_bytes, 800u);  // 40 * 40 / 2
+    EXPECT_EQ(q.blocks, 25);
+    const Field& down = unit.at(Role::kDown);
+    EXPECT_EQ(down.weight.rows, 40);
+    EXPECT_EQ(down.weight.cols, 72);
+    EXPECT_LE(down.data + down.data_bytes, unit.code_bytes);
+    EXPECT_GE(unit.at(Role::kNorm1).data, unit.code_bytes);
+    EXPECT_EQ(unit.at(Role::kNorm1).dtype, DType::kF32);
+    EXPECT_EQ(layout.units.at(0).at(Role::kEmbed).dtype, DType::kBF16);
+    EXPECT_EQ(unit.find(Role::kGate)->weight.rows, 72);
+    EXPECT_EQ(unit.find(Role::kQBias), nullptr);
+    EXPECT_THROW(unit.at(Role::kQBias), BugError);
+}
+
+TEST(Layout, ShardsCoverTheUnit) {
+    const ModelLayout layout = make_layout(llama(false), {});
+    for (const UnitLayout& unit : layout.units) {
+        for (int world : {1, 2, 3, 4, 6, 8, 1000}) {
+            const std::size_t shard = unit.shard_bytes(world);
+            EXPECT_EQ(shard % kUnitAlignment, 0u);
+            EXPECT_GE(shard * static_cast<std::size_t>(world), unit.bytes);
+            EXPECT_LT(shard, unit.bytes / static_cast<std::size_t>(world) + 1 + kUnitAlignment);
+        }
+    }
+}
+
+TEST(Layout, TheHeadIsAUnitOfItsOwnUnlessTied) {
+    const ModelLayout tied = make_layout(llama(true), {});
+    EXPECT_EQ(tied.head_unit(), 0u);
+    EXPECT_EQ(tied.units.size(), 3u);
+    EXPECT_NE(tied.units[0].find(Role::kFinalNorm), nullptr);
+    const ModelLayout untied = make_layout(llama(false), {});
+    EXPECT_EQ(untied.head_unit(), 3u);
+    EXPECT_EQ(untied.units[0].find(Role::kFinalNorm), nullptr);
+    EXPECT_EQ(untied.units[3].at(Role::kHead).weight.name, "lm_head.weight");
+    EXPECT_GT(untied.bytes(), tied.bytes());
+}
+
+TEST(Families, NamesAreUniqueAndComplete) {
+    for (const Family& family : families()) {
+        EXPECT_EQ(&family_named(family.name), &family);
+        for (std::string_view type : family.model_types)
+            EXPECT_EQ(family_of_model_type(type), &family) << type;
+        for (std::string_view name : family.architectures)
+            EXPECT_EQ(family_of_architecture(name), &family) << name;
+    }
+    EXPECT_THROW(family_named("none"), BugError);
+    EXPECT_EQ(hugging_face_name(family_named("gemma2"), Role::kNorm2, 3),
+              "model.layers.3.pre_feedforward_layernorm.weight");
+    EXPECT_EQ(gguf_name(family_named("gemma2"), Role::kPostAttentionNorm, 3),
+              "blk.3.post_attention_norm.weight");
+    EXPECT_EQ(hugging_face_name(family_named("llama"), Role::kNorm2, 3),
+              "model.layers.3.post_attention_layernorm.weight");
+    EXPECT_EQ(hugging_face_name(family_named("starcoder2"), Role::kUp, 0),
+              "model.layers.0.mlp.c_fc.weight");
+}
