@@ -1,0 +1,93 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <new>
+
+#include "base/error.h"
+#include "io/inspect/reports.h"
+
+namespace {
+
+using qshard::inspect::Options;
+
+constexpr const char* kVersion = "qshard-inspect " QSHARD_VERSION " (commit " QSHARD_COMMIT
+                                 "), compiled by GCC " __VERSION__ ", without MPI and CUDA";
+
+struct Command {
+    const char* name;
+    const char* help;
+    int (*run)(const Options&);
+    bool json;
+};
+
+constexpr Command kCommands[] = {
+    {"tree", "the adapter's modules and the optimizer's vectors", qshard::inspect::print_tree,
+     true},
+    {"tensors", "every tensor: name, shape, norm", qshard::inspect::print_tensors, true},
+    {"stats", "norms and sizes of the update, by layer and target", qshard::inspect::print_stats,
+     true},
+    {"verify", "check digests; exit code 65 if one is damaged", qshard::inspect::print_verify,
+     true},
+    {"log", "metrics.jsonl: table and loss curve", qshard::inspect::print_log, true},
+};
+
+int run(int argc, char** argv) {
+    CLI::App app("Shows what is in checkpoints, adapters and output folders of qshard.",
+                 "qshard-inspect");
+    app.set_version_flag("--version", kVersion);
+    Options options;
+    int (*chosen)(const Options&) = qshard::inspect::print_summary;
+    std::string format;
+    app.add_option("path", options.path,
+                   "checkpoint, PEFT folder, checkpoints folder or output folder");
+    app.add_flag("--json", options.json, "for scripts");
+    const auto add = [&](const char* name, const char* help, int (*function)(const Options&)) {
+        CLI::App* command = app.add_subcommand(name, help);
+        command->callback([&chosen, function] { chosen = function; });
+        return command;
+    };
+    for (const Command& row : kCommands) {
+        CLI::App* command = add(row.name, row.help, row.run);
+        command->add_option("path", options.path, "file or folder")->required();
+        command->add_flag("--json", options.json, "for scripts");
+    }
+    CLI::App* diff = add("diff", "what differs between two; exit code 1 if something does",
+                         qshard::inspect::print_diff);
+    diff->add_option("a", options.path, "file or folder")->required();
+    diff->add_option("b", options.other, "file or folder")->required();
+    diff->add_flag("--json", options.json, "for scripts");
+    CLI::App* to_peft = add("export", "write a PEFT adapter folder", qshard::inspect::export_peft);
+    to_peft->add_option("path", options.path, "file or folder")->required();
+    to_peft->add_option("--to", format, "format: peft")->required()->check(CLI::IsMember({"peft"}));
+    to_peft->add_option("out", options.other, "folder to write")->required();
+    app.require_subcommand(0, 1);
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        const bool asked_for = error.get_exit_code() == 0;  // --help, --version
+        app.exit(error);
+        return static_cast<int>(asked_for ? qshard::ExitCode::kOk : qshard::ExitCode::kUsage);
+    }
+    if (options.path.empty()) {
+        fmt::print(stderr, "qshard-inspect: which file or folder? See qshard-inspect --help\n");
+        return static_cast<int>(qshard::ExitCode::kUsage);
+    }
+    return chosen(options);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        return run(argc, argv);
+    } catch (const qshard::Error& error) {
+        fmt::print(stderr, "qshard-inspect: {}\n", error.what());
+        return static_cast<int>(error.code());
+    } catch (const std::bad_alloc&) {
+        fmt::print(stderr, "qshard-inspect: not enough memory\n");
+        return static_cast<int>(qshard::ExitCode::kUnavailable);
+    } catch (const std::exception& error) {
+        fmt::print(stderr, "qshard-inspect: {}\n", error.what());
+        return static_cast<int>(qshard::ExitCode::kIo);
+    }
+}

@@ -1,0 +1,167 @@
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <fstream>
+
+#include "../checkpoint/sample_state.h"
+#include "base/error.h"
+#include "io/checkpoint/store.h"
+#include "io/peft/adapter_folder.h"
+#include "io/peft/peft_config.h"
+#include "spec/json.h"
+
+namespace qshard {
+namespace {
+
+namespace fs = std::filesystem;
+using test::sample_state;
+using test::TempFolder;
+
+struct Result {
+    int code = -1;
+    std::string out;
+};
+
+/// Runs the program with stderr joined to stdout.
+Result inspect(const std::string& arguments) {
+    FILE* pipe = ::popen((std::string(QSHARD_INSPECT) + " " + arguments + " 2>&1").c_str(), "r");
+    Result result;
+    std::array<char, 4096> block;
+    for (std::size_t count; (count = std::fread(block.data(), 1, block.size(), pipe)) > 0;) {
+        result.out.append(block.data(), count);
+    }
+    const int status = ::pclose(pipe);
+    result.code = WIFEXITED(status) ? WEXITSTATUS(status) : 256;
+    return result;
+}
+
+/// An output folder with two checkpoints and a metrics log.
+class InspectTest : public testing::Test {
+  protected:
+    InspectTest() {
+        CheckpointStore store(run_ / "checkpoints");
+        for (int step : {10, 20}) {
+            CheckpointState state = sample_state(step);
+            PeftConfig config;
+            config.r = 2;
+            config.alpha = 4;
+            config.target_modules = {"down_proj", "q_proj"};
+            state.adapter_config_json = peft_config_text(config);
+            store.save(state);
+        }
+        std::ofstream metrics(run_ / "metrics.jsonl");
+        for (int step = 1; step <= 50; ++step) {
+            metrics << fmt::format("{{\"step\":{},\"epoch\":{},\"loss\":{},\"grad_norm\":0.5}}\n",
+                                   step, 0.02 * step, 3.0 / step);
+        }
+        metrics << R"({"step":51,"lo)";  // torn by a kill
+    }
+    std::string file(int step) const {
+        return (run_ / "checkpoints" / fmt::format("step-{:08}.h5", step)).string();
+    }
+
+    TempFolder folder_;
+    fs::path run_ = folder_.path() / "run";
+};
+
+TEST_F(InspectTest, SummaryOfFolderAndFile) {
+    for (const std::string& path : {run_.string(), (run_ / "checkpoints").string(), file(20)}) {
+        const Result result = inspect(path);
+        EXPECT_EQ(result.code, 0) << result.out;
+        EXPECT_NE(result.out.find("verified"), std::string::npos);
+        EXPECT_NE(result.out.find("20 (epoch 5)"), std::string::npos) << result.out;
+        EXPECT_EQ(result.out.find('\x1b'), std::string::npos) << "colours without a terminal";
+    }
+    const Result json = inspect("--json " + file(10));
+    const auto value = parse_strict_json(json.out, "summary");
+    EXPECT_EQ(value.at("step"), 10);
+    EXPECT_EQ(value.at("verified"), true);
+    EXPECT_EQ(value.at("adapter_sha256").as_string().c_str(), adapter_sha256(sample_state(10)));
+}
+
+TEST_F(InspectTest, DamageIsNamedAndTheOlderOneShown) {
+    fs::resize_file(file(20), 1000);
+    const Result verify = inspect("verify " + run_.string());
+    EXPECT_EQ(verify.code, 65) << verify.out;
+    EXPECT_NE(verify.out.find("DAMAGED"), std::string::npos);
+    EXPECT_NE(verify.out.find("ok       " + file(10)), std::string::npos) << verify.out;
+    const Result summary = inspect(run_.string());
+    EXPECT_EQ(summary.code, 0);
+    EXPECT_NE(summary.out.find("passed over"), std::string::npos);
+    EXPECT_NE(summary.out.find("10 (epoch"), std::string::npos);
+    EXPECT_EQ(inspect(file(20)).code, 65);
+}
+
+TEST_F(InspectTest, AFileWithoutManifestIsShownAsUnverified) {
+    fs::copy_file(file(10), folder_.path() / "foreign.h5");
+    const Result result = inspect((folder_.path() / "foreign.h5").string());
+    EXPECT_EQ(result.code, 0) << result.out;
+    EXPECT_NE(result.out.find("NOT verified"), std::string::npos);
+    EXPECT_EQ(inspect("verify " + (folder_.path() / "foreign.h5").string()).code, 65);
+}
+
+TEST_F(InspectTest, TreeTensorsAndStats) {
+    EXPECT_NE(inspect("tree " + run_.string()).out.find("self_attn.q_proj"), std::string::npos);
+    const Result tensors = inspect("tensors --json " + run_.string());
+    EXPECT_EQ(parse_strict_json(tensors.out, "tensors").as_array().size(), 8u) << tensors.out;
+    const Result stats = inspect("stats " + run_.string());
+    EXPECT_NE(stats.out.find("size of the update by layer"), std::string::npos) << stats.out;
+    EXPECT_NE(stats.out.find("####"), std::string::npos) << stats.out;
+    const auto json = parse_strict_json(inspect("stats --json " + run_.string()).out, "stats");
+    EXPECT_EQ(json.at("layers").as_object().size(), 2u);
+    EXPECT_EQ(json.at("targets").as_object().size(), 2u);
+    EXPECT_GT(json.at("all").at("update_norm").as_double(), 0);
+}
+
+TEST_F(InspectTest, DiffLikeDiff) {
+    const Result same = inspect("diff " + file(10) + " " + file(10));
+    EXPECT_EQ(same.code, 0) << same.out;
+    EXPECT_NE(same.out.find("bit for bit"), std::string::npos);
+    const Result other = inspect("diff " + file(10) + " " + file(20));
+    EXPECT_EQ(other.code, 1) << other.out;
+    EXPECT_NE(other.out.find("8 of 8 tensors differ"), std::string::npos) << other.out;
+    const auto json =
+        parse_strict_json(inspect("diff --json " + file(10) + " " + file(20)).out, "diff");
+    EXPECT_TRUE(json.at("fields").as_object().contains("step"));
+}
+
+TEST_F(InspectTest, LogDropsATornLastLineOnly) {
+    const Result log = inspect("log " + run_.string());
+    EXPECT_EQ(log.code, 0) << log.out;
+    EXPECT_NE(log.out.find("0.0600"), std::string::npos) << log.out;
+    EXPECT_NE(log.out.find("*"), std::string::npos) << "the loss curve";
+    EXPECT_EQ(
+        parse_strict_json(inspect("log --json " + run_.string()).out, "log").as_array().size(),
+        50u);
+    std::ofstream(run_ / "metrics.jsonl") << "{\"step\":1}\nbroken\n{\"step\":2}\n";
+    const Result broken = inspect("log " + run_.string());
+    EXPECT_EQ(broken.code, 65);
+    EXPECT_NE(broken.out.find("metrics.jsonl:2"), std::string::npos) << broken.out;
+}
+
+TEST_F(InspectTest, ExportsAPeftFolder) {
+    const fs::path out = folder_.path() / "adapter";
+    const Result result = inspect("export " + run_.string() + " --to peft " + out.string());
+    EXPECT_EQ(result.code, 0) << result.out;
+    const PeftAdapter adapter = read_peft_adapter(out);
+    EXPECT_EQ(adapter.tensors.size(), 8u);
+    EXPECT_NE(inspect(out.string()).out.find("PEFT adapter"), std::string::npos);
+    EXPECT_EQ(inspect("export " + run_.string() + " --to zip " + out.string()).code, 64);
+}
+
+TEST_F(InspectTest, UsageAndVersion) {
+    EXPECT_EQ(inspect("--help").code, 0);
+    EXPECT_EQ(inspect("diff --help").code, 0);
+    EXPECT_NE(inspect("--version").out.find("without MPI and CUDA"), std::string::npos);
+    EXPECT_EQ(inspect("").code, 64);
+    EXPECT_EQ(inspect("--no-such-flag x").code, 64);
+    const Result missing = inspect("/no/such/file");
+    EXPECT_EQ(missing.code, 65);
+    EXPECT_NE(missing.out.find("/no/such/file"), std::string::npos);
+    EXPECT_EQ(inspect(folder_.path().string()).code, 65);
+}
+
+}  // namespace
+}  // namespace qshard
