@@ -131,7 +131,7 @@ cat >"$work/loses-its-peer" <<'STUB'
 #!/bin/sh
 for argument; do output=${argument#output=}; done
 mkdir -p "$output"
-echo '{"state": "failed", "cause": "peer lost", "exit_code": 75}' >"$output/run_status.json"
+echo '{"state": "failed", "exit_code": 75, "cause": {"rank": 1, "host": "n1", "message": "no word from \"n1\""}}' >"$output/run_status.json"
 exit 75
 STUB
 chmod +x "$work/loses-its-peer"
@@ -139,6 +139,7 @@ job=$(QSHARD=$work/loses-its-peer submit hopeless --nodes=2 "$repo/jobs/train.sb
 await 120 has_ended "$job" || true
 check "a run without progress is started three times" restarts_are "$job" 2
 check "... and ends with 93" [ "$(job_field "$job" ExitCode)" = 93:0 ]
+check "... and says why" grep -q 'cause 75: no word from .*n1' "$work/hopeless.log"
 
 job=$(submit usage --nodes=1 "$repo/jobs/train.sbatch" no-such-file.yaml)
 await 60 has_ended "$job" || true
