@@ -1,0 +1,113 @@
+#pragma once
+
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/philox.h"
+#include "spec/batch.h"
+#include "spec/weights.h"
+
+/// Models and data that tests make on the spot, of any size and without a file.
+namespace qshard::test {
+
+/// Random weights by position: element i of a weight is a function of (name, i) alone.
+class SyntheticReader final : public WeightReader {
+  public:
+    explicit SyntheticReader(ModelConfig config) : config_(std::move(config)) {}
+    const ModelConfig& config() const override { return config_; }
+    DType source_dtype(const WeightSpec&) const override { return DType::kBF16; }
+    void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override {
+        const Philox random(std::hash<std::string>{}(weight.name), Purpose::kTestData);
+        const float scale =
+            weight.rows > 1 ? 1.0f / std::sqrt(static_cast<float>(weight.cols)) : 0.1f;
+        const bool norm = weight.rows == 1 && weight.name.ends_with("norm.weight");
+        for (std::size_t i = 0; i < out.size(); ++i) {
+            const float u = 2.0f * random.uniform(static_cast<std::uint64_t>(first) + i) - 1.0f;
+            out[i] = to_float(to_bf16(u * scale * 1.7f + (norm ? 1.0f : 0.0f)));
+        }
+    }
+    std::string sha256() const override { return "synthetic"; }
+    std::int64_t file_bytes() const override { return 0; }
+
+  private:
+    ModelConfig config_;
+};
+
+/// A Llama-shaped model with odd sizes.
+inline ModelConfig small_config() {
+    ModelConfig c;
+    c.family = c.model_type = "llama";
+    c.layers = 3;
+    c.width = 48;
+    c.heads = 3;
+    c.kv_heads = 1;
+    c.head_width = 16;
+    c.ffn_width = 80;
+    c.vocabulary = 131;
+    c.max_positions = 64;
+    c.attention_scale = 0.25f;
+    RopeConfig rope;
+    rope.rotary_width = 16;
+    c.ropes = {rope};
+    c.layer.resize(3);
+    return c;
+}
+
+/// Slots of several documents; the number of slots varies from step to step.
+class SyntheticBatches final : public BatchSource {
+  public:
+    SyntheticBatches(std::int64_t vocabulary, std::int64_t slots, std::int64_t slot_tokens,
+                     std::uint64_t seed = 7)
+        : vocabulary_(vocabulary), slots_(slots), slot_tokens_(slot_tokens), seed_(seed) {}
+    std::int64_t steps_per_epoch() const override { return 1 << 20; }
+    StepInfo step(std::int64_t step) const override {
+        StepInfo info;
+        info.slot_count = step % 3 == 2 ? std::max<std::int64_t>(1, slots_ - 3) : slots_;
+        for (std::int64_t i = 0; i < info.slot_count; ++i) {
+            const Slot s = slot(step, i);
+            info.supervised_tokens += s.supervised();
+            info.tokens += static_cast<std::int64_t>(s.tokens.size());
+        }
+        return info;
+    }
+    Slot slot(std::int64_t step, std::int64_t index) const override {
+        const Philox random(seed_, Purpose::kTestData, static_cast<std::uint32_t>(step),
+                            static_cast<std::uint32_t>(index));
+        Slot slot;
+        const auto count = slot_tokens_ - static_cast<std::int64_t>(random.below(1000000, 5));
+        for (std::int64_t n = 0; n < count; ++n) {
+            const bool begins = n == 0 || random.below(static_cast<std::uint64_t>(3 * n), 9) == 0;
+            if (begins) slot.document_begin.push_back(static_cast<std::int32_t>(n));
+            const auto token = [&](std::uint64_t at) {
+                return static_cast<std::int32_t>(
+                    random.below(at, static_cast<std::uint64_t>(vocabulary_)));
+            };
+            slot.tokens.push_back(token(static_cast<std::uint64_t>(3 * n + 1)));
+            const bool supervised = random.below(static_cast<std::uint64_t>(5000000 + n), 3) != 0;
+            slot.targets.push_back(supervised ? token(static_cast<std::uint64_t>(3 * n + 2))
+                                              : kIgnoreIndex);
+        }
+        slot.document_begin.push_back(static_cast<std::int32_t>(count));
+        return slot;
+    }
+    std::string sha256() const override { return "synthetic"; }
+
+  private:
+    std::int64_t vocabulary_, slots_, slot_tokens_;
+    std::uint64_t seed_;
+};
+
+/// The backend that QSHARD_TEST_BACKEND names (cpu without it).
+inline std::unique_ptr<Backend> make_backend(int threads) {
+    const char* name = std::getenv("QSHARD_TEST_BACKEND");
+    if (name != nullptr && std::string_view(name) == "reference") return make_reference_backend();
+    return make_cpu_backend({threads, "auto"});
+}
+
+}  // namespace qshard::test

@@ -1,0 +1,157 @@
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "base/hash.h"
+#include "comm/threads.h"
+#include "synthetic.h"
+#include "train/trainer.h"
+
+/// The signature promise: the adapter's bits after some steps are one value whatever the ranks, the
+/// placement, the threads and the recomputation.
+namespace qshard {
+namespace {
+
+struct Variant {
+    int ranks = 1;
+    int threads = 1;
+    PlacementMode placement = PlacementMode::kReplicated;
+    Recompute recompute = Recompute::kNever;
+};
+
+struct Outcome {
+    std::string adapter_sha256, base;
+    std::vector<double> losses;
+    std::uint64_t gathers = 0, exchanges = 0;
+    std::size_t resident = 0;
+};
+
+Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
+            OptimizerKind optimizer = OptimizerKind::kAdamW) {
+    const ModelConfig config = test::small_config();
+    const test::SyntheticReader reader(config);
+    const test::SyntheticBatches batches(config.vocabulary, 7, 24);
+    Outcome outcome;
+    std::mutex mutex;
+    run_threads(variant.ranks, [&](Communicator& group) {
+        const auto backend = test::make_backend(variant.threads);
+        TrainerOptions options;
+        options.compute = compute;
+        options.placement = variant.placement;
+        options.recompute = variant.recompute;
+        options.max_slot_tokens = 24;
+        options.max_step_slots = 7;
+        options.optimizer.kind = optimizer;
+        options.schedule = {LrScheduler::kCosine, 5e-3, 0, steps};
+        AdapterOptions adapter;
+        adapter.r = 4;
+        adapter.alpha = 8;
+        adapter.target_modules = {"all-linear"};
+        Trainer trainer(*backend, group, config, {}, adapter, options);
+        trainer.load(reader, 1, {});
+        std::vector<float> values(static_cast<std::size_t>(trainer.adapter_layout().count));
+        initialize_adapter(trainer.adapter_layout(), 42, values);
+        trainer.set_adapter(values);
+        const Traffic before = group.traffic();
+        std::vector<double> losses;
+        for (int s = 0; s < steps; ++s) losses.push_back(trainer.step(batches, s, s, nullptr).loss);
+        const Traffic after = group.traffic();
+        const std::vector<float> trained = trainer.adapter();
+        const std::string base = trainer.base_fingerprint();
+        const std::string sha = sha256_hex(std::as_bytes(std::span(trained)));
+        for (const std::string& other : group.all_gather_strings(sha)) EXPECT_EQ(other, sha);
+        EXPECT_NE(std::memcmp(values.data(), trained.data(), values.size() * sizeof(float)), 0);
+        if (group.rank() == 0) {
+            const std::lock_guard lock(mutex);
+            outcome = {sha,
+                       base,
+                       losses,
+                       after.all_gathers - before.all_gathers,
+                       after.exchanges - before.exchanges,
+                       trainer.resident_base_bytes()};
+        }
+    });
+    return outcome;
+}
+
+TEST(Equivalence, AdapterBitsDoNotDependOnRanksPlacementThreadsOrRecomputation) {
+    constexpr int kSteps = 5;
+    const Outcome reference = run({}, kSteps);
+    for (const int ranks : {1, 2, 3, 4, 6, 8}) {
+        for (const PlacementMode placement :
+             {PlacementMode::kReplicated, PlacementMode::kGathered}) {
+            for (const int threads : {1, 2}) {
+                const Recompute recompute =
+                    (ranks + threads) % 2 == 0 ? Recompute::kAlways : Recompute::kNever;
+                const Outcome other = run({ranks, threads, placement, recompute}, kSteps);
+                SCOPED_TRACE(
+                    fmt::format("{} ranks, {} threads, {}", ranks, threads,
+                                placement == PlacementMode::kGathered ? "gathered" : "replicated"));
+                EXPECT_EQ(other.adapter_sha256, reference.adapter_sha256);
+                EXPECT_EQ(other.base, reference.base);
+                EXPECT_EQ(other.losses, reference.losses);
+            }
+        }
+    }
+}
+
+TEST(Equivalence, HoldsInFp32AndForEveryOptimizer) {
+    for (const OptimizerKind kind :
+         {OptimizerKind::kAdamW, OptimizerKind::kSgd, OptimizerKind::kRmsProp}) {
+        const Outcome one = run({}, 3, DType::kF32, kind);
+        const Outcome three =
+            run({3, 2, PlacementMode::kGathered, Recompute::kAlways}, 3, DType::kF32, kind);
+        EXPECT_EQ(one.adapter_sha256, three.adapter_sha256);
+        EXPECT_EQ(one.losses, three.losses);
+    }
+}
+
+TEST(Equivalence, AStepIssuesThePlannedGathersAndOneReduction) {
+    const std::uint64_t units_per_step =
+        1 + 3 + 1 + 3;  // embed, layers forward, head, layers backward
+    const Outcome gathered = run({4, 1, PlacementMode::kGathered, Recompute::kAlways}, 3);
+    EXPECT_EQ(gathered.gathers,
+              3 * (units_per_step + 1));  // and the all-gather that ends the reduction
+    EXPECT_EQ(gathered.exchanges, 3u);
+    const Outcome replicated = run({4, 1, PlacementMode::kReplicated, Recompute::kNever}, 3);
+    EXPECT_EQ(replicated.gathers, 3u);
+    EXPECT_EQ(replicated.exchanges, 3u);
+    const Outcome alone = run({1, 1, PlacementMode::kReplicated, Recompute::kNever}, 3);
+    EXPECT_EQ(alone.gathers + alone.exchanges, 0u);
+    const Outcome two = run({2, 1, PlacementMode::kGathered, Recompute::kAlways}, 1);
+    EXPECT_NEAR(static_cast<double>(two.resident) / static_cast<double>(alone.resident), 0.5,
+                0.025);
+}
+
+TEST(Equivalence, APlanThatDoesNotFitIsRefusedWithWhatWould) {
+    const ModelConfig config = test::small_config();
+    run_threads(1, [&](Communicator& group) {
+        const auto backend = test::make_backend(1);
+        TrainerOptions options;
+        options.max_slot_tokens = 512;
+        options.max_step_slots = 4;
+        options.recompute = Recompute::kNever;
+        AdapterOptions adapter;
+        adapter.target_modules = {"q_proj"};
+        const Trainer large(*backend, group, config, {}, adapter, options);
+        options.memory_limit = large.planned_bytes() - 1;
+        try {
+            const Trainer small(*backend, group, config, {}, adapter, options);
+            FAIL() << "a plan above the limit was accepted";
+        } catch (const UserError& error) {
+            EXPECT_EQ(error.code(), ExitCode::kUnavailable);
+            EXPECT_NE(std::string(error.what()).find("Try train.recompute always"),
+                      std::string::npos)
+                << error.what();
+        }
+        options.recompute = Recompute::kAuto;
+        const Trainer fitting(*backend, group, config, {}, adapter, options);
+        EXPECT_GT(fitting.recomputed_layers(), 0);
+        EXPECT_LE(fitting.planned_bytes(), options.memory_limit);
+    });
+}
+
+}  // namespace
+}  // namespace qshard
