@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "io/tokenizer/unicode.h"
+#include "io/tokenizer/unicode_versions.h"
 
 namespace qshard::tok {
 namespace {
@@ -50,15 +51,8 @@ class UnicodeStep : public NormalizerStep {
         std::string normal;
         std::uint32_t kept = 0;
         for (std::uint32_t at = 0; at < view.size();) {
-            std::uint32_t end = at;
-            DecodedChar c = decode_char(view.data() + at);
-            bool stable = is_stable(c.code);
-            do {
-                end += c.bytes;
-                if (end >= view.size()) break;
-                c = decode_char(view.data() + end);
-                if (joins_previous(c.code)) stable = false;
-            } while (joins_previous(c.code));
+            bool stable = true;
+            const std::uint32_t end = cluster_end(view, at, stable);
             if (!stable) {
                 normal = normalize(view.substr(at, end - at));
                 if (normal != view.substr(at, end - at)) {
@@ -79,10 +73,24 @@ class UnicodeStep : public NormalizerStep {
     }
     bool composes() const { return form_ == UnicodeForm::kNfc || form_ == UnicodeForm::kNfkc; }
 
+    // Clears `stable` unless the cluster is known to be its own normal form.
+    std::uint32_t cluster_end(std::string_view text, std::uint32_t at, bool& stable) const {
+        DecodedChar c = decode_char(text.data() + at);
+        at += c.bytes;
+        if (in_ranges(kUnknownToNormalizer, c.code)) return at;
+        stable = is_stable(c.code);
+        for (; at < text.size(); at += c.bytes) {
+            c = decode_char(text.data() + at);
+            if (!joins_previous(c.code)) break;
+            stable = false;
+        }
+        return at;
+    }
+
     // Whether the character may combine with or be reordered before what precedes it, directly or
     // once decomposed.
     bool joins_previous(char32_t c) const {
-        if (c < 0x300) return false;
+        if (c < 0x300 || in_ranges(kUnknownToNormalizer, c)) return false;
         if (c >= 0x1160 && c <= 0x11FF) return true;  // Hangul vowels and finals
         if (is_compatibility() && ((c >= 0x3131 && c <= 0x318E) || (c >= 0xFF9E && c <= 0xFFDC)))
             return true;

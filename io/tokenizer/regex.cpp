@@ -19,7 +19,9 @@ constexpr const char* kSpaces =
 constexpr const char* kNotSpaces =
     R"(\x{0}-\x{8}\x{e}-\x{1f}\x{21}-\x{84}\x{86}-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff})"
     R"(\x{200b}-\x{2027}\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff})";
-constexpr const char* kWords = R"(\p{L}\p{M}\p{Nd}\p{Pc})";
+constexpr const char* kWords =
+    R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})"
+    R"(\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})";
 constexpr const char* kHex = "0-9A-Fa-f";
 
 constexpr std::uint32_t kMatchLimit = 10'000'000;

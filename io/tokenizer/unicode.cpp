@@ -5,6 +5,8 @@
 #include <array>
 #include <vector>
 
+#include "io/tokenizer/unicode_versions.h"
+
 namespace qshard::tok {
 namespace {
 
@@ -32,6 +34,9 @@ std::uint8_t classify(char32_t c) {
     if (within(UTF8PROC_CATEGORY_ND, UTF8PROC_CATEGORY_NO)) bits |= kNumber;
     if (within(UTF8PROC_CATEGORY_ND, UTF8PROC_CATEGORY_NL)) bits |= kWord;
     if (within(UTF8PROC_CATEGORY_PC, UTF8PROC_CATEGORY_PO)) bits |= kPunctuation;
+    if (in_ranges(kNewLetters, c)) bits |= kLetter | kWord;
+    if (in_ranges(kNewNumbers, c)) bits |= kNumber | kWord;
+    if (in_ranges(kNewMarks, c)) bits |= kMark | kWord;
     if (category == UTF8PROC_CATEGORY_PC || is_extra_word(c)) bits |= kWord;
     if (c < 0x80 && within(UTF8PROC_CATEGORY_SM, UTF8PROC_CATEGORY_SO)) bits |= kPunctuation;
     return bits;
