@@ -77,8 +77,8 @@ class Filler:
     ]
     PHONES_UNSEEN = ["+1 646-555-01##", "0161 496 0###", "089 99998 ###", "05 36 49 ## ##", "(02) 5550 ####"]
     ACCOUNTS = ["DE## #### #### #### #### ##", "NL## TEST #### #### ##", "BE## #### #### ####", "NO## #### #### ###",
-                "GB## TEST #### #### #### ##", "AT## #### #### #### ####", "NL##TEST##########", "DK################"]
-    ACCOUNTS_UNSEEN = ["FI## #### #### #### ##", "ES## #### #### #### #### ####", "NO#############"]
+                "GB## TEST #### #### #### ##", "AT## #### #### #### ####", "DK## #### #### #### ##"]
+    ACCOUNTS_UNSEEN = ["FI## #### #### #### ##", "ES## #### #### #### #### ####", "CH## #### #### #### ####"]
     CARDS = ["4### #### #### ####", "5### #### #### ####", "4###-####-####-####", "37## ###### #####", "5###############"]
     CARDS_UNSEEN = ["6011 #### #### ####", "4###############"]
     ORDERS = ["ORD-#####", "#####-@", "INV-2025-0####", "@-####-@", "PO-######", "@@####", "case ####-###"]
@@ -224,8 +224,11 @@ def fill(template, filler):
     return {"prompt": PROMPT.format(text), "completion": masked}, values
 
 
-def make_rows(split, templates):
-    """The rows of a split: every template about equally often, nothing to mask in NOTHING_SHARE of the rows."""
+def make_rows(split, templates, taken):
+    """The rows of a split: every template about equally often, nothing to mask in NOTHING_SHARE of the rows.
+
+    Masked values in `taken` are avoided; the split's own, but for names, are added to it.
+    """
     rng = random.Random(f"qshard pii {split}")
     filler, count = Filler(split, rng), SPLITS[split]
     nothing = round(count * NOTHING_SHARE)
@@ -235,22 +238,26 @@ def make_rows(split, templates):
         rounds = -(-wanted // len(part))
         order += [t for _ in range(rounds) for t in rng.sample(part, len(part))][:wanted]
     rng.shuffle(order)
-    rows, seen = [], set()
+    rows, seen, used = [], set(), set()
     for template in order:
-        row, values = fill(template, filler)
-        while row["prompt"] in seen or any(value in row["completion"] for value in values):
+        while True:
             row, values = fill(template, filler)
+            shown = any(value in row["completion"] for value in values)
+            if row["prompt"] not in seen and not shown and not taken.intersection(values):
+                break
         seen.add(row["prompt"])
+        used.update(value for value in values if re.search("[@0-9]", value))
         rows.append(row)
+    taken |= used
     return rows
 
 
 def main():
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
-    templates = read_templates()
+    templates, taken = read_templates(), set()
     for split in SPLITS:
         with open(folder / f"{split}.jsonl", "w", encoding="utf-8", newline="\n") as file:
-            for row in make_rows(split, templates[split]):
+            for row in make_rows(split, templates[split], taken):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
