@@ -1,0 +1,91 @@
+#pragma once
+
+#include "backend/cpu/simd.h"
+#include "tensor/nf4.h"
+
+/// Stored weights to fp32.
+namespace qshard::cpu {
+namespace {
+
+inline float absmax_of(const WeightView& w, std::int64_t block) {
+    if (!w.double_quant) return w.absmax[block];
+    return kDynamicMap.data()[w.absmax_codes[block]] * w.absmax2[block / kNestedBlock] +
+           *w.absmax_offset;
+}
+
+inline float nf4_value(const WeightView& w, std::int64_t i, float absmax) {
+    const std::uint8_t pair = w.codes[i / 2];
+    return kNf4Table.data()[i % 2 == 0 ? pair >> 4 : pair & 15] * absmax;
+}
+
+/// Elements [first, first + count) of one block, first a multiple of 8, count too.
+inline void expand_eights(const WeightView& w, std::int64_t first, std::int64_t count, float absmax,
+                          float* out) {
+#if defined(__AVX2__)
+    const __m256 low = _mm256_loadu_ps(kNf4Table.data());
+    const __m256 high = _mm256_loadu_ps(kNf4Table.data() + 8);
+    const __m256i shifts = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
+    const __m256 factor = _mm256_set1_ps(absmax);
+    for (std::int64_t i = 0; i < count; i += 8) {
+        std::uint32_t word;
+        __builtin_memcpy(&word, w.codes + (first + i) / 2, 4);
+        const __m256i code = _mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(word)), shifts);
+        const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(code, 28));
+        const __m256 value = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, code),
+                                              _mm256_permutevar8x32_ps(high, code), upper);
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(value, factor));
+    }
+#else
+    for (std::int64_t i = 0; i < count; ++i) out[i] = nf4_value(w, first + i, absmax);
+#endif
+}
+
+inline void expand_nf4(const WeightView& w, std::int64_t first, std::int64_t count, float* out) {
+    const std::int64_t end = first + count;
+    for (std::int64_t i = first; i < end;) {
+        const std::int64_t block = i / kNf4Block;
+        const std::int64_t block_end = (block + 1) * kNf4Block;
+        const std::int64_t stop = block_end < end ? block_end : end;
+        const float absmax = absmax_of(w, block);
+        for (; i < stop && i % 8 != 0; ++i) *out++ = nf4_value(w, i, absmax);
+        const std::int64_t eights = (stop - i) / 8 * 8;
+        if (eights > 0) {
+            expand_eights(w, i, eights, absmax, out);
+            i += eights;
+            out += eights;
+        }
+        for (; i < stop; ++i) *out++ = nf4_value(w, i, absmax);
+    }
+}
+
+inline void expand_weight(const WeightView& w, std::int64_t first, std::int64_t count, float* out) {
+    if (w.storage == Storage::kNf4) return expand_nf4(w, first, count, out);
+    const Vf factor = splat(w.scale);
+    auto scaled = [&](auto* in) {
+        for (std::int64_t i = 0; i < count; i += kLanes) {
+            store(out + i, load(in + first + i, count - i) * factor, count - i);
+        }
+    };
+    if (w.plain.dtype() == DType::kBF16) {
+        scaled(static_cast<const bf16*>(w.plain.data()));
+    } else {
+        scaled(static_cast<const float*>(w.plain.data()));
+    }
+}
+
+inline void store_tile_any(const float* tile, std::int64_t nr, std::int64_t rows, std::int64_t cols,
+                           const float* bias, Out c, std::int64_t stride, bool accumulate) {
+    typed(c, [&](auto* out) {
+        for (std::int64_t i = 0; i < rows; ++i, tile += nr, out += stride) {
+            for (std::int64_t j = 0; j < cols; j += kLanes) {
+                Vf sum = load(tile + j);
+                if (bias != nullptr) sum += load(bias + j, cols - j);
+                if (accumulate) sum = load(out + j, cols - j) + sum;
+                store(out + j, sum, cols - j);
+            }
+        }
+    });
+}
+
+}  // namespace
+}  // namespace qshard::cpu

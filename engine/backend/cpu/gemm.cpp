@@ -1,0 +1,253 @@
+#include <algorithm>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/sizes.h"
+
+/// Matrix products: weights come packed; activations are packed into the workspace, all threads
+/// together, then tasks of a block of strips by a block of panels run over the inner dimension in
+/// blocks that stay in cache, their sums resting in fp32 tiles in between.
+namespace qshard::cpu {
+
+struct CpuBackend::Blocks {
+    const GemmKernel& g;
+    std::int64_t rows, cols, strip_bytes;
+    std::int64_t strips, panels;            ///< of the chunk
+    std::int64_t strips_each, panels_each;  ///< of a block
+    std::int64_t row_blocks, count;
+
+    Blocks(const GemmKernel& kernel, std::int64_t row_count, std::int64_t col_count,
+           std::int64_t bytes_of_strip, int threads)
+        : g(kernel), rows(row_count), cols(col_count), strip_bytes(bytes_of_strip) {
+        strips = divide_up(rows, g.mr);
+        panels = divide_up(cols, g.nr);
+        row_blocks = divide_up(strips, kTileRows / g.mr);
+        strips_each = divide_up(strips, row_blocks);
+        row_blocks = divide_up(strips, strips_each);
+        const std::int64_t wanted = threads == 1 ? 1 : std::int64_t{16} * threads;
+        panels_each = std::clamp<std::int64_t>(row_blocks * panels / wanted, 1, kTileCols / g.nr);
+        count = row_blocks * divide_up(panels, panels_each);
+    }
+};
+
+std::size_t CpuBackend::packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
+                                     DType dtype) const {
+    const GemmKernel& g = gemm_kernel(dtype);
+    const bool forward = orientation == Orientation::kForward;
+    const std::int64_t inner = round_up(forward ? cols : rows, g.k_step);
+    const std::int64_t outer = round_up(forward ? rows : cols, g.nr);
+    return static_cast<std::size_t>(inner * outer * g.b_bytes);
+}
+
+Packed CpuBackend::pack(const WeightView& weight, Orientation orientation, DType dtype,
+                        void* destination) {
+    const bool forward = orientation == Orientation::kForward;
+    const std::int64_t outer = forward ? weight.rows : weight.cols;
+    const std::int64_t inner = forward ? weight.cols : weight.rows;
+    // Backward, a task expands whole stretches of a row: several panels side by side.
+    const std::int64_t group = forward ? 1 : kExpandCols / gemm_kernel(dtype).nr;
+    const std::int64_t panels = divide_up(outer, gemm_kernel(dtype).nr);
+    pool_.run(divide_up(panels, group), [&](std::int64_t task, int thread) {
+        pack_panels(weight, orientation, dtype, task * group,
+                    std::min(group, panels - task * group), static_cast<std::byte*>(destination),
+                    reinterpret_cast<float*>(scratch(thread)));
+    });
+    return {destination, inner, outer, dtype};
+}
+
+void CpuBackend::pack_panels(const WeightView& weight, Orientation orientation, DType dtype,
+                             std::int64_t first, std::int64_t count, std::byte* destination,
+                             float* lines) const {
+    const GemmKernel& g = gemm_kernel(dtype);
+    const bool forward = orientation == Orientation::kForward;
+    const std::int64_t outer = forward ? weight.rows : weight.cols;
+    const std::int64_t inner = forward ? weight.cols : weight.rows;
+    const std::int64_t panel_bytes = round_up(inner, g.k_step) * g.nr * g.b_bytes;
+    const std::int64_t n0 = first * g.nr, n1 = std::min(outer, (first + count) * g.nr);
+    const std::int64_t step = forward ? kExpandCols : kExpandRows;
+    for (std::int64_t k0 = 0; k0 < inner; k0 += step) {
+        const std::int64_t k = std::min(step, inner - k0);
+        if (forward) {
+            for (std::int64_t n = n0; n < n1; ++n) {
+                kernels_.expand(weight, n * weight.cols + k0, k, lines + (n - n0) * kExpandCols);
+            }
+        } else {
+            for (std::int64_t i = 0; i < k; ++i) {
+                kernels_.expand(weight, (k0 + i) * weight.cols + n0, n1 - n0,
+                                lines + i * kExpandCols);
+            }
+        }
+        for (std::int64_t n = n0; n < n1; n += g.nr) {
+            std::byte* out = destination + n / g.nr * panel_bytes + k0 * g.nr * g.b_bytes;
+            const std::int64_t cols = std::min<std::int64_t>(g.nr, n1 - n);
+            if (forward) {
+                g.pack_b_transposed({lines, false}, kExpandCols, k, cols, out);
+            } else {
+                g.pack_b({lines + (n - n0), false}, kExpandCols, k, cols, out);
+            }
+        }
+    }
+}
+
+void CpuBackend::gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) {
+    check(!terms.empty(), "gemm has a term");
+    check(!accumulate || c.dtype() == DType::kF32, "gemm accumulates into fp32");
+    check(bias.empty() || bias.count() == c.cols(), "gemm's bias has one element a column");
+    const GemmKernel& g = gemm_kernel(terms[0].b.dtype);
+    std::int64_t inner = 0;
+    for (const GemmTerm& term : terms) {
+        check(
+            term.a.rows() == c.rows() && term.a.cols() == term.b.inner && term.b.outer == c.cols(),
+            "gemm operands fit");
+        check(term.b.dtype == terms[0].b.dtype, "the terms of a gemm are packed to one dtype");
+        inner += round_up(term.b.inner, g.k_step);
+    }
+    const std::int64_t strip_bytes = round_up(inner * g.mr * g.a_bytes, 64);
+    const std::int64_t chunk = kPackBytes / strip_bytes * g.mr;
+    check(chunk > 0, "a strip of gemm's inner dimension fits the workspace");
+    for (std::int64_t row = 0; row < c.rows(); row += chunk) {
+        const std::int64_t rows = std::min(chunk, c.rows() - row);
+        pack_strips(terms, row, rows, strip_bytes);
+        const float* bias_data = bias.empty() ? nullptr : bias.as<float>();
+        const Tensor part = c.row_range(row, rows);
+        const Blocks blocks(g, rows, c.cols(), strip_bytes, threads());
+        pool_.run(blocks.count, [&](std::int64_t block, int thread) {
+            gemm_block(terms, blocks, block, bias_data, part, accumulate,
+                       reinterpret_cast<float*>(scratch(thread)));
+        });
+    }
+}
+
+void CpuBackend::pack_strips(std::span<const GemmTerm> terms, std::int64_t first_row,
+                             std::int64_t rows, std::int64_t strip_bytes) {
+    const GemmKernel& g = gemm_kernel(terms[0].b.dtype);
+    auto pack_one = [&](std::int64_t strip, int) {
+        std::byte* out = workspace_.get() + strip * strip_bytes;
+        const std::int64_t row = strip * g.mr;
+        for (const GemmTerm& term : terms) {
+            const std::int64_t inner = term.b.inner;
+            g.pack_a(in_of(term.a.row_range(first_row + row, 1)), inner,
+                     std::min<std::int64_t>(g.mr, rows - row), inner, out);
+            out += round_up(inner, g.k_step) * g.mr * g.a_bytes;
+        }
+    };
+    const std::int64_t strips = divide_up(rows, g.mr);
+    if (strips * strip_bytes < kInlineBytes) {
+        for (std::int64_t strip = 0; strip < strips; ++strip) pack_one(strip, 0);
+    } else {
+        pool_.run(strips, pack_one);
+    }
+}
+
+void CpuBackend::gemm_block(std::span<const GemmTerm> terms, const Blocks& blocks,
+                            std::int64_t block, const float* bias, Tensor c, bool accumulate,
+                            float* tiles) const {
+    const GemmKernel& g = blocks.g;
+    const std::int64_t strip0 = block % blocks.row_blocks * blocks.strips_each;
+    const std::int64_t strip1 = std::min(blocks.strips, strip0 + blocks.strips_each);
+    const std::int64_t panel0 = block / blocks.row_blocks * blocks.panels_each;
+    const std::int64_t panel1 = std::min(blocks.panels, panel0 + blocks.panels_each);
+    const std::int64_t tile_size = std::int64_t{g.mr} * g.nr;
+    std::int64_t done = 0;  // inner elements of a strip before this block of it
+    for (std::size_t t = 0; t < terms.size(); ++t) {
+        const std::int64_t inner = round_up(terms[t].b.inner, g.k_step);
+        const std::int64_t parts = divide_up(inner, kInnerBlock);
+        const std::int64_t part = round_up(divide_up(inner, parts), 32);
+        const auto* panels = static_cast<const std::byte*>(terms[t].b.data);
+        for (std::int64_t k0 = 0; k0 < inner; k0 += part) {
+            const std::int64_t k = std::min(part, inner - k0);
+            const bool first = done == 0;
+            const bool last = t + 1 == terms.size() && k0 + k == inner;
+            for (std::int64_t p = panel0; p < panel1; ++p) {
+                const std::byte* panel = panels + (p * inner + k0) * g.nr * g.b_bytes;
+                for (std::int64_t s = strip0; s < strip1; ++s) {
+                    const std::byte* strip =
+                        workspace_.get() + s * blocks.strip_bytes + done * g.mr * g.a_bytes;
+                    const std::int64_t row = s * g.mr, col = p * g.nr;
+                    const std::int64_t rows = std::min<std::int64_t>(g.mr, blocks.rows - row);
+                    float* tile =
+                        tiles + ((p - panel0) * blocks.strips_each + s - strip0) * tile_size;
+                    g.tile(strip, panel, k, static_cast<int>(rows), tile, first);
+                    if (!last) continue;
+                    const std::int64_t at = row * blocks.cols + col;
+                    kernels_.store_tile(tile, g.nr, rows,
+                                        std::min<std::int64_t>(g.nr, blocks.cols - col),
+                                        bias == nullptr ? nullptr : bias + col,
+                                        {static_cast<std::byte*>(c.data()) +
+                                             at * static_cast<std::int64_t>(bytes_of(c.dtype())),
+                                         c.dtype() == DType::kBF16},
+                                        blocks.cols, accumulate);
+                }
+            }
+            done += k;
+        }
+    }
+}
+
+void CpuBackend::gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor c,
+                           bool transposed) {
+    const std::int64_t m_count = a.cols(), k_count = b.cols();
+    check(a.rows() == b.rows() && c.count() == m_count * k_count && m_count <= 1024,
+          "gemm_rows operands fit");
+    check(c.dtype() == DType::kF32, "gemm_rows writes fp32");
+    const GemmKernel& g = gemm_kernel(dtype);
+    const std::int64_t panels = divide_up(k_count, g.nr),
+                       row_blocks = divide_up(m_count, kTileRows);
+    const std::int64_t each = std::clamp<std::int64_t>(
+        row_blocks * panels / (std::int64_t{4} * threads()), 1, kTileCols / g.nr);
+    pool_.run(row_blocks * divide_up(panels, each), [&](std::int64_t task, int thread) {
+        const std::int64_t panel = task / row_blocks * each;
+        RowsBlock block{a, b, factor, dtype, c, transposed};
+        block.m0 = task % row_blocks * kTileRows;
+        block.m1 = std::min(m_count, block.m0 + kTileRows);
+        block.k0 = panel * g.nr;
+        block.k1 = std::min(k_count, (panel + each) * g.nr);
+        gemm_rows_block(block, scratch(thread));
+    });
+}
+
+void CpuBackend::gemm_rows_block(const RowsBlock& x, std::byte* scratch_bytes) const {
+    const GemmKernel& g = gemm_kernel(x.dtype);
+    const std::int64_t rows = x.a.rows(), m_count = x.a.cols(), k_count = x.b.cols();
+    const std::int64_t tile_size = std::int64_t{g.mr} * g.nr;
+    const std::int64_t strips = divide_up(x.m1 - x.m0, g.mr);
+    auto* tiles = reinterpret_cast<float*>(scratch_bytes);
+    std::byte* strip_data = scratch_bytes + kTileBytes;
+    std::byte* panel = strip_data + kTileRows * kRowsInner * 4;
+    auto element = [](const Tensor& t, std::int64_t at) {
+        return In{static_cast<const std::byte*>(t.data()) +
+                      at * static_cast<std::int64_t>(bytes_of(t.dtype())),
+                  t.dtype() == DType::kBF16};
+    };
+    for (std::int64_t n = 0; n < rows; n += kRowsInner) {
+        const std::int64_t count = std::min(kRowsInner, rows - n);
+        const std::int64_t inner = round_up(count, g.k_step);
+        const std::int64_t strip_bytes = kRowsInner * g.mr * g.a_bytes;
+        for (std::int64_t s = 0; s < strips; ++s) {
+            const std::int64_t m = x.m0 + s * g.mr;
+            g.pack_a_transposed(element(x.a, n * m_count + m), m_count,
+                                std::min<std::int64_t>(g.mr, x.m1 - m), count,
+                                strip_data + s * strip_bytes);
+        }
+        for (std::int64_t k = x.k0, p = 0; k < x.k1; k += g.nr, ++p) {
+            g.pack_b(element(x.b, n * k_count + k), k_count, count,
+                     std::min<std::int64_t>(g.nr, x.k1 - k), panel);
+            for (std::int64_t s = 0; s < strips; ++s) {
+                g.tile(strip_data + s * strip_bytes, panel, inner,
+                       static_cast<int>(std::min<std::int64_t>(g.mr, x.m1 - x.m0 - s * g.mr)),
+                       tiles + (p * strips + s) * tile_size, n == 0);
+            }
+        }
+    }
+    float* c = x.c.as<float>();
+    for (std::int64_t m = x.m0; m < x.m1; ++m) {
+        const std::int64_t strip = (m - x.m0) / g.mr, line = (m - x.m0) % g.mr;
+        for (std::int64_t k = x.k0; k < x.k1; ++k) {
+            const std::int64_t p = (k - x.k0) / g.nr, lane = (k - x.k0) % g.nr;
+            const float sum =
+                rows == 0 ? 0.0f : tiles[(p * strips + strip) * tile_size + line * g.nr + lane];
+            c[x.transposed ? k * m_count + m : m * k_count + k] = x.factor * sum;
+        }
+    }
+}
+
+}  // namespace qshard::cpu

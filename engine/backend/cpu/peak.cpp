@@ -1,0 +1,80 @@
+#include "backend/cpu/peak.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+
+#include "backend/cpu/cpu_backend.h"
+
+namespace qshard {
+namespace {
+
+double seconds_of(auto&& run) {
+    const auto begin = std::chrono::steady_clock::now();
+    run();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+/// Backend memory of the measurement.
+class Buffer {
+  public:
+    Buffer(Backend& backend, std::size_t bytes)
+        : backend_(backend), data_(backend.allocate(bytes)) {}
+    ~Buffer() { backend_.release(data_); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    void* get() const { return data_; }
+
+  private:
+    Backend& backend_;
+    void* data_;
+};
+
+}  // namespace
+
+double measure_peak_flops(Backend& backend) {
+    constexpr std::int64_t kSide = 1024;
+    constexpr double kFlops = 2.0 * kSide * kSide * kSide, kSeconds = 0.2;
+    const std::size_t bytes = kSide * kSide * sizeof(float);
+    const Buffer weight(backend, bytes), a(backend, bytes), c(backend, bytes);
+    const Buffer packed(backend,
+                        backend.packed_bytes(kSide, kSide, Orientation::kForward, DType::kBF16));
+    WeightView view;
+    view.rows = view.cols = kSide;
+    view.plain = Tensor(weight.get(), DType::kBF16, {kSide, kSide});
+    const Tensor x(a.get(), DType::kBF16, {kSide, kSide}), y(c.get(), DType::kF32, {kSide, kSide});
+    backend.fill_zero(view.plain);
+    backend.fill_zero(x);
+    const GemmTerm term{x, backend.pack(view, Orientation::kForward, DType::kBF16, packed.get())};
+    double best = 0, spent = 0;
+    while (spent < kSeconds) {
+        const double seconds = seconds_of([&] {
+            backend.gemm({&term, 1}, Tensor(), y, false);
+            backend.synchronize();
+        });
+        spent += seconds;
+        best = std::max(best, kFlops / seconds);
+    }
+    return best;
+}
+
+double measure_register_flops(Backend& backend) {
+    auto* cpu = dynamic_cast<cpu::CpuBackend*>(&backend);
+    check(cpu != nullptr, "the register-only measurement is for CPU backends");
+    constexpr std::int64_t kRounds = 2'000'000;
+    double best = 0;
+    for (int repeat = 0; repeat < 5; ++repeat) {
+        const std::int64_t tasks = cpu->threads();
+        double flops = 0;
+        const double seconds = seconds_of([&] {
+            cpu->pool().run(tasks, [&](std::int64_t task, int) {
+                const double done = cpu->kernels().spin_multiply_adds(kRounds);
+                if (task == 0) flops = done;
+            });
+        });
+        best = std::max(best, flops * static_cast<double>(tasks) / seconds);
+    }
+    return best;
+}
+
+}  // namespace qshard

@@ -1,0 +1,15 @@
+#pragma once
+
+#include "backend/backend.h"
+
+namespace qshard {
+
+/// FLOP/s of a large bf16 matrix product through the backend (1024 cubed), best of several within
+/// about 0.2 s: what a step's speed is a share of.
+double measure_peak_flops(Backend& backend);
+
+/// FLOP/s of fp32 multiply-adds that never leave the registers, all threads of a CPU backend
+/// together; BugError for another backend.
+double measure_register_flops(Backend& backend);
+
+}  // namespace qshard

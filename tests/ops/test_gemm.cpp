@@ -1,0 +1,272 @@
+#include "ops.h"
+#include "spec/layout.h"
+#include "tensor/nf4.h"
+
+namespace qshard::ops {
+namespace {
+
+/// A weight in host arrays, and its view in a backend's memory.
+struct Weight {
+    std::int64_t rows = 0, cols = 0;
+    Storage storage = Storage::kPlain;
+    bool double_quant = false;
+    Array plain;
+    float scale = 1.0f;
+    std::vector<std::uint8_t> codes, q;
+    std::vector<float> absmax, absmax2, offset = {0.0f};
+
+    WeightView view(Memory& memory) const {
+        WeightView v;
+        v.storage = storage;
+        v.rows = rows;
+        v.cols = cols;
+        v.scale = scale;
+        if (storage == Storage::kPlain) {
+            v.plain = memory.put(plain);
+            return v;
+        }
+        v.codes = memory.put(codes);
+        v.double_quant = double_quant;
+        if (double_quant) {
+            v.absmax_codes = memory.put(q);
+            v.absmax2 = memory.put(absmax2);
+            v.absmax_offset = memory.put(offset);
+        } else {
+            v.absmax = memory.put(absmax);
+        }
+        return v;
+    }
+};
+
+Weight plain_weight(std::uint64_t seed, std::int64_t rows, std::int64_t cols, DType dtype,
+                    float magnitude, float scale = 1.0f) {
+    Weight w;
+    w.rows = rows;
+    w.cols = cols;
+    w.plain = random(seed, {rows, cols}, dtype, magnitude);
+    w.scale = scale;
+    return w;
+}
+
+Weight nf4_weight(std::uint64_t seed, std::int64_t rows, std::int64_t cols, bool double_quant,
+                  float magnitude) {
+    Weight w;
+    w.rows = rows;
+    w.cols = cols;
+    w.storage = Storage::kNf4;
+    w.double_quant = double_quant;
+    const Array x = random(seed, {rows, cols}, DType::kF32, magnitude);
+    std::vector<float> values;
+    for (std::int64_t i = 0; i < x.count(); ++i) values.push_back(x.at(i));
+    const std::size_t blocks = (values.size() + 63) / 64;
+    w.codes.resize((values.size() + 1) / 2);
+    w.absmax.resize(blocks);
+    nf4_quantize(values, w.codes.data(), w.absmax.data());
+    w.q.resize(blocks);
+    w.absmax2.resize((blocks + 255) / 256);
+    double_quantize(w.absmax, w.q.data(), w.absmax2.data(), w.offset.data());
+    return w;
+}
+
+Packed packed(Backend& b, Memory& memory, const Weight& w, Orientation orientation, DType dtype) {
+    void* destination = memory.raw(b.packed_bytes(w.rows, w.cols, orientation, dtype));
+    return b.pack(w.view(memory), orientation, dtype, destination);
+}
+
+/// Operands are scaled so that results are of order 1: an error of k * eps * sqrt(length).
+float unit_scale(std::int64_t length) {
+    return 3.0f / std::sqrt(static_cast<float>(length));
+}
+double gemm_tolerance(std::int64_t length) {
+    return 8 * kEps32 * std::sqrt(static_cast<double>(length)) + 1e-6;
+}
+
+struct GemmCase {
+    std::int64_t m, n, k;
+    DType a, c;
+};
+const GemmCase kGemmCases[] = {
+    {1, 16, 8, DType::kF32, DType::kF32},     {1, 1, 1, DType::kF32, DType::kF32},
+    {3, 33, 65, DType::kBF16, DType::kF32},   {7, 100, 129, DType::kF32, DType::kBF16},
+    {40, 70, 31, DType::kBF16, DType::kBF16}, {101, 64, 801, DType::kBF16, DType::kF32},
+    {8, 300, 64, DType::kF32, DType::kF32},   {197, 35, 40, DType::kBF16, DType::kBF16},
+};
+
+class Gemm : public Ops {};
+QSHARD_OPS_SUITE(Gemm);
+
+TEST_P(Gemm, PlainWeightBothWaysBothDtypes) {
+    for (const GemmCase& x : kGemmCases) {
+        for (DType dtype : {DType::kF32, DType::kBF16}) {
+            for (Orientation way : {Orientation::kForward, Orientation::kBackward}) {
+                SCOPED_TRACE(fmt::format("m {} n {} k {} {} way {}", x.m, x.n, x.k, name_of(dtype),
+                                         static_cast<int>(way)));
+                const bool forward = way == Orientation::kForward;
+                const Array a = random(1, {x.m, x.k}, x.a);
+                const Weight w = plain_weight(2, forward ? x.n : x.k, forward ? x.k : x.n, x.a,
+                                              unit_scale(x.k), 0.75f);
+                const Array bias = random(3, {x.n});
+                const Compute run = [&](Backend& b, Memory& memory) {
+                    const GemmTerm term{memory.put(a), packed(b, memory, w, way, dtype)};
+                    const Tensor c = memory.fresh({x.m, x.n}, x.c);
+                    b.gemm({&term, 1}, memory.put(bias), c, false);
+                    return std::vector{memory.get(c)};
+                };
+                expect_reference(run, gemm_tolerance(x.k), x.c == DType::kBF16 ? kEps16 : 0);
+            }
+        }
+    }
+}
+
+TEST_P(Gemm, QuantizedWeight) {
+    // Odd widths: blocks cross rows, and rows begin in the low nibble.
+    for (const auto& [rows, cols] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+             {64, 64}, {35, 97}, {96, 576}, {576, 130}, {1, 7}, {1040, 33}}) {
+        for (bool double_quant : {false, true}) {
+            for (Orientation way : {Orientation::kForward, Orientation::kBackward}) {
+                const bool forward = way == Orientation::kForward;
+                const std::int64_t inner = forward ? cols : rows, outer = forward ? rows : cols;
+                const Weight w = nf4_weight(5, rows, cols, double_quant, unit_scale(inner));
+                const Array a = random(6, {5, inner}, DType::kBF16);
+                for (DType dtype : {DType::kF32, DType::kBF16}) {
+                    SCOPED_TRACE(fmt::format("{} x {} dq {} way {} {}", rows, cols, double_quant,
+                                             static_cast<int>(way), name_of(dtype)));
+                    const Compute run = [&](Backend& b, Memory& memory) {
+                        const GemmTerm term{memory.put(a), packed(b, memory, w, way, dtype)};
+                        const Tensor c = memory.fresh({5, outer});
+                        b.gemm({&term, 1}, Tensor(), c, false);
+                        return std::vector{memory.get(c)};
+                    };
+                    expect_reference(run, gemm_tolerance(inner));
+                }
+            }
+        }
+    }
+}
+
+TEST_P(Gemm, UnpackedByIdentity) {
+    // x = identity reads the packed weight back: exact values, whatever the kernel.
+    const Weight w = nf4_weight(7, 45, 70, true, 1.0f);
+    Array eye = zeros({70, 70});
+    for (std::int64_t i = 0; i < 70; ++i) eye.set(i * 71, 1.0f);
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+        const Compute run = [&](Backend& b, Memory& memory) {
+            const GemmTerm term{memory.put(eye),
+                                packed(b, memory, w, Orientation::kForward, dtype)};
+            const Tensor c = memory.fresh({70, 45});
+            b.gemm({&term, 1}, Tensor(), c, false);
+            return std::vector{memory.get(c)};
+        };
+        const auto reference = make_reference_backend();
+        const Array want = run_on(*reference, run)[0], found = run_on(*make(), run)[0];
+        for (std::int64_t i = 0; i < want.count(); ++i) ASSERT_EQ(want.at(i), found.at(i)) << i;
+    }
+}
+
+TEST_P(Gemm, TermsAddUpInOrderAndAccumulate) {
+    const Array x = random(1, {37, 200}, DType::kBF16), u = random(2, {37, 24}, DType::kF32);
+    const Array start = random(3, {37, 50});
+    const Weight w = nf4_weight(4, 50, 200, true, unit_scale(200));
+    const Weight lora = plain_weight(5, 50, 24, DType::kF32, unit_scale(24), 2.0f);
+    for (bool accumulate : {false, true}) {
+        const Compute run = [&](Backend& b, Memory& memory) {
+            const GemmTerm terms[] = {
+                {memory.put(x), packed(b, memory, w, Orientation::kForward, DType::kBF16)},
+                {memory.put(u), packed(b, memory, lora, Orientation::kForward, DType::kBF16)}};
+            const Tensor c = memory.put(start);
+            b.gemm(terms, Tensor(), c, accumulate);
+            return std::vector{memory.get(c)};
+        };
+        expect_reference(run, 2 * gemm_tolerance(224));
+    }
+}
+
+TEST_P(Gemm, RowsDoNotDependOnTheCall) {
+    const Array a = random(1, {131, 450}, DType::kBF16);
+    const Weight w = nf4_weight(2, 90, 450, true, unit_scale(450));
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+        const auto backend = make(2);
+        auto multiply = [&](const Array& rows) {
+            return run_on(*backend, [&](Backend& b, Memory& memory) {
+                const GemmTerm term{memory.put(rows),
+                                    packed(b, memory, w, Orientation::kForward, dtype)};
+                const Tensor c = memory.fresh({rows.shape[0], 90});
+                b.gemm({&term, 1}, Tensor(), c, false);
+                return std::vector{memory.get(c)};
+            })[0];
+        };
+        const Array whole = multiply(a);
+        for (const auto& [first, count] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+                 {0, 1}, {5, 2}, {7, 3}, {11, 4}, {20, 5}, {31, 8}, {40, 17}, {60, 71}}) {
+            expect_same_bits(rows_of(whole, first, count), multiply(rows_of(a, first, count)),
+                             fmt::format("rows {} + {}", first, count));
+        }
+    }
+}
+
+TEST_P(Gemm, LargeInnerDimensionGoesInChunksOfRows) {
+    // 200 strips' inner dimensions of 20,000 do not fit the packing workspace at once.
+    const std::int64_t m = native() ? 300 : 40, k = 20000;
+    const Array a = random(1, {m, k}, DType::kBF16);
+    const Weight w = plain_weight(2, 3, k, DType::kBF16, unit_scale(k));
+    const Compute run = [&](Backend& b, Memory& memory) {
+        const GemmTerm term{memory.put(a),
+                            packed(b, memory, w, Orientation::kForward, DType::kF32)};
+        const Tensor c = memory.fresh({m, 3});
+        b.gemm({&term, 1}, Tensor(), c, false);
+        return std::vector{memory.get(c)};
+    };
+    expect_reference(run, gemm_tolerance(k));
+}
+
+TEST_P(Gemm, BackwardIsTheForwardsGradient) {
+    const Weight w = plain_weight(1, 19, 23, DType::kF32, 0.5f);
+    const Array x = random(2, {4, 23}), weights = random(3, {4, 19});
+    const auto backend = make();
+    auto multiply = [&](const Array& a, Orientation way, std::int64_t outer) {
+        return run_on(*backend, [&](Backend& b, Memory& memory) {
+            const GemmTerm term{memory.put(a), packed(b, memory, w, way, DType::kF32)};
+            const Tensor c = memory.fresh({4, outer});
+            b.gemm({&term, 1}, Tensor(), c, false);
+            return std::vector{memory.get(c)};
+        })[0];
+    };
+    expect_gradient(
+        [&](const Array& at) { return dot(weights, multiply(at, Orientation::kForward, 19)); }, x,
+        multiply(weights, Orientation::kBackward, 23), 0.5f, 1e-5);
+}
+
+class GemmRows : public Ops {};
+QSHARD_OPS_SUITE(GemmRows);
+
+TEST_P(GemmRows, MatchesReference) {
+    struct Case {
+        std::int64_t n, m, k;
+    };
+    for (const Case& x : {Case{1, 8, 16},
+                          {7, 1, 3},
+                          {300, 16, 100},
+                          {513, 8, 65},
+                          {64, 61, 33},
+                          {40, 130, 48},
+                          {90, 16, 600}}) {
+        for (DType dtype : {DType::kF32, DType::kBF16}) {
+            for (bool transposed : {false, true}) {
+                SCOPED_TRACE(fmt::format("n {} m {} k {} {} transposed {}", x.n, x.m, x.k,
+                                         name_of(dtype), transposed));
+                const Array a = random(1, {x.n, x.m}, DType::kF32, unit_scale(x.n));
+                const Array b = random(2, {x.n, x.k}, DType::kBF16);
+                const Compute run = [&](Backend& backend, Memory& memory) {
+                    const Tensor c =
+                        transposed ? memory.fresh({x.k, x.m}) : memory.fresh({x.m, x.k});
+                    backend.gemm_rows(memory.put(a), memory.put(b), 0.5f, dtype, c, transposed);
+                    return std::vector{memory.get(c)};
+                };
+                expect_reference(run, gemm_tolerance(x.n));
+            }
+        }
+    }
+}
+
+}  // namespace
+}  // namespace qshard::ops
