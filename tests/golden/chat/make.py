@@ -7,6 +7,7 @@
 Versions used: jinja2 3.1.6, Python 3.11.
 """
 import datetime
+import functools
 import json
 import os
 import sys
@@ -68,11 +69,16 @@ def environment():
     return env
 
 
+@functools.lru_cache
+def compiled(source):
+    return environment().from_string(source)
+
+
 def render(source, messages, add_generation_prompt, variables):
     """{"text", "spans" (UTF-8 byte ranges)} or {"error": the exception's text}."""
     try:
-        env = environment()
-        template = env.from_string(source)
+        template = compiled(source)
+        env = template.environment
         blocks, spans = [], []
         with env.tracker.active(blocks, spans):
             for block in template.generate(messages=messages, add_generation_prompt=add_generation_prompt, **variables):

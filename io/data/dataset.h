@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "io/data/encode.h"
+
+namespace qshard {
+
+/// A data file and how often an epoch takes each of its rows. A fraction is taken by drawing rows
+/// once, the same in every epoch: 2.5 takes all rows twice and half of them a third time.
+struct DataSource {
+    std::string path;
+    double weight = 1;
+};
+
+struct DatasetOptions {
+    std::vector<DataSource> train;
+    /// Rows of train (by whole rows, drawn by the seed before weights apply) to hold back; in [0,
+    /// 1).
+    double validation_fraction = 0;
+    std::string validation_file;  ///< instead of a fraction
+    std::string test_file;
+    std::uint64_t seed = 42;
+};
+
+/// What one split has, for the screen at the start.
+struct SplitStats {
+    std::int64_t rows = 0;  ///< documents kept
+    std::int64_t tokens = 0;
+    std::int64_t supervised = 0;  ///< tokens that carry loss
+    std::int64_t longest = 0;
+    std::int64_t truncated = 0;  ///< kept, but cut to max_length
+    std::int64_t skipped = 0;    ///< dropped for their length
+    std::int64_t untrained = 0;  ///< dropped because no token carries loss
+};
+
+struct Split {
+    std::vector<EncodedRow> rows;
+    std::vector<double> weights;  ///< of each row
+    SplitStats stats;
+};
+
+struct Dataset {
+    Split train, validation, test;
+};
+
+/// Reads and encodes everything. The same on every rank: a function of files, tokenizer, template
+/// and options. UserError for bad input, for a fraction that leaves nothing to train on, and if no
+/// row of train is left.
+Dataset load_dataset(const DatasetOptions& options, const RowEncoder& encoder);
+
+/// Which of `count` rows a validation fraction takes: round(fraction * count), at least one and not
+/// all (if count > 1).
+std::vector<bool> draw_validation(std::int64_t count, double fraction, std::uint64_t seed);
+
+/// SHA-256 over the documents of a split.
+std::string sha256_of(const Split& split);
+
+}  // namespace qshard

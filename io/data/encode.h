@@ -1,0 +1,104 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "io/chat/template.h"
+#include "io/data/format.h"
+#include "io/tokenizer/tokenizer.h"
+
+namespace qshard {
+
+/// What encoding asks of a tokenizer; the program wraps its Tokenizer, tests need none.
+class TextEncoder {
+  public:
+    virtual ~TextEncoder() = default;
+    virtual std::vector<std::int32_t> encode(std::string_view text,
+                                             bool add_special_tokens) const = 0;
+    virtual std::vector<TokenSpan> encode_with_offsets(std::string_view text,
+                                                       bool add_special_tokens) const = 0;
+};
+
+/// A document of tokens. labels[i] is what the model should predict for ids[i] (not shifted), or
+/// -100.
+struct EncodedRow {
+    std::vector<std::int32_t> ids, labels;
+    std::string place;  ///< of the data row
+    /// Positions that carry loss once shifted: labels but the first.
+    std::int64_t supervised() const;
+    /// Tokens before the last run of supervised ones: what a model is given to write the answer.
+    std::vector<std::int32_t> prompt() const;
+    /// The last run of supervised tokens.
+    std::vector<std::int32_t> completion() const;
+};
+
+enum class AddBos { kAuto, kTrue, kFalse };
+enum class Overlong { kTruncate, kSkip, kError };
+
+struct EncodeOptions {
+    FormatOptions format;
+    bool loss_on_all = false;  ///< loss_on: all; else completions (assistant turns) only
+    std::int64_t max_length = 512;
+    Overlong overlong = Overlong::kTruncate;
+    AddBos add_bos = AddBos::kAuto;  ///< kAuto: if the tokenizer's own post-processor puts bos_id
+                                     ///< first. Not for messages.
+    bool append_eos = true;  ///< after a completion or text, unless it is there. Not for messages.
+    std::optional<std::int32_t> bos_id, eos_id;
+    std::int64_t vocabulary_count = INT32_MAX;  ///< ids of tokenized rows must be below
+    boost::json::object chat_variables;  ///< bos_token, eos_token and what else the template reads
+};
+
+/// Turns data rows into documents.
+///
+/// prompt-completion, instruction, template: ids(prompt) + ids(completion) + eos, encoded
+/// separately, so that training sees what inference sees; the completion and eos carry loss. text:
+/// ids + eos, all carry loss. messages: the rendered text is encoded as a whole, without adding
+/// special tokens. Loss is on the tokens that touch what the template printed inside {% generation
+/// %} blocks; without such blocks, for each assistant turn, on what is printed beyond the
+/// generation prompt, up to the end of the turn: including the end-of-turn mark and the newline
+/// that ChatML and Gemma write after it (as TRL does). That needs a template that prints a prefix
+/// of a conversation as a prefix of its text; others (Qwen3, SmolLM3 with earlier turns) are
+/// refused with what to do.
+class RowEncoder {
+  public:
+    /// `chat` may be null if there is no template: rows of messages are refused then. Both must
+    /// outlive the encoder.
+    RowEncoder(const TextEncoder& tokenizer, const ChatTemplate* chat, EncodeOptions options);
+
+    /// A document of at most max_length tokens, its start kept (overlong: truncate), or nullopt if
+    /// skipped. UserError naming the row's place.
+    struct Outcome {
+        std::optional<EncodedRow> row;
+        bool truncated = false;
+    };
+    Outcome encode(const DataRow& row) const;
+
+    const EncodeOptions& options() const { return options_; }
+
+  private:
+    using Spans = std::vector<std::pair<std::size_t, std::size_t>>;
+    EncodedRow encode_example(const Example& example) const;
+    EncodedRow encode_text(const TextExample& example) const;
+    EncodedRow encode_prompt(const PromptExample& example) const;
+    EncodedRow encode_tokens(const TokenExample& example) const;
+    EncodedRow encode_chat(const ChatExample& example) const;
+    ChatTemplate::Rendered render(const ChatExample& example, std::size_t count,
+                                  bool generation_prompt) const;
+    Spans assistant_spans(const ChatExample& example, const std::string& full) const;
+    std::size_t prompt_bytes(const ChatExample& example, std::size_t count,
+                             const std::string& full) const;
+    std::size_t turn_end(const ChatExample& example, std::size_t count,
+                         const std::string& full) const;
+    bool starts_with_bos() const;
+
+    const TextEncoder& tokenizer_;
+    const ChatTemplate* chat_;
+    EncodeOptions options_;
+    bool add_bos_;
+};
+
+}  // namespace qshard

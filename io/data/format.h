@@ -1,0 +1,63 @@
+#pragma once
+
+#include <boost/json.hpp>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "io/data/rows.h"
+
+namespace qshard {
+
+/// What the columns of a row mean.
+enum class RowFormat {
+    kAuto,
+    kMessages,          ///< messages: [{role, content}, ...]; optionally tools
+    kPromptCompletion,  ///< prompt, completion: texts, or lists of messages
+    kInstruction,       ///< instruction, output, optionally input: Alpaca's prompt
+    kShareGpt,          ///< conversations: [{from, value}, ...]
+    kText,              ///< text
+    kTemplate,          ///< a prompt template over any columns, and a completion column
+    kTokenized,         ///< input_ids, optionally labels (-100: no loss)
+};
+
+/// A name of the run file: auto, messages, prompt-completion, instruction, sharegpt, text,
+/// template, tokenized.
+RowFormat parse_row_format(std::string_view name);
+const char* name_of(RowFormat format);
+
+struct FormatOptions {
+    RowFormat format = RowFormat::kAuto;
+    std::string prompt_template;  ///< "Mask:\n{text}\n"; {{ and }} are braces
+    std::string completion_column = "completion";
+};
+
+struct TextExample {
+    std::string text;
+};
+struct PromptExample {
+    std::string prompt, completion;
+};
+struct ChatExample {
+    boost::json::array messages;
+    /// Messages before this one are the prompt of a prompt-completion row: no loss. 0: every
+    /// assistant turn counts.
+    std::size_t prompt_count = 0;
+    boost::json::object variables;  ///< tools, documents and the like of the row
+};
+struct TokenExample {
+    std::vector<std::int32_t> ids, labels;
+};
+using Example = std::variant<TextExample, PromptExample, ChatExample, TokenExample>;
+
+/// Reads a row. kAuto decides by its columns, the template first if there is one. UserError naming
+/// the place, the column and the columns found.
+Example interpret_row(const DataRow& row, const FormatOptions& options);
+
+/// The format that kAuto takes for these columns; UserError naming `place` if none fits.
+RowFormat detect_format(const boost::json::object& columns, const FormatOptions& options,
+                        const std::string& place);
+
+}  // namespace qshard
