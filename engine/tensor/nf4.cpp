@@ -1,12 +1,17 @@
 #include "tensor/nf4.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace qshard {
 
 namespace {
+
+constexpr float kTiniestScale = 1e-38f;  ///< absmax below it scales as this: no division by zero
 
 /// Entries 128..254; 0..126 are their negatives mirrored, 127 is 0 and 255 is 1.
 constexpr std::uint32_t kPositive[127] = {
@@ -28,61 +33,80 @@ constexpr std::uint32_t kPositive[127] = {
     0x3f68999a, 0x3f6c3333, 0x3f6fcccd, 0x3f736666, 0x3f770000, 0x3f7a999a, 0x3f7e3333,
 };
 
-/// Codes of one full block. Written so that the compiler vectorizes it for the target it is inlined
-/// into.
-[[gnu::always_inline]] inline void quantize_block(const float* x, std::uint8_t* codes,
-                                                  float* absmax) {
-    float lanes[16] = {};
-    for (int i = 0; i < 64; i += 16) {
-        for (int j = 0; j < 16; ++j) {
-            const float magnitude =
-                std::bit_cast<float>(std::bit_cast<std::uint32_t>(x[i + j]) & 0x7fffffffu);
-            lanes[j] = magnitude > lanes[j] ? magnitude : lanes[j];
-        }
-    }
-    float largest = 0;
-    for (float lane : lanes) largest = lane > largest ? lane : largest;
-    *absmax = largest;
-    const float scale = 1.0f / (largest > 1e-38f ? largest : 1e-38f);
-    std::uint8_t wide[64];
-    for (int i = 0; i < 64; i += 16) {
-        std::int32_t code[16] = {};
-        float scaled[16];
-        for (int j = 0; j < 16; ++j) scaled[j] = x[i + j] * scale;
-        for (int t = 0; t < 15; ++t) {
-            const float threshold = kNf4Thresholds[static_cast<std::size_t>(t)];
-            for (int j = 0; j < 16; ++j) code[j] += scaled[j] > threshold;
-        }
-        for (int j = 0; j < 16; ++j) wide[i + j] = static_cast<std::uint8_t>(code[j]);
-    }
-    for (int i = 0; i < 32; ++i) {
-        std::uint16_t pair;
-        std::memcpy(&pair, wide + 2 * i, 2);
-        codes[i] = static_cast<std::uint8_t>((pair << 4) | (pair >> 8));
-    }
-}
-
-[[gnu::always_inline]] inline void quantize_blocks(const float* x, std::int64_t blocks,
-                                                   std::uint8_t* codes, float* absmax) {
-    for (std::int64_t b = 0; b < blocks; ++b) {
-        quantize_block(x + 64 * b, codes + 32 * b, absmax + b);
-    }
-}
-
 void quantize_blocks_baseline(const float* x, std::int64_t blocks, std::uint8_t* codes,
                               float* absmax) {
-    quantize_blocks(x, blocks, codes, absmax);
+    for (std::int64_t b = 0; b < blocks; ++b, x += kNf4BlockWeights) {
+        float largest = 0;
+        for (int i = 0; i < kNf4BlockWeights; ++i) largest = std::max(largest, std::fabs(x[i]));
+        absmax[b] = largest;
+        const float scale = 1.0f / std::max(largest, kTiniestScale);
+        auto code = [&](int i) {
+            int below = 0;
+            for (std::size_t t = 0; t < 15; ++t) below += x[i] * scale > kNf4Thresholds[t];
+            return below;
+        };
+        for (int i = 0; i < kNf4BlockWeights; i += 2) {
+            *codes++ = static_cast<std::uint8_t>(code(i) << 4 | code(i + 1));
+        }
+    }
 }
 
 #if defined(__x86_64__)
+/// Thresholds as a search tree, one level a register: 4 comparisons instead of 15.
+struct Tree {
+    float root, second[8], third[8], last[8];
+    constexpr Tree() : root(kNf4Thresholds[7]), second{}, third{}, last{} {
+        for (std::size_t i = 0; i < 8; ++i) {
+            second[i] = kNf4Thresholds[3 + 8 * (i % 2)];
+            third[i] = kNf4Thresholds[1 + 4 * (i % 4)];
+            last[i] = kNf4Thresholds[2 * i];
+        }
+    }
+};
+
 __attribute__((target("avx2"))) void quantize_blocks_avx2(const float* x, std::int64_t blocks,
                                                           std::uint8_t* codes, float* absmax) {
-    quantize_blocks(x, blocks, codes, absmax);
-}
-
-__attribute__((target("avx512f,avx512bw,avx512vl,prefer-vector-width=512"))) void
-quantize_blocks_avx512(const float* x, std::int64_t blocks, std::uint8_t* codes, float* absmax) {
-    quantize_blocks(x, blocks, codes, absmax);
+    static constexpr Tree kTree;
+    const __m256 root = _mm256_set1_ps(kTree.root), second = _mm256_loadu_ps(kTree.second);
+    const __m256 third = _mm256_loadu_ps(kTree.third), last = _mm256_loadu_ps(kTree.last);
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    // Bytes of two 64-bit words, alternately.
+    const __m256i interleave = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+    for (std::int64_t b = 0; b < blocks; ++b, x += 64, codes += 32) {
+        __m256 top = _mm256_setzero_ps();
+        for (int i = 0; i < 64; i += 8) {
+            top = _mm256_max_ps(top, _mm256_and_ps(_mm256_loadu_ps(x + i), magnitude));
+        }
+        __m128 half = _mm_max_ps(_mm256_castps256_ps128(top), _mm256_extractf128_ps(top, 1));
+        half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+        half = _mm_max_ss(half, _mm_movehdup_ps(half));
+        absmax[b] = _mm_cvtss_f32(half);
+        const __m256 scale = _mm256_set1_ps(1.0f / std::max(absmax[b], kTiniestScale));
+        __m256i bytes = _mm256_setzero_si256();  // byte j of word i: elements 8j + 2i, 8j + 2i + 1
+        for (int j = 0; j < 8; ++j) {
+            const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x + 8 * j), scale);
+            auto above = [&](__m256 threshold) __attribute__((target("avx2"))) {
+                return _mm256_castps_si256(_mm256_cmp_ps(v, threshold, _CMP_GT_OQ));
+            };
+            __m256i code = _mm256_abs_epi32(above(root));
+            code = _mm256_sub_epi32(_mm256_add_epi32(code, code),
+                                    above(_mm256_permutevar8x32_ps(second, code)));
+            code = _mm256_sub_epi32(_mm256_add_epi32(code, code),
+                                    above(_mm256_permutevar8x32_ps(third, code)));
+            code = _mm256_sub_epi32(_mm256_add_epi32(code, code),
+                                    above(_mm256_permutevar8x32_ps(last, code)));
+            __m256i pair = _mm256_or_si256(_mm256_slli_epi64(code, 4), _mm256_srli_epi64(code, 32));
+            pair = _mm256_and_si256(pair, _mm256_set1_epi64x(0xff));
+            bytes = _mm256_or_si256(bytes, _mm256_slli_epi64(pair, 8 * j));
+        }
+        bytes = _mm256_shuffle_epi8(bytes, interleave);
+        const __m128i low = _mm256_castsi256_si128(bytes),
+                      high = _mm256_extracti128_si256(bytes, 1);
+        auto* out = reinterpret_cast<__m128i*>(codes);
+        _mm_storeu_si128(out, _mm_unpacklo_epi16(low, high));
+        _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(low, high));
+    }
 }
 #endif
 
@@ -90,9 +114,6 @@ using QuantizeBlocks = void (*)(const float*, std::int64_t, std::uint8_t*, float
 
 QuantizeBlocks best_quantize_blocks() {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-        return quantize_blocks_avx512;
-    }
     if (__builtin_cpu_supports("avx2")) return quantize_blocks_avx2;
 #endif
     return quantize_blocks_baseline;

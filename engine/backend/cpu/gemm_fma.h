@@ -23,6 +23,7 @@ void fma_tile(const float* a, const void* panel, std::int64_t k, float* c, bool 
         sum[i][1] = first ? Vf{} : load(c + i * kFmaCols + kLanes);
     }
     const char* b = static_cast<const char*>(panel);
+#pragma GCC unroll 4
     for (std::int64_t j = 0; j < k; ++j) {
         Vf b0, b1;
         if constexpr (kBf16) {

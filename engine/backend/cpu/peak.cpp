@@ -58,23 +58,15 @@ double measure_peak_flops(Backend& backend) {
     return best;
 }
 
-double measure_register_flops(Backend& backend) {
+double spin_multiply_adds(Backend& backend) {
     auto* cpu = dynamic_cast<cpu::CpuBackend*>(&backend);
-    check(cpu != nullptr, "the register-only measurement is for CPU backends");
+    check(cpu != nullptr, "register-only multiply-adds run on CPU backends");
     constexpr std::int64_t kRounds = 2'000'000;
-    double best = 0;
-    for (int repeat = 0; repeat < 5; ++repeat) {
-        const std::int64_t tasks = cpu->threads();
-        double flops = 0;
-        const double seconds = seconds_of([&] {
-            cpu->pool().run(tasks, [&](std::int64_t task, int) {
-                const double done = cpu->kernels().spin_multiply_adds(kRounds);
-                if (task == 0) flops = done;
-            });
-        });
-        best = std::max(best, flops * static_cast<double>(tasks) / seconds);
-    }
-    return best;
+    std::atomic<double> flops{0};
+    cpu->pool().run(cpu->threads(), [&](std::int64_t, int) {
+        flops += cpu->kernels().spin_multiply_adds(kRounds);
+    });
+    return flops;
 }
 
 }  // namespace qshard

@@ -8,8 +8,8 @@ namespace qshard {
 /// about 0.2 s: what a step's speed is a share of.
 double measure_peak_flops(Backend& backend);
 
-/// FLOP/s of fp32 multiply-adds that never leave the registers, all threads of a CPU backend
-/// together; BugError for another backend.
-double measure_register_flops(Backend& backend);
+/// fp32 multiply-adds that never leave the registers, on all threads of a CPU backend for some
+/// milliseconds; returns the FLOPs done. BugError for another backend.
+double spin_multiply_adds(Backend& backend);
 
 }  // namespace qshard

@@ -11,14 +11,7 @@ inline void pause() {
 #endif
 }
 
-/// Waits until `value` is no longer `old`.
-void wait_for_change(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
-    for (int i = 0; i < kSpins; ++i) {
-        if (value.load(std::memory_order_acquire) != old) return;
-        pause();
-    }
-    value.wait(old, std::memory_order_acquire);
-}
+constexpr std::uint64_t kMembers = 0xffff, kOpen = 0x10000, kLoop = 0x20000;
 
 }  // namespace
 
@@ -30,8 +23,8 @@ ThreadPool::ThreadPool(int threads) {
 
 ThreadPool::~ThreadPool() {
     stop_ = true;
-    loop_.fetch_add(1, std::memory_order_release);
-    loop_.notify_all();
+    loops_.fetch_add(1, std::memory_order_release);
+    loops_.notify_all();
 }
 
 void ThreadPool::run_shared(std::int64_t tasks, const void* body, Call call) {
@@ -39,12 +32,19 @@ void ThreadPool::run_shared(std::int64_t tasks, const void* body, Call call) {
     call_ = call;
     tasks_ = tasks;
     next_.store(0, std::memory_order_relaxed);
-    busy_.store(static_cast<std::uint32_t>(others_.size()), std::memory_order_relaxed);
-    loop_.fetch_add(1, std::memory_order_release);
-    loop_.notify_all();
+    state_.store((state_.load(std::memory_order_relaxed) | kOpen) + kLoop,
+                 std::memory_order_release);
+    loops_.fetch_add(1, std::memory_order_release);
+    loops_.notify_all();
     take_tasks(0);
-    for (std::uint32_t left; (left = busy_.load(std::memory_order_acquire)) != 0;) {
-        wait_for_change(busy_, left);
+    std::uint64_t state = state_.fetch_and(~kOpen, std::memory_order_acquire) & ~kOpen;
+    for (int spins = 0; (state & kMembers) != 0; ++spins) {
+        if (spins < kSpins) {
+            pause();
+        } else {
+            state_.wait(state, std::memory_order_acquire);
+        }
+        state = state_.load(std::memory_order_acquire);
     }
 }
 
@@ -56,11 +56,24 @@ void ThreadPool::take_tasks(int thread) {
 
 void ThreadPool::serve(int thread) {
     for (std::uint32_t seen = 0;;) {
-        wait_for_change(loop_, seen);
-        seen = loop_.load(std::memory_order_acquire);
+        for (int spins = 0; loops_.load(std::memory_order_acquire) == seen; ++spins) {
+            if (spins < kSpins) {
+                pause();
+            } else {
+                loops_.wait(seen, std::memory_order_acquire);
+            }
+        }
+        seen = loops_.load(std::memory_order_acquire);
         if (stop_) return;
-        take_tasks(thread);
-        if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+        std::uint64_t state = state_.load(std::memory_order_acquire);
+        while ((state & kOpen) != 0) {
+            if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire))
+                continue;
+            take_tasks(thread);
+            state_.fetch_sub(1, std::memory_order_release);
+            state_.notify_one();
+            break;
+        }
     }
 }
 

@@ -8,7 +8,9 @@
 namespace qshard::cpu {
 
 /// A fixed number of threads that run the tasks of one loop at a time. The caller is one of them;
-/// the others spin for some microseconds after a loop, then block.
+/// the others spin for some microseconds after a loop, then block. A loop ends when its tasks are
+/// done: the caller never waits for a thread that had not joined it yet, so that a busy machine
+/// costs no more than the threads it withholds.
 class ThreadPool {
   public:
     explicit ThreadPool(int threads);
@@ -38,14 +40,15 @@ class ThreadPool {
     void take_tasks(int thread);
     void serve(int thread);
 
-    std::vector<std::jthread> others_;
     const void* body_ = nullptr;
     Call call_ = nullptr;
     std::int64_t tasks_ = 0;
-    bool stop_ = false;
+    std::atomic<bool> stop_{false};
     alignas(64) std::atomic<std::int64_t> next_{0};
-    alignas(64) std::atomic<std::uint32_t> loop_{0};  ///< counts loops; a change starts the others
-    alignas(64) std::atomic<std::uint32_t> busy_{0};  ///< others still in the loop
+    alignas(64) std::atomic<std::uint32_t> loops_{0};  ///< a change wakes the others
+    /// Threads in the loop (bits 0..15), whether it may be joined (bit 16), its number (above).
+    alignas(64) std::atomic<std::uint64_t> state_{0};
+    std::vector<std::jthread> others_;  ///< last: joined before the rest is gone
 };
 
 }  // namespace qshard::cpu
