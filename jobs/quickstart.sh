@@ -76,26 +76,11 @@ set_launcher
 "${launcher[@]}" "$qshard" train jobs/quickstart.yaml --set model.base="$model" --set output="$out" \
     --set placement.threads="$threads" "$@"
 
-headline "5/5 before and after, on test rows that no training template made"
+headline "5/5 before and after, on test rows whose templates were not in training"
 "${launcher[@]}" "$qshard" eval "$out/run.yaml" --adapter "$out/adapter" --split test --out "$out/test.jsonl"
 
 headline "the newest checkpoint"
 build/bin/qshard-inspect "$out"
 
-cat <<NEXT
-
-== three examples, and your own text
-NEXT
-cat >"$out/examples.jsonl" <<'ROWS'
-{"prompt": "Mask the personal data:\nHello, I am Amara Lindgren, my order 48213-K is late, call +44 7700 900417.\n### Masked:\n"}
-{"prompt": "Mask the personal data:\nPay Halberg Energy 120.50 EUR from NL00 TEST 0417 1643 00 before 3 May 2026.\n### Masked:\n"}
-{"prompt": "Mask the personal data:\nVersion 2.4.1 was released in Porto on Monday at 9:30 am.\n### Masked:\n"}
-ROWS
-"$qshard" generate --model "$model" --adapter "$out/adapter" --input "$out/examples.jsonl"
-
-cat <<NEXT
-
-Next:
-  build/bin/qshard generate --model '$model' \\
-      --adapter '$out/adapter' --prompt \$'Mask the personal data:\\nWrite to ines@example.org.\\n### Masked:\\n'
-NEXT
+printf '\nNext, your own text:\n  build/bin/qshard generate --model %q \\\n      --adapter %q --prompt %q\n' \
+    "$model" "$out/adapter" $'Mask the personal data:\nWrite to ines@example.org.\n### Masked:\n'

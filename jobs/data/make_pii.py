@@ -23,7 +23,7 @@ For each kind: a reference tag paired with an equal answer tag is a hit, an unpa
 answer tag a false alarm. Recall = hits / (hits + misses), precision = hits / (hits + false alarms), F1 as usual.
 
 Nothing here is real. Domains are reserved (RFC 2606), phone numbers come from the ranges kept for fiction (US 555-01xx,
-and those of Ofcom, Bundesnetzagentur, ARCEP, PTS and ACMA), account and card numbers fail their check digits.
+and those of Ofcom, Bundesnetzagentur, ARCEP and PTS), account and card numbers fail their check digits.
 Train, validation and test share no template, and only part of the names, cities, companies, streets and number styles.
 """
 
@@ -75,15 +75,15 @@ class Filler:
         "(312) 555-01##", "212-555-01##", "+1 415 555 01##", "020 7946 0###", "+44 7700 900###", "0113 496 0###",
         "01632 960###", "030 23125 ###", "+49 69 90009 ###", "01 99 00 ## ##", "+33 6 39 98 ## ##", "08-465 004 ##",
     ]
-    PHONES_UNSEEN = ["+1 646-555-01##", "0161 496 0###", "089 99998 ###", "05 36 49 ## ##", "(02) 5550 ####"]
+    PHONES_UNSEEN = ["+1 646-555-01##", "0161 496 0###"]
     ACCOUNTS = ["DE## #### #### #### #### ##", "NL## TEST #### #### ##", "BE## #### #### ####", "NO## #### #### ###",
-                "GB## TEST #### #### #### ##", "AT## #### #### #### ####", "DK## #### #### #### ##"]
-    ACCOUNTS_UNSEEN = ["FI## #### #### #### ##", "ES## #### #### #### #### ####", "CH## #### #### #### ####"]
+                "DK## #### #### #### ##"]
+    ACCOUNTS_UNSEEN = ["FI## #### #### #### ##"]
     CARDS = ["4### #### #### ####", "5### #### #### ####", "4###-####-####-####", "37## ###### #####", "5###############"]
-    CARDS_UNSEEN = ["6011 #### #### ####", "4###############"]
-    ORDERS = ["ORD-#####", "#####-@", "INV-2025-0####", "@-####-@", "PO-######", "@@####", "case ####-###"]
-    TRACKING = ["1Z###@@#####", "@@#########DE", "TRK-####-####", "JD00########"]
-    PRICES = ["${}.##", "€{}.##", "£{}.##", "{} kr", "{} EUR", "${}"]
+    CARDS_UNSEEN = ["6011 #### #### ####"]
+    ORDERS = ["ORD-#####", "#####-@", "INV-2025-0##", "@-####-@", "PO-#####", "@@####", "case ####-##"]
+    TRACKING = ["1Z###@@###", "TRK-#####", "JD00######", "@@#####DE"]
+    PRICES = ["${}", "€{}", "£{}", "{} kr", "{} EUR", "${}.50", "€{}.99", "£{}.##"]
     MONTHS = "January February March April May June July August September October November December".split()
 
     def __init__(self, split, rng):
@@ -136,7 +136,7 @@ class Filler:
 
     def address(self):
         rng, number = self.rng, self.rng.randrange(1, 190)
-        land = rng.choice(["GB", "US", "DE", "FR", "ES", "NL", "SE"] + ["IT"] * self.unseen)
+        land = rng.choice(["GB", "US", "DE", "FR", "ES", "NL"])
         city, street = self.pick(f"CITY_{land}"), self.pick(f"STREET_{'GB' if land == 'US' else land}")
         end = rng.choice(getattr(words, f"STREET_{'GB' if land == 'US' else land}_END", [""]))
         return digits(rng, {
@@ -146,8 +146,6 @@ class Filler:
             "FR": f"{number} {end} {street}, ##### {city}",
             "ES": f"Calle {street} {number}, ##### {city}",
             "NL": f"{street}{end} {number}, #### @@ {city}",
-            "IT": f"Via {street} {number}, ##### {city}",
-            "SE": f"{street}{end} {number}, ### ## {city}",
         }[land])
 
     def city(self):
@@ -225,7 +223,9 @@ def fill(template, filler):
 
 
 def make_rows(split, templates, taken):
-    """The rows of a split: every template about equally often, nothing to mask in NOTHING_SHARE of the rows.
+    """The rows of a split, nothing to mask in NOTHING_SHARE of them.
+
+    Every template is used about equally often, those with more than names twice as often: names are in half of them.
 
     Masked values in `taken` are avoided; the split's own, but for names, are added to it.
     """
@@ -235,6 +235,7 @@ def make_rows(split, templates, taken):
     order = []
     for wanted, masked in ((nothing, False), (count - nothing, True)):
         part = [template for template in templates if is_masked(template) == masked]
+        part += [template for template in part if any("{%s}" % slot in template for slot in MASKED[3:])]
         rounds = -(-wanted // len(part))
         order += [t for _ in range(rounds) for t in rng.sample(part, len(part))][:wanted]
     rng.shuffle(order)

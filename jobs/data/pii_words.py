@@ -38,7 +38,7 @@ COMPANY = """Norwind Halberg Tessaro Quillmark Bluefern Ostrava Kestrelby Lumora
 Corvane Brightholm Delmara Fenwick Grovetec Harbourne Inverlux Jorvik Kallisto Larkfield Mirador Nebulon
 Oakhaven Pellucid Quorra Ridgeway Stellmark Tarrow Umbrix Velmont Westerby Xandria Yarrow Zephyrion Altamere
 Bexcom Cindral Dovetail Elmstead Farrowtech Glasswing Hollins Ironleaf Jadefield Kernwell Lowmoor Marlight""".split()
-COMPANY_END = ["Ltd", "GmbH", "Inc", "SA", "AB", "BV", "Group", "Logistics", "Bank", "& Sons", "Energy", "Foods"]
+COMPANY_END = ["Ltd", "GmbH", "Inc", "SA", "AB", "BV"]
 
 PRODUCT = """kettle printer bicycle router headset camera blender lamp keyboard heater monitor drill scanner tablet speaker
 charger mixer radiator projector vacuum toaster sofa mattress fridge tent backpack microscope piano freezer
@@ -61,8 +61,3 @@ STREET_FR_END = ["rue", "avenue", "place", "impasse"]
 STREET_ES = ["del Olmo", "Mayor", "de la Luna", "del Río", "de las Flores", "del Prado", "Nueva", "del Sol"]
 STREET_NL = ["Kastanje", "Molen", "Beuken", "Kerk", "Tulpen", "Dijk", "Haven", "Berken"]
 STREET_NL_END = ["laan", "straat", "weg", "gracht"]
-STREET_IT = [
-    "dei Platani", "della Fonte", "delle Rose", "del Porto", "dei Mille", "della Torre", "del Lago", "delle Vigne",
-]
-STREET_SE = ["Björk", "Kvarn", "Skol", "Ängs", "Strand", "Park", "Sjö", "Gran"]
-STREET_SE_END = ["gatan", "vägen", "stigen"]
