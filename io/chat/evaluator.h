@@ -61,7 +61,7 @@ constexpr std::size_t kMaxSteps = 5'000'000;
 std::size_t tree_size(const Value& value);
 
 /// Renders one template once. Work is limited: 5 million steps (one a node evaluated, item made or
-/// 32 bytes of text made), 64 MiB of output, 600 nested evaluations; beyond, TemplateError.
+/// 32 bytes of text made), 32 MiB of output, 600 nested evaluations; beyond, TemplateError.
 class Evaluator {
   public:
     Evaluator(const boost::json::object& variables, std::optional<std::int64_t> clock);

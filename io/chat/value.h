@@ -134,6 +134,6 @@ struct JsonStyle {
 std::string to_json(const Value& value, const JsonStyle& style);
 
 /// Largest text that a template may make or print.
-constexpr std::size_t kMaxTextBytes = 64u << 20;
+constexpr std::size_t kMaxTextBytes = 32u << 20;
 
 }  // namespace qshard::jinja
