@@ -22,6 +22,9 @@ class Launch {
 
     /// Whether the environment says that a launcher of MPI processes started this one.
     static bool under_launcher();
+    /// The MPI library this program runs with, in its own words ("Open MPI v4.1.4, ..."). Needs no
+    /// initialisation.
+    static std::string library();
 
     int rank() const { return rank_; }
     int count() const { return count_; }

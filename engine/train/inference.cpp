@@ -218,7 +218,8 @@ std::vector<std::vector<std::int32_t>> Inference::generate(
 }
 
 void Inference::score(std::span<const std::int32_t> tokens,
-                      const std::function<void(std::int64_t, std::span<const float>)>& visit) {
+                      const std::function<void(std::int64_t, std::span<const float>)>& visit,
+                      std::int64_t first) {
     const auto count = static_cast<std::int64_t>(tokens.size());
     check(count <= options_.max_context, "the text fits the context");
     const auto width = static_cast<std::size_t>(config_.vocabulary);
@@ -232,11 +233,11 @@ void Inference::score(std::span<const std::int32_t> tokens,
         const Tensor x = forward(context, tokens.subspan(static_cast<std::size_t>(begin),
                                                          static_cast<std::size_t>(context.tokens)));
         const std::int64_t chunk = std::min(head_chunk_rows(config_), options_.max_tokens);
-        for (std::int64_t first = 0; first < context.tokens && begin + first + 1 < count;
-             first += chunk) {
+        for (std::int64_t from = std::max<std::int64_t>(0, first - begin);
+             from < context.tokens && begin + from + 1 < count; from += chunk) {
             std::vector<std::int32_t> rows;
-            for (std::int64_t i = first;
-                 i < std::min(first + chunk, context.tokens) && begin + i + 1 < count; ++i) {
+            for (std::int64_t i = from;
+                 i < std::min(from + chunk, context.tokens) && begin + i + 1 < count; ++i) {
                 rows.push_back(static_cast<std::int32_t>(i));
             }
             const std::span<const float> logits = logits_of(x, rows);

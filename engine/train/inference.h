@@ -51,11 +51,12 @@ class Inference {
         std::span<const std::vector<std::int32_t>> prompts, const SamplingOptions& sampling,
         std::int64_t first_row = 0, const std::function<void(std::int64_t row)>& on_done = {});
 
-    /// Calls visit(position, logits[V]) for every position of the text except the last: fp32 after
-    /// scale and soft cap. At most max_context tokens.
+    /// Calls visit(position, logits[V]) for every position of the text from `first` on, except the
+    /// last: fp32 after scale and soft cap. At most max_context tokens.
     void score(
         std::span<const std::int32_t> tokens,
-        const std::function<void(std::int64_t position, std::span<const float> logits)>& visit);
+        const std::function<void(std::int64_t position, std::span<const float> logits)>& visit,
+        std::int64_t first = 0);
 
   private:
     struct Active;

@@ -158,18 +158,23 @@ RunFile load_run_file(const std::filesystem::path& path,
     if (!file || content.str().size() > kMaxFileBytes) {
         refuse(path.string(), "cannot read the run file; expected a YAML file of at most 1 MiB");
     }
+    return parse_run_file(content.str(), path, overrides);
+}
+
+RunFile parse_run_file(const std::string& text, const std::filesystem::path& path,
+                       const std::vector<std::string>& overrides) {
     RunFile run;
     std::vector<RunKey> keys = run_keys(run);
-    const YAML::Node root = parse(content.str(), path.string());
+    const YAML::Node root = parse(text, path.string());
     if (!root.IsMap())
         refuse(path.string(), "expected a mapping of keys (model:, data:, train:, ...)");
     Reader reader(path.string(), keys);
     reader.read(root, "");
-    for (const std::string& text : overrides) {
-        const std::size_t equals = text.find('=');
-        if (equals == std::string::npos) refuse("--set " + text, "expected key.path=value");
-        reader.take(text.substr(0, equals), parse(text.substr(equals + 1), "--set " + text),
-                    "--set " + text);
+    for (const std::string& set : overrides) {
+        const std::size_t equals = set.find('=');
+        if (equals == std::string::npos) refuse("--set " + set, "expected key.path=value");
+        reader.take(set.substr(0, equals), parse(set.substr(equals + 1), "--set " + set),
+                    "--set " + set);
     }
     check_together(run, path.string());
     resolve_paths(run, std::filesystem::absolute(path).parent_path());

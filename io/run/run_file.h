@@ -101,6 +101,11 @@ struct RunFile {
 /// paths start at the file's folder.
 RunFile load_run_file(const std::filesystem::path& path, const std::vector<std::string>& overrides);
 
+/// The same for a file's text, such as the run that a checkpoint records; `path` names it in
+/// messages and is where relative paths start.
+RunFile parse_run_file(const std::string& text, const std::filesystem::path& path,
+                       const std::vector<std::string>& overrides);
+
 /// "24GiB", "512 MiB", "1000000" to bytes; UserError otherwise.
 std::int64_t parse_bytes(const std::string& text);
 /// Layers listed by "all", "3", "0-11"; empty for all. UserError on anything else.

@@ -1,0 +1,191 @@
+#include "main/adapter_file.h"
+
+#include <map>
+#include <set>
+
+#include "base/error.h"
+#include "io/checkpoint/foreign.h"
+#include "io/checkpoint/store.h"
+#include "io/peft/adapter_folder.h"
+
+namespace qshard {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kPrefix = "base_model.model.";
+
+/// "model.layers.0.self_attn.q_proj" of its PEFT key.
+std::string module_of(std::string_view key) {
+    if (key.starts_with(kPrefix)) key.remove_prefix(kPrefix.size());
+    return std::string(key.substr(0, key.rfind(".lora_")));
+}
+
+AdapterOptions options_of(const PeftConfig& config, const std::vector<NamedTensor>& tensors) {
+    AdapterOptions options;
+    options.r = config.r;
+    options.alpha = config.alpha;
+    options.use_rslora = config.use_rslora;
+    std::set<std::string> modules;
+    for (const NamedTensor& tensor : tensors) modules.insert(module_of(tensor.name));
+    options.target_modules.assign(modules.begin(), modules.end());
+    return options;
+}
+
+/// The run file at `path`, or nothing if there is none that is one of ours.
+std::optional<RunFile> run_beside(const fs::path& path) {
+    if (!fs::exists(path)) return std::nullopt;
+    try {
+        return load_run_file(path, {});
+    } catch (const UserError&) {
+        return std::nullopt;
+    }
+}
+
+AdapterFile of_checkpoint(CheckpointState state, const fs::path& file) {
+    AdapterFile adapter;
+    adapter.path = file;
+    adapter.state = std::move(state);
+    adapter.options = options_of(
+        parse_peft_config(adapter.state.adapter_config_json, file.string()), adapter.state.tensors);
+    if (!adapter.state.run_yaml.empty()) {
+        try {
+            adapter.run = parse_run_file(adapter.state.run_yaml, file, {});
+        } catch (const UserError&) {  // of a version with other keys: only its defaults are lost
+            adapter.run.reset();
+        }
+    }
+    return adapter;
+}
+
+AdapterFile of_file(const fs::path& file) {
+    if (fs::exists(file.string() + ".json"))
+        return of_checkpoint(CheckpointStore::load(file), file);
+    return of_checkpoint(load_foreign_checkpoint(file), file);
+}
+
+AdapterFile of_peft(const fs::path& folder) {
+    PeftAdapter peft = read_peft_adapter(folder);
+    AdapterFile adapter;
+    adapter.path = folder;
+    adapter.options = options_of(peft.config, peft.tensors);
+    adapter.state.tensors = std::move(peft.tensors);
+    adapter.state.adapter = std::move(peft.values);
+    adapter.state.adapter_config_json = std::move(peft.config_json);
+    adapter.run = run_beside(fs::absolute(folder).lexically_normal() / "../run.yaml");
+    return adapter;
+}
+
+std::optional<AdapterFile> newest_checkpoint(const fs::path& folder) {
+    for (const fs::path& candidate : {folder / "checkpoints", folder}) {
+        if (!fs::is_directory(candidate) || CheckpointStore(candidate).list().empty()) continue;
+        auto loaded = CheckpointStore(candidate).load_newest(
+            [](const fs::path& file, const std::string& reason) {
+                fmt::print(stderr, "qshard: passed over {}: {}\n", file.string(), reason);
+            });
+        if (loaded) return of_checkpoint(std::move(loaded->state), loaded->file);
+    }
+    return std::nullopt;
+}
+
+std::optional<AdapterFile> peft_inside(const fs::path& folder) {
+    for (const fs::path& candidate : {folder, folder / "adapter"}) {
+        if (fs::exists(candidate / "adapter_config.json")) return of_peft(candidate);
+    }
+    return std::nullopt;
+}
+
+AdapterFile read(const fs::path& path, bool checkpoint_first) {
+    if (!fs::exists(path)) {
+        throw UserError(
+            fmt::format("cannot open the adapter {}: no such file or folder", path.string()));
+    }
+    if (!fs::is_directory(path)) return of_file(path);
+    auto found = checkpoint_first ? newest_checkpoint(path) : peft_inside(path);
+    if (!found) found = checkpoint_first ? peft_inside(path) : newest_checkpoint(path);
+    if (found) return std::move(*found);
+    throw UserError(fmt::format(
+        "{} holds no adapter; expected a PEFT folder (adapter_config.json), a checkpoint "
+        "(step-*.h5) or the output folder of a run",
+        path.string()));
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+    return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+}  // namespace
+
+AdapterFile read_adapter_file(const fs::path& path) {
+    return read(path, false);
+}
+
+AdapterFile read_newest_checkpoint(const fs::path& path) {
+    return read(path, true);
+}
+
+AdapterLayout fit_adapter(const AdapterFile& adapter, const WeightReader& model) {
+    AdapterLayout layout;
+    try {
+        layout = make_adapter_layout(model.config(), adapter.options);
+    } catch (const UserError& error) {
+        throw UserError(
+            fmt::format("{} was made for another model: {}", adapter.path.string(), error.what()));
+    }
+    std::map<std::string, const NamedTensor*> by_name;
+    for (const NamedTensor& tensor : adapter.state.tensors) by_name[tensor.name] = &tensor;
+    std::size_t matched = 0;
+    for (const AdapterTarget& target : layout.targets) {
+        for (const bool is_a : {true, false}) {
+            const std::string key = peft_key(target, is_a);
+            const auto found = by_name.find(key);
+            if (found == by_name.end()) {
+                throw UserError(
+                    fmt::format("{} has no tensor \"{}\"; expected it beside the other "
+                                "one of its pair",
+                                adapter.path.string(), key));
+            }
+            const std::vector<std::int64_t> expected =
+                is_a ? std::vector{target.r, target.in} : std::vector{target.out, target.r};
+            if (found->second->shape != expected) {
+                throw UserError(
+                    fmt::format("{} was made for another model: its {} is {}, this model needs {}",
+                                adapter.path.string(), key, shape_text(found->second->shape),
+                                shape_text(expected)));
+            }
+            ++matched;
+        }
+    }
+    if (matched != adapter.state.tensors.size()) {
+        throw UserError(fmt::format(
+            "{} was made for another model: it has {} tensors, of which this model can use {}",
+            adapter.path.string(), adapter.state.tensors.size(), matched));
+    }
+    const auto base = adapter.state.identity.find("base_sha256");
+    if (base != adapter.state.identity.end() && base->second != model.sha256()) {
+        const auto name = adapter.state.identity.find("base_name");
+        throw UserError(fmt::format(
+            "{} was trained on another base:\n        base_sha256: {} there{}, {} here\n        "
+            "To use it with this base all the same, export it: qshard export {} --to peft FOLDER",
+            adapter.path.string(), base->second,
+            name == adapter.state.identity.end() ? "" : " (" + name->second + ")", model.sha256(),
+            adapter.path.string()));
+    }
+    return layout;
+}
+
+std::vector<float> flat_values(const AdapterFile& adapter, const AdapterLayout& layout) {
+    std::map<std::string, const NamedTensor*> by_name;
+    for (const NamedTensor& tensor : adapter.state.tensors) by_name[tensor.name] = &tensor;
+    std::vector<float> flat(static_cast<std::size_t>(layout.count));
+    for (const AdapterTarget& target : layout.targets) {
+        for (const bool is_a : {true, false}) {
+            const NamedTensor& tensor = *by_name.at(peft_key(target, is_a));
+            std::copy_n(adapter.state.adapter.begin() + tensor.offset, tensor.count(),
+                        flat.begin() + (is_a ? target.a : target.b));
+        }
+    }
+    return flat;
+}
+
+}  // namespace qshard

@@ -1,0 +1,231 @@
+#include <chrono>
+
+#include "base/parallel.h"
+#include "comm/bench.h"
+#include "io/checkpoint/atomic_file.h"
+#include "main/bench_step.h"
+#include "main/commands.h"
+#include "main/inference_session.h"
+#include "main/random_model.h"
+#include "tensor/nf4.h"
+
+/// `qshard bench`: how fast this machine does what training does.
+namespace qshard {
+namespace {
+
+double seconds_of(const std::function<void()>& run) {
+    const auto begin = std::chrono::steady_clock::now();
+    run();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+void print(const std::string& text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+}
+
+int bench_quantize(const BenchArguments& arguments) {
+    constexpr std::int64_t kWeights = std::int64_t{1} << 24, kTask = std::int64_t{1} << 16;
+    const auto self = make_self_communicator();
+    const auto backend = make_agreed_backend(arguments.backend, *self, 1);
+    const int threads = backend->threads();
+    const RandomWeights source(config_of_shape("135m"));
+    const WeightSpec matrix{Role::kQ, "bench.weight", 4096, kWeights / 4096, true};
+    std::vector<float> values(kWeights);
+    source.read(matrix, 0, values);
+    std::vector<std::uint8_t> codes(kWeights / 2), second(kWeights / kNf4Block);
+    std::vector<float> absmax(kWeights / kNf4Block), nested(absmax.size() / kNestedBlock);
+    float offset = 0;
+    double quantize = 1e30, expand = 1e30;
+    for (int round = 0; round < 3; ++round) {
+        quantize =
+            std::min(quantize, seconds_of([&] {
+                         parallel_for(threads, kWeights / kTask, [&](std::int64_t task) {
+                             const auto at = static_cast<std::size_t>(task * kTask);
+                             nf4_quantize(std::span(values).subspan(at, kTask),
+                                          codes.data() + at / 2, absmax.data() + at / kNf4Block);
+                         });
+                         double_quantize(absmax, second.data(), nested.data(), &offset);
+                     }));
+    }
+    WeightView view;
+    view.storage = Storage::kNf4;
+    view.rows = matrix.rows;
+    view.cols = matrix.cols;
+    view.codes = codes.data();
+    view.double_quant = true;
+    view.absmax_codes = second.data();
+    view.absmax2 = nested.data();
+    view.absmax_offset = &offset;
+    void* packed = backend->allocate(
+        backend->packed_bytes(view.rows, view.cols, Orientation::kForward, DType::kBF16));
+    for (int round = 0; round < 5; ++round) {
+        expand = std::min(expand, seconds_of([&] {
+                              backend->pack(view, Orientation::kForward, DType::kBF16, packed);
+                              backend->synchronize();
+                          }));
+    }
+    backend->release(packed);
+    const double weights = static_cast<double>(kWeights);
+    if (arguments.json) {
+        const boost::json::object result{{"threads", threads},
+                                         {"quantize_weights_per_second", weights / quantize},
+                                         {"expand_weights_per_second", weights / expand}};
+        print(boost::json::serialize(result) + "\n");
+    } else {
+        print(
+            fmt::format("NF4 with double quantization, {} {}, {} threads\n"
+                        "quantize {:7.3f} G weights/s\nexpand   {:7.3f} G weights/s (into bf16 "
+                        "operands)\n",
+                        backend->name(), backend->isa(), threads, weights / quantize / 1e9,
+                        weights / expand / 1e9));
+    }
+    return 0;
+}
+
+int bench_files(const std::string& folder, std::int64_t bytes, bool json) {
+    const std::filesystem::path file =
+        std::filesystem::path(folder) / fmt::format(".qshard-bench-{}", getpid());
+    check_writable(file.string());
+    std::vector<std::byte> block(static_cast<std::size_t>(bytes));
+    for (std::size_t i = 0; i < block.size(); ++i) block[i] = static_cast<std::byte>(i * 167 >> 3);
+    struct Remove {
+        const std::filesystem::path& file;
+        ~Remove() {
+            std::error_code ignored;
+            std::filesystem::remove(file, ignored);
+        }
+    } const remove{file};
+    const double write = seconds_of([&] { write_file_atomic(file, block); });
+    const double read = seconds_of([&] { read_file(file, block.size()); });
+    double small = 1e30;
+    for (int round = 0; round < 5; ++round) {
+        small = std::min(small, seconds_of([&] {
+                             write_file_atomic(file, std::span(block).first(std::min<std::size_t>(
+                                                         block.size(), 4096)));
+                         }));
+    }
+    const auto rate = static_cast<double>(bytes);
+    if (json) {
+        const boost::json::object result{{"folder", folder},
+                                         {"bytes", bytes},
+                                         {"write_bytes_per_second", rate / write},
+                                         {"read_bytes_per_second", rate / read},
+                                         {"small_file_seconds", small}};
+        print(boost::json::serialize(result) + "\n");
+    } else {
+        print(fmt::format(
+            "{}: durable write {:.1f} MB/s, read back {:.1f} MB/s (perhaps from memory), a "
+            "durable 4 KiB file in {:.2f} ms\n",
+            folder, rate / write / 1e6, rate / read / 1e6, small * 1e3));
+    }
+    return 0;
+}
+
+int bench_links(std::int64_t largest, bool json) {
+    return run_ranks("auto", 1, [&](Communicator& group, int, const Launch*) {
+        const auto speeds = bench_comm(group, static_cast<std::size_t>(largest));
+        if (group.rank() != 0) return;
+        if (!json) return print(link_table(group, speeds));
+        boost::json::array list;
+        for (const LinkSpeed& speed : speeds) {
+            list.push_back({{"operation", speed.operation},
+                            {"bytes", speed.bytes},
+                            {"microseconds", speed.microseconds},
+                            {"gigabytes_per_second", speed.gigabytes_per_second}});
+        }
+        print(boost::json::serialize(
+                  boost::json::object{{"ranks", group.count()},
+                                      {"transport", std::string(group.transport())},
+                                      {"links", list}}) +
+              "\n");
+    });
+}
+
+void add_compute_flags(CLI::App& command, BenchArguments& arguments, bool model) {
+    command.add_option("--backend", arguments.backend.backend, "auto | cpu | reference")
+        ->check(CLI::IsMember({"auto", "cpu", "reference"}));
+    command.add_option("--threads", arguments.backend.threads, "per rank (default: all cores)")
+        ->check(CLI::Range(1, 4096));
+    command.add_option("--cpu-isa", arguments.backend.cpu_isa,
+                       "kernels: auto | amx_bf16 | avx512_bf16 | avx512 | avx2 | sse");
+    command.add_flag("--json", arguments.json, "for scripts");
+    if (!model) return;
+    CLI::Option* path =
+        command.add_option("--model", arguments.model, "GGUF file or Hugging Face folder");
+    command.add_option("--shape", arguments.shape, "random weights: 135m (default) | 1b | 8b")
+        ->check(CLI::IsMember({"135m", "1b", "8b"}))
+        ->excludes(path);
+    command.add_option("--max-length", arguments.max_length, "tokens of a row (default 512)")
+        ->check(CLI::Range(1, 1 << 20));
+    command
+        .add_option("--micro-batch-size", arguments.micro_batch_size, "rows of a slot (default 2)")
+        ->check(CLI::Range(1, 1 << 16));
+    command.add_option("--compute-dtype", arguments.compute_dtype, "bfloat16 (default) | float32")
+        ->check(CLI::IsMember({"bfloat16", "float32"}));
+}
+
+void add_step_flags(CLI::App& command, BenchArguments& arguments) {
+    command.add_option("--r", arguments.r, "adapter rank (default 16)")->check(CLI::Range(1, 1024));
+    command
+        .add_option("--steps", arguments.steps, "timed steps after one that warms up (default 5)")
+        ->check(CLI::Range(5, 10000));
+    command.add_option("--slots", arguments.slots, "slots of a step (default: one a rank)")
+        ->check(CLI::Range(1, 1 << 16));
+    command.add_option("--placement", arguments.placement, "replicated (default) | gathered")
+        ->check(CLI::IsMember({"replicated", "gathered"}));
+    command.add_option("--quantization", arguments.quantization, "nf4 (default) | none")
+        ->check(CLI::IsMember({"nf4", "none"}));
+    command.add_option("--recompute", arguments.recompute, "auto (default) | always | never")
+        ->check(CLI::IsMember({"auto", "always", "never"}));
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app, Run& run) {
+    struct All {
+        BenchArguments step;
+        std::string folder = ".", bytes = "256MiB", largest = "16MiB";
+    };
+    auto all = std::make_shared<All>();
+    CLI::App* bench = app.add_subcommand("bench", "Measure this machine at what training does");
+    bench->require_subcommand(1);
+    CLI::App* step =
+        bench->add_subcommand("step", "whole training steps: tokens/s, share of the peak, memory");
+    add_compute_flags(*step, all->step, true);
+    add_step_flags(*step, all->step);
+    step->callback([all, &run] {
+        run = [all] {
+            return run_ranks("auto", 1, [&](Communicator& group, int local_ranks, const Launch*) {
+                bench_step(all->step, group, local_ranks);
+            });
+        };
+    });
+    CLI::App* gemm = bench->add_subcommand("gemm", "the products of a training step, one by one");
+    add_compute_flags(*gemm, all->step, true);
+    gemm->callback([all, &run] {
+        run = [all] {
+            bench_gemm(all->step);
+            return 0;
+        };
+    });
+    CLI::App* quantize = bench->add_subcommand("quantize", "NF4: quantizing and expanding");
+    add_compute_flags(*quantize, all->step, false);
+    quantize->callback([all, &run] { run = [all] { return bench_quantize(all->step); }; });
+    CLI::App* comm =
+        bench->add_subcommand("comm", "moving bytes between ranks (under mpirun or srun)");
+    comm->add_option("--largest", all->largest, "largest message of a rank (default 16MiB)");
+    comm->add_flag("--json", all->step.json, "for scripts");
+    comm->callback([all, &run] {
+        run = [all] { return bench_links(parse_bytes(all->largest), all->step.json); };
+    });
+    CLI::App* files = bench->add_subcommand("files", "durable writes and reads in a folder");
+    files->add_option("FOLDER", all->folder, "default: this one");
+    files->add_option("--bytes", all->bytes, "of the large file (default 256MiB)");
+    files->add_flag("--json", all->step.json, "for scripts");
+    files->callback([all, &run] {
+        run = [all] { return bench_files(all->folder, parse_bytes(all->bytes), all->step.json); };
+    });
+}
+
+}  // namespace qshard

@@ -1,0 +1,193 @@
+#include "main/eval_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+namespace qshard {
+namespace {
+
+constexpr std::size_t kNameWidth = 22, kColumn = 14;
+
+std::string fit(const std::string& name) {
+    return name.size() <= kColumn ? name : "..." + name.substr(name.size() - (kColumn - 3));
+}
+
+std::string percent(double share) {
+    return fmt::format("{:.1f} %", 100 * share);
+}
+
+std::string row(const std::string& name, const std::vector<std::string>& cells) {
+    std::string line = fmt::format("  {:<{}}", name, kNameWidth);
+    for (const std::string& cell : cells) line += fmt::format("  {:>{}}", cell, kColumn);
+    return line + "\n";
+}
+
+std::vector<std::string> cells_of(const std::vector<EvalSummary>& summaries, auto&& cell) {
+    std::vector<std::string> cells;
+    for (const EvalSummary& summary : summaries) cells.push_back(cell(summary));
+    return cells;
+}
+
+/// recall / precision / false alarms of every kind that a text or an answer has.
+std::string mask_table(std::span<const EvalSubject> subjects,
+                       const std::vector<EvalSummary>& summaries) {
+    std::set<std::string> kinds;
+    for (const EvalSummary& summary : summaries) {
+        for (const auto& [kind, count] : summary.masks) {
+            if (count.hits + count.misses > 0) kinds.insert(kind);
+        }
+    }
+    std::string table;
+    for (std::size_t s = 0; s < subjects.size(); ++s) {
+        table +=
+            fmt::format("\n  {:<{}}  {:>8}  {:>9}  {:>6}  {:>12}\n", "masks, " + subjects[s].name,
+                        kNameWidth, "recall", "precision", "F1", "false alarms");
+        auto line = [&](const std::string& name, const MaskCount& count) {
+            table += fmt::format("  {:<{}}  {:>8}  {:>9}  {:>6.3f}  {:>12}\n", name, kNameWidth,
+                                 percent(count.recall()), percent(count.precision()), count.f1(),
+                                 count.false_alarms);
+        };
+        MaskCount others;
+        for (const auto& [kind, count] : summaries[s].masks) {
+            if (!kinds.contains(kind)) others += count;
+        }
+        for (const std::string& kind : kinds) {
+            const auto found = summaries[s].masks.find(kind);
+            line(kind, found == summaries[s].masks.end() ? MaskCount{} : found->second);
+        }
+        if (others.false_alarms > 0) line("(made-up kinds)", others);
+        line("all", total(summaries[s].masks));
+    }
+    return table;
+}
+
+std::string indented(const std::string& text) {
+    std::string out;
+    for (char c : text) out += c == '\n' ? std::string("\n              ") : std::string(1, c);
+    return out;
+}
+
+std::string example_text(const EvalExample& example, std::span<const EvalSubject> subjects,
+                         std::size_t index) {
+    std::string text =
+        fmt::format("\n  {:<10}  {}\n  {:<10}  {}\n", "prompt", indented(example.prompt),
+                    "expected", indented(example.expected));
+    for (std::size_t s = 0; s < subjects.size(); ++s) {
+        const auto& answer = subjects[s].answers[index].text;
+        if (!answer) continue;
+        text += fmt::format("  {:<10}  {}{}\n", subject_key(s), indented(*answer),
+                            exact_match(*answer, example.expected) ? "" : "   (differs)");
+    }
+    return text;
+}
+
+}  // namespace
+
+double EvalSummary::exact_share() const {
+    return answered == 0 ? 0.0 : static_cast<double>(exact) / static_cast<double>(answered);
+}
+
+std::string subject_key(std::size_t index) {
+    if (index == 0) return "base";
+    return index == 1 ? "tuned" : fmt::format("tuned_{}", index);
+}
+
+EvalSummary summarize(std::span<const EvalExample> examples, const EvalSubject& subject,
+                      bool masks) {
+    EvalSummary summary;
+    for (std::size_t i = 0; i < examples.size(); ++i) {
+        const EvalAnswer& answer = subject.answers[i];
+        summary.loss += answer.loss;
+        summary.tokens += answer.tokens;
+        if (!answer.text) continue;
+        ++summary.answered;
+        if (exact_match(*answer.text, examples[i].expected)) ++summary.exact;
+        if (masks) add_mask_scores(*answer.text, examples[i].expected, summary.masks);
+    }
+    summary.loss /= static_cast<double>(std::max<std::int64_t>(summary.tokens, 1));
+    return summary;
+}
+
+std::string eval_table(const std::string& split, std::span<const EvalExample> examples,
+                       std::span<const EvalSubject> subjects, bool masks) {
+    std::vector<EvalSummary> summaries;
+    std::vector<std::string> names;
+    for (const EvalSubject& subject : subjects) {
+        summaries.push_back(summarize(examples, subject, masks));
+        names.push_back(fit(subject.name));
+    }
+    std::string table = row(fmt::format("{}, {} rows", split, examples.size()), names);
+    table += row("loss", cells_of(summaries, [](const EvalSummary& s) {
+                     return fmt::format("{:.4f}", s.loss);
+                 }));
+    const bool answered = std::any_of(summaries.begin(), summaries.end(),
+                                      [](const EvalSummary& s) { return s.answered > 0; });
+    if (!answered) return table;
+    table +=
+        row("exact match",
+            cells_of(summaries, [](const EvalSummary& s) { return percent(s.exact_share()); }));
+    table += row("", cells_of(summaries, [](const EvalSummary& s) {
+                     return fmt::format("{} of {}", s.exact, s.answered);
+                 }));
+    if (masks) {
+        table += row("mask F1", cells_of(summaries, [](const EvalSummary& s) {
+                         return fmt::format("{:.3f}", total(s.masks).f1());
+                     }));
+        table += mask_table(subjects, summaries);
+    }
+    const std::size_t shown = std::min<std::size_t>(3, examples.size());
+    for (std::size_t i = 0; i < shown; ++i) {
+        const std::size_t index = i * examples.size() / shown;
+        table += example_text(examples[index], subjects, index);
+    }
+    return table;
+}
+
+boost::json::object eval_json(const std::string& split, std::span<const EvalExample> examples,
+                              std::span<const EvalSubject> subjects, bool masks) {
+    auto mask_json = [](const MaskCount& count) {
+        return boost::json::object{
+            {"recall", count.recall()}, {"precision", count.precision()},
+            {"f1", count.f1()},         {"hits", count.hits},
+            {"misses", count.misses},   {"false_alarms", count.false_alarms}};
+    };
+    boost::json::array list;
+    for (std::size_t s = 0; s < subjects.size(); ++s) {
+        const EvalSummary summary = summarize(examples, subjects[s], masks);
+        boost::json::object entry{{"subject", subject_key(s)},
+                                  {"name", subjects[s].name},
+                                  {"loss", summary.loss},
+                                  {"supervised_tokens", summary.tokens}};
+        if (summary.answered > 0) {
+            entry["exact_match"] = summary.exact_share();
+            entry["exact"] = summary.exact;
+            entry["answered"] = summary.answered;
+        }
+        if (masks) {
+            boost::json::object kinds;
+            for (const auto& [kind, count] : summary.masks) kinds[kind] = mask_json(count);
+            entry["masks"] = {{"all", mask_json(total(summary.masks))}, {"kinds", kinds}};
+        }
+        list.push_back(std::move(entry));
+    }
+    return {{"split", split}, {"rows", examples.size()}, {"subjects", list}};
+}
+
+std::string eval_lines(std::span<const EvalExample> examples,
+                       std::span<const EvalSubject> subjects) {
+    std::string lines;
+    for (std::size_t i = 0; i < examples.size(); ++i) {
+        boost::json::object line{{"prompt", examples[i].prompt},
+                                 {"expected", examples[i].expected}};
+        for (std::size_t s = 0; s < subjects.size(); ++s) {
+            const auto& text = subjects[s].answers[i].text;
+            line[subject_key(s)] = text ? boost::json::value(*text) : boost::json::value(nullptr);
+        }
+        lines += boost::json::serialize(line) + "\n";
+    }
+    return lines;
+}
+
+}  // namespace qshard

@@ -1,0 +1,98 @@
+#include "main/gemm_rate.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "model/head.h"
+
+namespace qshard {
+namespace {
+
+/// Backend memory of the measurement.
+class Buffer {
+  public:
+    Buffer(Backend& backend, std::size_t bytes)
+        : backend_(backend), data_(backend.allocate(bytes)) {
+        backend_.fill_zero(Tensor(data_, DType::kU8, {static_cast<std::int64_t>(bytes)}));
+    }
+    ~Buffer() { backend_.release(data_); }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    void* get() const { return data_; }
+
+  private:
+    Backend& backend_;
+    void* data_;
+};
+
+std::vector<GemmShape> shapes_of(const ModelConfig& config) {
+    std::vector<GemmShape> shapes;
+    for (const WeightSpec& weight : layer_weights(config, 0)) {
+        if (!weight.linear) continue;
+        const std::string module(weight.module());
+        shapes.push_back(
+            {module.substr(module.rfind('.') + 1), weight.rows, weight.cols, config.layers, 0, 0});
+    }
+    shapes.push_back({"head", config.vocabulary, config.width, 1, 0, 0});
+    return shapes;
+}
+
+/// Best of at least three calls within about 50 ms, after one that warms up.
+double best_seconds(Backend& backend, const GemmTerm& term, Tensor c) {
+    double best = 1e30, spent = 0;
+    for (int call = 0; call < 4 || (spent < 0.05 && call < 200); ++call) {
+        const auto begin = std::chrono::steady_clock::now();
+        backend.gemm({&term, 1}, Tensor(), c, false);
+        backend.synchronize();
+        const double seconds =
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+        spent += seconds;
+        if (call > 0) best = std::min(best, seconds);
+    }
+    return best;
+}
+
+double seconds_of(Backend& backend, const GemmShape& shape, Orientation orientation,
+                  std::int64_t rows, DType compute) {
+    const bool forward = orientation == Orientation::kForward;
+    const std::int64_t inner = forward ? shape.in : shape.out,
+                       outer = forward ? shape.out : shape.in;
+    const std::size_t element = bytes_of(compute);
+    const Buffer weight(backend, static_cast<std::size_t>(shape.out * shape.in) * element);
+    const Buffer packed(backend, backend.packed_bytes(shape.out, shape.in, orientation, compute));
+    const Buffer a(backend, static_cast<std::size_t>(rows * inner) * element);
+    const Buffer c(backend, static_cast<std::size_t>(rows * outer) * sizeof(float));
+    WeightView view;
+    view.rows = shape.out;
+    view.cols = shape.in;
+    view.plain = Tensor(weight.get(), compute, {shape.out, shape.in});
+    const GemmTerm term{Tensor(a.get(), compute, {rows, inner}),
+                        backend.pack(view, orientation, compute, packed.get())};
+    return best_seconds(backend, term, Tensor(c.get(), DType::kF32, {rows, outer}));
+}
+
+}  // namespace
+
+GemmRate measure_gemm_rate(Backend& backend, const ModelConfig& config, std::int64_t rows,
+                           DType compute) {
+    GemmRate rate;
+    rate.shapes = shapes_of(config);
+    double flops = 0, seconds = 0;
+    for (GemmShape& shape : rate.shapes) {
+        const bool head = shape.name == "head";
+        const std::int64_t taken = head ? std::min(rows, head_chunk_rows(config)) : rows;
+        // Per token, so that the head's smaller call counts as a step's whole work.
+        const double share = static_cast<double>(rows) / static_cast<double>(taken);
+        shape.seconds_forward =
+            share * seconds_of(backend, shape, Orientation::kForward, taken, compute);
+        shape.seconds_backward =
+            share * seconds_of(backend, shape, Orientation::kBackward, taken, compute);
+        const auto uses = static_cast<double>(shape.uses);
+        flops += 2 * uses * shape.flops(rows);
+        seconds += uses * (shape.seconds_forward + shape.seconds_backward);
+    }
+    rate.flops_per_second = flops / seconds;
+    return rate;
+}
+
+}  // namespace qshard

@@ -1,0 +1,176 @@
+#include <chrono>
+
+#include "comm/agree.h"
+#include "io/checkpoint/atomic_file.h"
+#include "io/data/rows.h"
+#include "main/commands.h"
+#include "main/inference_session.h"
+
+/// `qshard generate`: answers for one prompt, or for the rows of a file.
+namespace qshard {
+namespace {
+
+struct Arguments {
+    InferenceFlags flags;
+    std::optional<std::string> prompt, chat, input, out;
+    SamplingOptions sampling;
+    std::int64_t batch = 16;
+    bool json = false;
+};
+
+/// One prompt: what it was asked with (copied into the answer's line), and its tokens.
+struct Question {
+    boost::json::object asked;
+    std::vector<std::int32_t> ids;
+};
+
+Question read_question(const TextModel& model, const DataRow& row) {
+    const boost::json::object& columns = row.columns;
+    if (const auto* prompt = columns.if_contains("prompt"); prompt && prompt->is_string()) {
+        return {{{"prompt", *prompt}}, encode_prompt(model, std::string(prompt->get_string()))};
+    }
+    if (const auto* messages = columns.if_contains("messages"); messages && messages->is_array()) {
+        return {{{"messages", *messages}}, encode_chat(model, messages->get_array())};
+    }
+    throw UserError(
+        fmt::format("{}: expected a row with \"prompt\" (text) or \"messages\" (found: {})",
+                    row.place, column_names(columns)));
+}
+
+std::vector<Question> read_questions(const Arguments& arguments, const TextModel& model) {
+    std::vector<Question> questions;
+    if (arguments.prompt) {
+        questions.push_back(
+            {{{"prompt", *arguments.prompt}}, encode_prompt(model, *arguments.prompt)});
+    } else if (arguments.chat) {
+        const boost::json::array messages{{{"role", "user"}, {"content", *arguments.chat}}};
+        questions.push_back({{{"messages", messages}}, encode_chat(model, messages)});
+    } else {
+        for (const DataRow& row : read_rows(*arguments.input))
+            questions.push_back(read_question(model, row));
+    }
+    const std::int64_t limit = context_limit(model.config());
+    for (std::size_t i = 0; i < questions.size(); ++i) {
+        const auto count = static_cast<std::int64_t>(questions[i].ids.size());
+        if (count < 1 || count >= limit) {
+            throw UserError(
+                fmt::format("prompt {} has {} tokens; this model takes 1 to {}, room for an "
+                            "answer included",
+                            i + 1, count, limit - 1));
+        }
+    }
+    return questions;
+}
+
+/// This rank's rows of the answers, each a JSON line or, for one prompt, plain text.
+std::string answer(const Arguments& arguments, const TextModel& model, Inference& inference,
+                   std::span<const Question> questions, std::int64_t first, std::int64_t& tokens) {
+    std::vector<std::vector<std::int32_t>> prompts;
+    for (const Question& question : questions) prompts.push_back(question.ids);
+    SamplingOptions sampling = arguments.sampling;
+    sampling.stop_ids = model.stop_ids;
+    const auto answers = inference.generate(prompts, sampling, first);
+    std::string lines;
+    for (std::size_t i = 0; i < answers.size(); ++i) {
+        tokens += static_cast<std::int64_t>(answers[i].size());
+        const std::string text = model.text().decode(answers[i], true);
+        if (!arguments.json && !arguments.input && !arguments.out) return text + "\n";
+        boost::json::object line = questions[i].asked;
+        line["completion"] = text;
+        lines += boost::json::serialize(line) + "\n";
+    }
+    return lines;
+}
+
+void generate(const Arguments& arguments, Communicator& group, int local_ranks) {
+    TextModel model;
+    std::optional<AdapterFile> adapter;
+    std::vector<Question> questions;
+    agree(group, "opening the model", [&] {
+        if (arguments.out) check_writable(*arguments.out);
+        model = open_text_model(arguments.flags.model, arguments.flags.tokenizer);
+        if (arguments.flags.adapter) adapter = read_adapter_file(*arguments.flags.adapter);
+        questions = read_questions(arguments, model);
+    });
+    const AdapterFile* trained = adapter ? &*adapter : nullptr;
+    const auto backend = make_agreed_backend(arguments.flags.backend, group, local_ranks);
+    const BaseOptions base = arguments.flags.base(trained);
+    InferenceSession session(model.source, base, *backend, group, local_ranks);
+    std::int64_t longest = 0;
+    for (const Question& question : questions)
+        longest = std::max(longest, static_cast<std::int64_t>(question.ids.size()));
+    const SlotRange mine =
+        slots_of(group.rank(), group.count(), static_cast<std::int64_t>(questions.size()));
+    Inference& inference = session.use(
+        trained, std::clamp<std::int64_t>(mine.count(), 1, arguments.batch),
+        std::min(longest + arguments.sampling.max_new_tokens, context_limit(model.config())));
+    session.release_base();
+    const auto begin = std::chrono::steady_clock::now();
+    std::int64_t tokens = 0;
+    const std::string lines = gather_lines(
+        group, answer(arguments, model, inference,
+                      std::span(questions).subspan(static_cast<std::size_t>(mine.begin),
+                                                   static_cast<std::size_t>(mine.count())),
+                      mine.begin, tokens));
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    std::int64_t all_tokens = 0;
+    for (std::int64_t count : group.all_gather_value(tokens)) all_tokens += count;
+    agree(group, "writing the answers", [&] {
+        if (group.rank() != 0) return;
+        if (arguments.out) {
+            write_file_atomic(*arguments.out, lines);
+        } else {
+            std::fwrite(lines.data(), 1, lines.size(), stdout);
+            std::fflush(stdout);
+        }
+        fmt::print(stderr, "{} {} in {:.1f} s ({:.1f} tokens/s), {} {}, {} threads\n", all_tokens,
+                   all_tokens == 1 ? "token" : "tokens", seconds,
+                   static_cast<double>(all_tokens) / seconds,
+                   base.quantization == Quantization::kNf4 ? "nf4" : "unquantized",
+                   name_of(base.compute), backend->threads());
+    });
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app, Run& run) {
+    auto arguments = std::make_shared<Arguments>();
+    arguments->sampling.max_new_tokens = 256;
+    CLI::App* command =
+        app.add_subcommand("generate", "Answer prompts with a model, with or without an adapter");
+    arguments->flags.add_model(*command);
+    CLI::Option_group* what = command->add_option_group("prompt");
+    what->add_option("--prompt", arguments->prompt, "continue this text");
+    what->add_option("--chat", arguments->chat, "answer this message through the chat template");
+    what->add_option("--input", arguments->input,
+                     "file of rows with \"prompt\" or \"messages\" (.jsonl)");
+    what->require_option(1);
+    command->add_option("--out", arguments->out, "write JSON lines here instead of to stdout");
+    command->add_option("--max-new-tokens", arguments->sampling.max_new_tokens, "default 256")
+        ->check(CLI::Range(1, 1 << 20));
+    command
+        ->add_option("--temperature", arguments->sampling.temperature,
+                     "0 (default): the likeliest token")
+        ->check(CLI::Range(0.0, 100.0));
+    command
+        ->add_option("--top-p", arguments->sampling.top_p,
+                     "smallest set of this probability (default 1)")
+        ->check(CLI::Range(1e-6, 1.0));
+    command->add_option("--top-k", arguments->sampling.top_k, "the k likeliest (default 0: all)")
+        ->check(CLI::Range(0, 1 << 24));
+    command->add_option("--seed", arguments->sampling.seed, "default 42");
+    command->add_option("--batch-size", arguments->batch, "sequences at a time (default 16)")
+        ->check(CLI::Range(1, 4096));
+    command->add_flag("--json", arguments->json, "a JSON line also for one prompt");
+    arguments->flags.add_compute(*command);
+    command->callback([arguments, &run] {
+        run = [arguments] {
+            return run_ranks("auto", 1, [&](Communicator& group, int local_ranks, const Launch*) {
+                generate(*arguments, group, local_ranks);
+            });
+        };
+    });
+}
+
+}  // namespace qshard

@@ -1,0 +1,199 @@
+#include "main/inference_session.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "comm/agree.h"
+#include "main/progress.h"
+#include "place/import.h"
+#include "train/trainer.h"
+
+namespace qshard {
+namespace {
+
+constexpr std::int64_t kPassTokens = 512;  ///< of one forward pass over prompts
+
+}  // namespace
+
+BaseOptions base_options(const RunFile::Model& model) {
+    return {model.quantization == "nf4" ? Quantization::kNf4 : Quantization::kNone,
+            model.double_quant, model.compute_dtype == "float32" ? DType::kF32 : DType::kBF16};
+}
+
+void InferenceFlags::add_model(CLI::App& command) {
+    command.add_option("--model", model, "GGUF file or Hugging Face folder")->required();
+    command.add_option("--adapter", adapter,
+                       "PEFT folder, checkpoint (.h5) or output folder of a run");
+    command.add_option("--tokenizer", tokenizer, "tokenizer.json instead of the model's own");
+}
+
+void InferenceFlags::add_compute(CLI::App& command) {
+    command.add_option("--backend", backend.backend, "auto | cpu | reference")
+        ->check(CLI::IsMember({"auto", "cpu", "reference"}));
+    command.add_option("--compute-dtype", compute_dtype, "bfloat16 | float32")
+        ->check(CLI::IsMember({"bfloat16", "float32"}));
+    command
+        .add_option("--quantization", quantization,
+                    "nf4 | none (default: as the adapter was trained, else none)")
+        ->check(CLI::IsMember({"nf4", "none"}));
+    command.add_option("--cpu-isa", backend.cpu_isa,
+                       "kernels: auto | amx_bf16 | avx512_bf16 | avx512 | avx2 | sse");
+    command.add_option("--threads", backend.threads, "per rank (default: all cores of the host)")
+        ->check(CLI::Range(1, 4096));
+}
+
+BaseOptions InferenceFlags::base(const AdapterFile* trained) const {
+    BaseOptions base;
+    if (trained != nullptr && trained->run) base = base_options(trained->run->model);
+    if (quantization)
+        base.quantization = *quantization == "nf4" ? Quantization::kNf4 : Quantization::kNone;
+    if (compute_dtype) base.compute = *compute_dtype == "float32" ? DType::kF32 : DType::kBF16;
+    return base;
+}
+
+/// An arena with its allocation.
+struct InferenceSession::Memory {
+    explicit Memory(Backend& owner) : backend(owner) {}
+    ~Memory() {
+        if (arena.data() != nullptr) backend.release(arena.data());
+    }
+    Memory(const Memory&) = delete;
+    Memory& operator=(const Memory&) = delete;
+    void commit() {
+        arena.commit([this](std::size_t bytes) { return backend.allocate(bytes); });
+    }
+
+    Backend& backend;
+    Arena arena;
+};
+
+InferenceSession::InferenceSession(const ModelSource& source, const BaseOptions& options,
+                                   Backend& backend, Communicator& group, int local_ranks)
+    : source_(source),
+      options_(options),
+      backend_(backend),
+      group_(group),
+      memory_limit_(default_memory_limit(local_ranks)),
+      layout_options_{options.quantization, options.double_quant, options.compute},
+      layout_(make_layout(source.weights->config(), layout_options_)) {}
+
+InferenceSession::~InferenceSession() = default;
+
+void InferenceSession::import() {
+    const int world = group_.count();
+    auto memory = std::make_unique<Memory>(backend_);
+    std::vector<Arena::Handle> handles;
+    for (const UnitLayout& unit : layout_.units)
+        handles.push_back(memory->arena.reserve("base " + unit.name, unit.shard_bytes(world)));
+    const Arena::Handle buffer = memory->arena.reserve(
+        "gather buffer", world > 1 ? GatheredSource::buffer_bytes(layout_, world) : 0);
+    memory->commit();
+    std::vector<std::span<std::byte>> shards;
+    for (std::size_t u = 0; u < handles.size(); ++u)
+        shards.push_back({memory->arena.at(handles[u]), memory->arena.bytes(handles[u])});
+    std::int64_t total = 0;
+    for (const UnitLayout& unit : layout_.units) {
+        for (const Field& field : unit.fields) total += field.weight.count();
+    }
+    ProgressBar bar("loading the model", total / world, TerminalStyle::of_stderr("auto"),
+                    group_.rank() == 0 && isatty(STDERR_FILENO) == 1);
+    import_shards(*source_.weights, layout_, layout_options_, group_, backend_.threads(), shards,
+                  [&](std::int64_t done, std::int64_t) { bar.update(done, ""); });
+    if (world > 1) {
+        weights_ = std::make_unique<GatheredSource>(
+            layout_, group_, std::vector<std::span<const std::byte>>(shards.begin(), shards.end()),
+            memory->arena.at(buffer));
+    } else {
+        std::vector<const std::byte*> units;
+        for (const auto& shard : shards) units.push_back(shard.data());
+        weights_ = std::make_unique<ResidentSource>(std::move(units));
+    }
+    base_ = std::move(memory);
+}
+
+Inference& InferenceSession::use(const AdapterFile* adapter, std::int64_t batch,
+                                 std::int64_t context) {
+    inference_.reset();
+    model_ = std::make_unique<Memory>(backend_);
+    agree(group_, "planning the memory", [&] {
+        if (adapter != nullptr) adapter_layout_ = fit_adapter(*adapter, *source_.weights);
+        InferenceOptions options;
+        options.compute = options_.compute;
+        options.max_sequences = batch;
+        options.max_context = context;
+        options.max_tokens = std::max(batch, std::min(context * batch, kPassTokens));
+        inference_ = std::make_unique<Inference>(backend_, source_.weights->config(), layout_,
+                                                 adapter == nullptr ? nullptr : &adapter_layout_,
+                                                 options, model_->arena);
+        const std::size_t needed = model_->arena.total_bytes() + backend_.workspace_bytes() +
+                                   layout_.bytes() / static_cast<std::size_t>(group_.count());
+        if (memory_limit_ > 0 && needed > memory_limit_) {
+            throw UserError(
+                ExitCode::kUnavailable,
+                fmt::format("rank {} needs {} to run the model, {} are free.\nTry a smaller "
+                            "--batch-size or --max-new-tokens, or shorter prompts.",
+                            group_.rank(), human_bytes(needed), human_bytes(memory_limit_)));
+        }
+    });
+    if (!base_) import();
+    std::vector<float> values;
+    Arena::Handle place = 0;
+    if (adapter != nullptr) {
+        values = flat_values(*adapter, adapter_layout_);
+        place = model_->arena.reserve("adapter", values.size() * sizeof(float));
+    }
+    model_->commit();
+    float* flat = nullptr;
+    if (adapter != nullptr) {
+        flat = reinterpret_cast<float*>(model_->arena.at(place));
+        backend_.upload(flat, values.data(), values.size() * sizeof(float));
+    }
+    inference_->start(*weights_, flat);
+    return *inference_;
+}
+
+void InferenceSession::release_base() {
+    weights_.reset();
+    base_.reset();
+}
+
+std::int64_t context_limit(const ModelConfig& config) {
+    return config.max_positions > 0 ? config.max_positions
+                                    : std::numeric_limits<std::int32_t>::max();
+}
+
+std::vector<std::int32_t> encode_prompt(const TextModel& model, const std::string& text) {
+    std::vector<std::int32_t> ids = model.text().encode(text, false);
+    if (model.add_bos && model.bos && (ids.empty() || ids.front() != *model.bos))
+        ids.insert(ids.begin(), *model.bos);
+    return ids;
+}
+
+std::vector<std::int32_t> encode_chat(const TextModel& model, const boost::json::array& messages) {
+    if (!model.chat) {
+        throw UserError(fmt::format("{} has no chat template; give a plain prompt instead",
+                                    model.source.path.string()));
+    }
+    return model.text().encode(model.chat->render(messages, true, model.chat_variables).text,
+                               false);
+}
+
+std::string gather_lines(Communicator& group, const std::string& mine) {
+    std::string all;
+    for (const std::string& part : group.all_gather_strings(mine)) all += part;
+    return all;
+}
+
+void check_writable(const std::string& file) {
+    const std::filesystem::path folder = std::filesystem::absolute(file).parent_path();
+    if (!std::filesystem::is_directory(folder) || access(folder.c_str(), W_OK) != 0 ||
+        std::filesystem::is_directory(file)) {
+        throw SystemError(ExitCode::kCannotCreate,
+                          fmt::format("cannot create {}: {} is no folder that can be written to",
+                                      file, folder.string()));
+    }
+}
+
+}  // namespace qshard

@@ -1,0 +1,92 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "main/adapter_file.h"
+#include "main/session.h"
+#include "place/weight_sources.h"
+#include "train/inference.h"
+#include "train/slot_tree.h"
+
+/// What generate, score and eval share: a model made ready to answer, with or without an adapter.
+namespace qshard {
+
+/// How the frozen base is held.
+struct BaseOptions {
+    Quantization quantization = Quantization::kNone;
+    bool double_quant = true;
+    DType compute = DType::kBF16;
+};
+/// Of a run's model section.
+BaseOptions base_options(const RunFile::Model& model);
+
+/// Flags of generate and score: a model, an adapter, and how to compute.
+struct InferenceFlags {
+    std::string model;
+    std::optional<std::string> adapter, tokenizer;
+    std::optional<std::string> quantization, compute_dtype;
+    BackendChoice backend;
+
+    void add_model(CLI::App& command);    ///< --model, --adapter, --tokenizer
+    void add_compute(CLI::App& command);  ///< --backend, --compute-dtype, --quantization, ...
+    /// As flagged, else as the adapter was trained, else unquantized in bfloat16.
+    BaseOptions base(const AdapterFile* trained) const;
+};
+
+/// One rank's copy of the model. The base is imported once (each rank its share, expanded unit by
+/// unit) and can be used with several adapters in turn.
+class InferenceSession {
+  public:
+    /// `source` must outlive it.
+    InferenceSession(const ModelSource& source, const BaseOptions& options, Backend& backend,
+                     Communicator& group, int local_ranks);
+    ~InferenceSession();
+    InferenceSession(const InferenceSession&) = delete;
+    InferenceSession& operator=(const InferenceSession&) = delete;
+
+    /// Makes the model with this adapter, or without one if null, the one to use; the one before
+    /// is gone. `batch` and `context` are the most sequences and tokens of one. UserError if an
+    /// adapter does not fit the model, or if memory does not suffice. Collective.
+    Inference& use(const AdapterFile* adapter, std::int64_t batch, std::int64_t context);
+    /// Frees the imported base: no use() after that.
+    void release_base();
+
+  private:
+    struct Memory;
+    void import();
+
+    const ModelSource& source_;
+    const BaseOptions options_;
+    Backend& backend_;
+    Communicator& group_;
+    const std::size_t memory_limit_;
+    const LayoutOptions layout_options_;
+    const ModelLayout layout_;
+    AdapterLayout adapter_layout_;
+    std::unique_ptr<Memory> base_, model_;
+    std::unique_ptr<WeightSource> weights_;
+    std::unique_ptr<Inference> inference_;
+};
+
+/// Tokens of the longest allowed sequence: the model's positions, or no limit if it names none.
+std::int64_t context_limit(const ModelConfig& config);
+
+/// Text as the model's prompts begin: with the beginning-of-sequence token where its tokenizer
+/// wants one.
+std::vector<std::int32_t> encode_prompt(const TextModel& model, const std::string& text);
+/// A conversation, ready for the assistant's turn. UserError if the model has no chat template.
+std::vector<std::int32_t> encode_chat(const TextModel& model, const boost::json::array& messages);
+
+/// Lines of all ranks, one after the other: rows are shared out in contiguous ranges, so they are
+/// in the order of the rows. Collective.
+std::string gather_lines(Communicator& group, const std::string& mine);
+
+/// Refuses now what would fail at the end: an output file that cannot be created.
+void check_writable(const std::string& file);
+
+}  // namespace qshard
