@@ -42,7 +42,7 @@ std::string mask_table(std::span<const EvalSubject> subjects,
     std::string table;
     for (std::size_t s = 0; s < subjects.size(); ++s) {
         table +=
-            fmt::format("\n  {:<{}}  {:>8}  {:>9}  {:>6}  {:>12}\n", "masks, " + subjects[s].name,
+            fmt::format("\n  {:<{}}  {:>8}  {:>9}  {:>6}  {:>12}\n", "masks, " + subject_key(s),
                         kNameWidth, "recall", "precision", "F1", "false alarms");
         auto line = [&](const std::string& name, const MaskCount& count) {
             table += fmt::format("  {:<{}}  {:>8}  {:>9}  {:>6.3f}  {:>12}\n", name, kNameWidth,
@@ -63,9 +63,11 @@ std::string mask_table(std::span<const EvalSubject> subjects,
     return table;
 }
 
+/// Without blank lines at its end; further lines below the first.
 std::string indented(const std::string& text) {
     std::string out;
-    for (char c : text) out += c == '\n' ? std::string("\n              ") : std::string(1, c);
+    for (char c : text.substr(0, text.find_last_not_of(" \n") + 1))
+        out += c == '\n' ? "\n" + std::string(14, ' ') : std::string(1, c);
     return out;
 }
 

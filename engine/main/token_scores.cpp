@@ -16,11 +16,12 @@ std::string number(double value) {
 
 }  // namespace
 
-LogSoftmax::LogSoftmax(std::span<const float> logits) : logits_(logits) {
-    const double largest = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
+LogSoftmax::LogSoftmax(std::span<const float> logits)
+    : logits_(logits),
+      largest_(static_cast<double>(*std::max_element(logits.begin(), logits.end()))) {
     double sum = 0;
-    for (float logit : logits) sum += std::exp(static_cast<double>(logit) - largest);
-    log_sum_ = largest + std::log(sum);
+    for (float logit : logits) sum += std::exp(static_cast<double>(logit) - largest_);
+    log_sum_ = std::log(sum);
 }
 
 std::vector<std::int32_t> LogSoftmax::top(std::int64_t k) const {

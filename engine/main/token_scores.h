@@ -14,13 +14,16 @@ namespace qshard {
 class LogSoftmax {
   public:
     explicit LogSoftmax(std::span<const float> logits);
-    double operator[](std::size_t id) const { return static_cast<double>(logits_[id]) - log_sum_; }
+    double operator[](std::size_t id) const {
+        return (static_cast<double>(logits_[id]) - largest_) - log_sum_;
+    }
     /// The k likeliest ids, likeliest first; the lower id first of equals.
     std::vector<std::int32_t> top(std::int64_t k) const;
 
   private:
     std::span<const float> logits_;
-    double log_sum_ = 0;
+    double largest_ = 0;
+    double log_sum_ = 0;  ///< of exp(logit - largest)
 };
 
 using TopTable = std::vector<std::pair<std::int32_t, double>>;  ///< (id, log-probability)

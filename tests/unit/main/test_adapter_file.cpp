@@ -1,0 +1,116 @@
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <numeric>
+
+#include "base/error.h"
+#include "io/checkpoint/store.h"
+#include "io/peft/adapter_folder.h"
+#include "main/adapter_file.h"
+#include "main/random_model.h"
+
+namespace qshard {
+namespace {
+
+namespace fs = std::filesystem;
+
+ModelConfig small(std::int64_t width) {
+    ModelConfig config = config_of_shape("135m");
+    config.layers = 2;
+    config.layer.resize(2);
+    config.width = width;
+    config.ffn_width = 96;
+    config.vocabulary = 64;
+    return config;
+}
+
+class AdapterFileTest : public testing::Test {
+  protected:
+    void SetUp() override {
+        folder_ = fs::temp_directory_path() / fmt::format("qshard-adapter-{}", getpid());
+        fs::remove_all(folder_);
+        fs::create_directories(folder_);
+        AdapterOptions options;
+        options.r = 4;
+        options.target_modules = {"q_proj", "down_proj"};
+        layout_ = make_adapter_layout(model_.config(), options);
+        state_.adapter.resize(static_cast<std::size_t>(layout_.count));
+        std::iota(state_.adapter.begin(), state_.adapter.end(), 0.0f);
+        for (const AdapterTarget& t : layout_.targets) {
+            state_.tensors.push_back({peft_key(t, true), {t.r, t.in}, t.a, 0, 0});
+            state_.tensors.push_back({peft_key(t, false), {t.out, t.r}, t.b, 0, 0});
+        }
+        PeftConfig config;
+        config.r = 4;
+        config.alpha = 32;
+        config.target_modules = {"q_proj", "down_proj"};
+        state_.adapter_config_json = peft_config_text(config);
+        state_.identity["base_sha256"] = model_.sha256();
+        state_.step = 3;
+        state_.optimizer_name = "adamw";
+        state_.created = utc_now();
+    }
+    void TearDown() override { fs::remove_all(folder_); }
+
+    fs::path folder_;
+    RandomWeights model_{small(576)};
+    AdapterLayout layout_;
+    CheckpointState state_;
+};
+
+TEST_F(AdapterFileTest, CheckpointAndPeftFolderGiveTheSameNumbers) {
+    CheckpointStore(folder_ / "checkpoints").save(state_);
+    write_peft_adapter(folder_ / "adapter", state_);
+    for (const fs::path& path :
+         {folder_, folder_ / "adapter", folder_ / "checkpoints/step-00000003.h5",
+          folder_ / "checkpoints"}) {
+        const AdapterFile file = read_adapter_file(path);
+        const AdapterLayout layout = fit_adapter(file, model_);
+        EXPECT_EQ(layout.count, layout_.count) << path;
+        EXPECT_EQ(flat_values(file, layout), state_.adapter) << path;
+        EXPECT_EQ(layout.targets[0].scale, 8.0f) << path;
+    }
+    EXPECT_EQ(read_adapter_file(folder_).path, folder_ / "adapter");
+    EXPECT_EQ(read_newest_checkpoint(folder_).state.step, 3);
+}
+
+TEST_F(AdapterFileTest, AnotherModelIsRefusedWithBothShapes) {
+    write_peft_adapter(folder_ / "adapter", state_);
+    const AdapterFile file = read_adapter_file(folder_ / "adapter");
+    try {
+        fit_adapter(file, RandomWeights(small(640)));
+        FAIL() << "an adapter of width 576 was taken for a model of width 640";
+    } catch (const UserError& error) {
+        const std::string message = error.what();
+        EXPECT_NE(message.find("[4, 576]"), std::string::npos) << message;
+        EXPECT_NE(message.find("[4, 640]"), std::string::npos) << message;
+    }
+}
+
+TEST_F(AdapterFileTest, AnotherBaseOfTheSameShapeIsRefusedForCheckpoints) {
+    state_.identity["base_sha256"] = "of another file";
+    CheckpointStore(folder_ / "checkpoints").save(state_);
+    write_peft_adapter(folder_ / "adapter", state_);
+    EXPECT_THROW(fit_adapter(read_newest_checkpoint(folder_), model_), UserError);
+    EXPECT_NO_THROW(fit_adapter(read_adapter_file(folder_ / "adapter"), model_));
+}
+
+TEST_F(AdapterFileTest, WhatIsNoAdapterIsNamed) {
+    EXPECT_THROW(read_adapter_file(folder_ / "nothing"), UserError);
+    EXPECT_THROW(read_adapter_file(folder_), UserError);
+}
+
+TEST_F(AdapterFileTest, AFolderOfARunKnowsHowItWasTrained) {
+    write_peft_adapter(folder_ / "adapter", state_);
+    EXPECT_FALSE(read_adapter_file(folder_ / "adapter").run.has_value());
+    std::ofstream(folder_ / "run.yaml")
+        << "model: {base: m.gguf, quantization: nf4, compute_dtype: float32}\n"
+           "data: {train: t.jsonl}\noutput: out\n";
+    const AdapterFile file = read_adapter_file(folder_ / "adapter");
+    ASSERT_TRUE(file.run.has_value());
+    EXPECT_EQ(file.run->model.compute_dtype, "float32");
+}
+
+}  // namespace
+}  // namespace qshard
