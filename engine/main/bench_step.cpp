@@ -88,10 +88,11 @@ std::string table(const boost::json::object& result) {
         "{:.1f} useful GFLOP/s, {:.0f} % of the {:.1f} GFLOP/s that this model's products reach "
         "alone\n"
         "memory {} resident at most, {} planned\n",
-        number("tokens_per_second"), result.at("tokens").as_int64(), number("step_seconds"),
-        result.at("steps").as_int64(), number("useful_flops_per_second") / 1e9,
-        100 * number("peak_share"), number("gemm_flops_per_second") / 1e9,
-        human_bytes(static_cast<std::size_t>(result.at("resident_bytes").as_int64())),
+        number("tokens_per_second"), result.at("tokens").to_number<std::int64_t>(),
+        number("step_seconds"), result.at("steps").to_number<std::int64_t>(),
+        number("useful_flops_per_second") / 1e9, 100 * number("peak_share"),
+        number("gemm_flops_per_second") / 1e9,
+        human_bytes(result.at("resident_bytes").to_number<std::size_t>()),
         human_bytes(result.at("planned_bytes").to_number<std::size_t>()));
     for (const auto& entry : result.at("seconds").as_object())
         text += fmt::format("  {:<10} {:8.4f} s\n", std::string(entry.key()),

@@ -3,8 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 
-/// One function per subcommand: declares its flags and, if it is the one given, sets `run` to do it and return the exit
-/// code. Errors are thrown.
+/// One function per subcommand: declares its flags and, if it is the one given, sets `run` to do it
+/// and return the exit code. Errors are thrown.
 namespace qshard {
 
 using Run = std::function<int()>;

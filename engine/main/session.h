@@ -3,6 +3,7 @@
 #include <boost/json.hpp>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,9 +25,9 @@ struct TextModel {
     std::optional<Tokenizer> tokenizer;
     std::optional<ChatTemplate> chat;
     std::optional<std::int32_t> bos, eos;
-    bool add_bos = false;                      ///< what "add_bos: auto" means for this tokenizer
-    std::vector<std::int32_t> stop_ids;        ///< end an answer: eos and the model's own list
-    boost::json::object chat_variables;        ///< bos_token, eos_token
+    bool add_bos = false;                ///< what "add_bos: auto" means for this tokenizer
+    std::vector<std::int32_t> stop_ids;  ///< end an answer: eos and the model's own list
+    boost::json::object chat_variables;  ///< bos_token, eos_token
 
     const ModelConfig& config() const { return source.weights->config(); }
     /// The tokenizer; UserError if the model has none.
@@ -34,24 +35,28 @@ struct TextModel {
 };
 
 /// Opens a model; `tokenizer` (a tokenizer.json or its folder) replaces the model's own.
-TextModel open_text_model(const std::filesystem::path& path, const std::optional<std::string>& tokenizer);
+TextModel open_text_model(const std::filesystem::path& path,
+                          const std::optional<std::string>& tokenizer);
 
 struct BackendChoice {
-    std::string backend = "auto";              ///< auto | cpu | reference
+    std::string backend = "auto";  ///< auto | cpu | reference
     std::string cpu_isa = "auto";
-    std::optional<std::int64_t> threads;       ///< absent: cores of the host shared by its ranks
+    std::optional<std::int64_t> threads;  ///< absent: cores of the host shared by its ranks
 };
-/// This rank's backend. With "auto" all ranks take the best kernel set that each of them has; UserError(kUnavailable) if
-/// one lacks the set asked for. Collective.
-std::unique_ptr<Backend> make_agreed_backend(const BackendChoice& choice, Communicator& group, int local_ranks);
+/// This rank's backend. With "auto" all ranks take the best kernel set that each of them has;
+/// UserError(kUnavailable) if one lacks the set asked for. Collective.
+std::unique_ptr<Backend> make_agreed_backend(const BackendChoice& choice, Communicator& group,
+                                             int local_ranks);
 
-/// Runs `body` once per rank: under mpirun or srun over MPI, else alone, or on `thread_ranks` > 1 threads. Errors end
-/// every rank; the message is printed once ("qshard: ..."). Returns the exit code.
-int run_ranks(const std::string& transport, int thread_ranks,
-              const std::function<void(Communicator& group, int local_ranks, const Launch* launch)>& body);
+/// Runs `body` once per rank: under mpirun or srun over MPI, else alone, or on `thread_ranks` > 1
+/// threads. Errors end every rank; the message is printed once ("qshard: ..."). Returns the exit
+/// code.
+int run_ranks(
+    const std::string& transport, int thread_ranks,
+    const std::function<void(Communicator& group, int local_ranks, const Launch* launch)>& body);
 
-/// Memory this process may use when nothing says otherwise: 80 % of what the machine (or its cgroup, or Slurm) has free,
-/// shared by the ranks of the host.
+/// Memory this process may use when nothing says otherwise: 80 % of what the machine (or its
+/// cgroup, or Slurm) has free, shared by the ranks of the host.
 std::size_t default_memory_limit(int local_ranks);
 
 }  // namespace qshard

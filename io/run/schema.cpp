@@ -366,7 +366,7 @@ std::vector<RunKey> run_keys(RunFile& run) {
 }
 
 std::string write_keys(const std::vector<RunKey>& keys, bool identity_only) {
-    YAML::Node root;
+    YAML::Node root(YAML::NodeType::Map);
     for (const RunKey& key : keys) {
         if (identity_only && !key.identity) continue;
         YAML::Node node = root;

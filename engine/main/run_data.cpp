@@ -1,0 +1,66 @@
+#include "main/run_data.h"
+
+namespace qshard {
+
+class ModelEncoder::Text final : public TextEncoder {
+  public:
+    explicit Text(const TextModel& model) : model_(model) {}
+    std::vector<std::int32_t> encode(std::string_view text,
+                                     bool add_special_tokens) const override {
+        return model_.text().encode(text, add_special_tokens);
+    }
+    std::vector<TokenSpan> encode_with_offsets(std::string_view text,
+                                               bool add_special_tokens) const override {
+        return model_.text().encode_with_offsets(text, add_special_tokens);
+    }
+
+  private:
+    const TextModel& model_;
+};
+
+ModelEncoder::ModelEncoder(const TextModel& model, const RunFile::Data& settings)
+    : text_(std::make_unique<Text>(model)) {
+    EncodeOptions options;
+    options.format.format = parse_row_format(settings.format);
+    options.format.prompt_template = settings.prompt_template.value_or("");
+    options.format.completion_column = settings.completion_column;
+    options.loss_on_all = settings.loss_on == "all";
+    options.max_length = settings.max_length;
+    options.overlong = settings.overlong == "skip"    ? Overlong::kSkip
+                       : settings.overlong == "error" ? Overlong::kError
+                                                      : Overlong::kTruncate;
+    const bool auto_bos = settings.add_bos == "auto" && model.add_bos;
+    options.add_bos = auto_bos || settings.add_bos == "true" ? AddBos::kTrue : AddBos::kFalse;
+    options.append_eos = settings.append_eos;
+    options.bos_id = model.bos;
+    options.eos_id = model.eos;
+    options.vocabulary_count = model.config().vocabulary;
+    options.chat_variables = model.chat_variables;
+    encoder_ = std::make_unique<RowEncoder>(*text_, model.chat ? &*model.chat : nullptr,
+                                            std::move(options));
+}
+
+ModelEncoder::~ModelEncoder() = default;
+
+DatasetOptions dataset_options(const RunFile& run) {
+    DatasetOptions options;
+    for (const DataFile& file : run.data.train) options.train.push_back({file.path, file.weight});
+    options.validation_fraction = run.data.validation_fraction.value_or(0);
+    options.validation_file = run.data.validation_file.value_or("");
+    options.test_file = run.data.test.value_or("");
+    options.seed = run.train.seed;
+    return options;
+}
+
+BatchOptions batch_options(const RunFile& run) {
+    BatchOptions options;
+    options.max_length = run.data.max_length;
+    options.packing = run.data.packing;
+    options.shuffle = run.data.shuffle;
+    options.seed = run.train.seed;
+    options.micro_batch_size = run.train.micro_batch_size;
+    options.global_batch_size = run.train.global_batch_size;
+    return options;
+}
+
+}  // namespace qshard

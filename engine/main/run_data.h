@@ -1,0 +1,33 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "io/data/dataset.h"
+#include "io/data/encode.h"
+#include "io/data/training_set.h"
+#include "io/run/run_file.h"
+#include "main/session.h"
+
+/// A run file's data through a model's tokenizer.
+namespace qshard {
+
+/// Tokenizer and chat template of a model as the data library sees them, with the run file's
+/// encoding settings. The model must outlive it.
+class ModelEncoder {
+  public:
+    ModelEncoder(const TextModel& model, const RunFile::Data& settings);
+    ~ModelEncoder();
+    const RowEncoder& rows() const { return *encoder_; }
+
+  private:
+    class Text;
+    std::unique_ptr<Text> text_;
+    std::unique_ptr<RowEncoder> encoder_;
+};
+
+DatasetOptions dataset_options(const RunFile& run);
+BatchOptions batch_options(const RunFile& run);
+
+}  // namespace qshard

@@ -1,0 +1,210 @@
+#include "main/session.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <sstream>
+#include <thread>
+
+#include "comm/agree.h"
+#include "comm/threads.h"
+#include "spec/json.h"
+
+namespace qshard {
+namespace {
+
+constexpr std::size_t kConfigBytes = std::size_t{16} << 20;
+
+std::string read_text(const std::filesystem::path& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::ostringstream content;
+    content << file.rdbuf();
+    if (!file) throw UserError(fmt::format("cannot read {}", path.string()));
+    return std::move(content).str();
+}
+
+/// A special token as tokenizer_config.json gives it: its text, or an object with it.
+std::optional<std::string> special_token(const boost::json::object& config, const char* key) {
+    const boost::json::value* value = config.if_contains(key);
+    if (value == nullptr) return std::nullopt;
+    if (const auto* object = value->if_object()) value = object->if_contains("content");
+    if (value == nullptr || !value->is_string()) return std::nullopt;
+    return std::string(value->get_string());
+}
+
+void read_tokenizer_config(const std::filesystem::path& path, TextModel& model) {
+    const boost::json::value root = parse_strict_json(
+        read_text(path), path.string(), {.bytes = kConfigBytes, .depth = 32, .non_finite = true});
+    const auto* config = root.if_object();
+    if (config == nullptr)
+        throw UserError(fmt::format("{}: expected a JSON object", path.string()));
+    for (auto [key, id] :
+         {std::pair{"bos_token", &model.bos}, std::pair{"eos_token", &model.eos}}) {
+        if (const auto text = special_token(*config, key))
+            *id = model.tokenizer->token_to_id(*text);
+    }
+    if (const auto* add = config->if_contains("add_bos_token"); add != nullptr && add->is_bool()) {
+        model.add_bos = add->get_bool();
+    }
+}
+
+std::int64_t cgroup_bytes(const char* path) {
+    std::ifstream file(path);
+    std::int64_t value = 0;
+    return file >> value ? value : -1;  // "max" is no number: no limit
+}
+
+}  // namespace
+
+const Tokenizer& TextModel::text() const {
+    if (!tokenizer) {
+        throw UserError(fmt::format(
+            "{} has no tokenizer; expected tokenizer.json beside it or GGUF metadata. Give "
+            "token ids instead of text, or set model.tokenizer.",
+            source.path.string()));
+    }
+    return *tokenizer;
+}
+
+TextModel open_text_model(const std::filesystem::path& path,
+                          const std::optional<std::string>& tokenizer) {
+    TextModel model;
+    model.source = open_model_source(path);
+    model.bos = model.config().bos_id;
+    if (!model.config().eos_ids.empty()) model.eos = model.config().eos_ids.front();
+    if (tokenizer) {
+        std::filesystem::path file = *tokenizer;
+        if (std::filesystem::is_directory(file)) file /= "tokenizer.json";
+        model.tokenizer = Tokenizer::from_json_file(file);
+    } else if (model.source.tokenizer_json) {
+        model.tokenizer = Tokenizer::from_json_file(*model.source.tokenizer_json);
+    } else if (model.source.gguf_tokenizer) {
+        model.tokenizer = Tokenizer::from_gguf(*model.source.gguf_tokenizer);
+        if (model.source.gguf_tokenizer->bos) model.bos = model.source.gguf_tokenizer->bos;
+        if (model.source.gguf_tokenizer->eos) model.eos = model.source.gguf_tokenizer->eos;
+    }
+    if (model.tokenizer) {
+        const std::vector<std::int32_t> empty = model.tokenizer->encode("", true);
+        model.add_bos = model.bos && !empty.empty() && empty.front() == *model.bos;
+        if (model.source.tokenizer_config)
+            read_tokenizer_config(*model.source.tokenizer_config, model);
+        if (model.bos) model.chat_variables["bos_token"] = model.tokenizer->id_to_token(*model.bos);
+        if (model.eos) model.chat_variables["eos_token"] = model.tokenizer->id_to_token(*model.eos);
+    }
+    if (!model.source.chat_template.empty()) {
+        model.chat =
+            ChatTemplate::parse(model.source.chat_template, "chat template of " + path.string());
+    }
+    model.stop_ids = model.config().eos_ids;
+    if (model.eos && std::find(model.stop_ids.begin(), model.stop_ids.end(), *model.eos) ==
+                         model.stop_ids.end()) {
+        model.stop_ids.push_back(*model.eos);
+    }
+    return model;
+}
+
+std::unique_ptr<Backend> make_agreed_backend(const BackendChoice& choice, Communicator& group,
+                                             int local_ranks) {
+    if (choice.backend == "reference") return make_reference_backend();
+    const auto cores = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
+    CpuOptions options;
+    options.threads = static_cast<int>(
+        choice.threads.value_or(std::max<std::int64_t>(1, cores / std::max(1, local_ranks))));
+    options.isa = choice.cpu_isa;
+    std::string mine;
+    for (std::string_view isa : cpu_isas()) mine += std::string(isa) + " ";
+    const std::vector<std::string> all = group.all_gather_strings(mine);
+    if (options.isa == "auto") {
+        for (std::string_view isa : cpu_isas()) {
+            const std::string word = std::string(isa) + " ";
+            const bool everywhere =
+                std::all_of(all.begin(), all.end(), [&](const std::string& has) {
+                    return has.starts_with(word) || has.find(" " + word) != std::string::npos;
+                });
+            if (everywhere) {
+                options.isa = isa;
+                break;
+            }
+        }
+    }
+    std::unique_ptr<Backend> backend;
+    agree(group, "choosing the kernels", [&] { backend = make_cpu_backend(options); });
+    return backend;
+}
+
+int run_ranks(
+    const std::string& transport, int thread_ranks,
+    const std::function<void(Communicator& group, int local_ranks, const Launch* launch)>& body) {
+    auto print = [](const char* message) {
+        std::fflush(stdout);
+        std::fprintf(stderr, "qshard: %s\n", message);
+        std::fflush(stderr);
+    };
+    if (transport == "threads" || thread_ranks > 1) {
+        try {
+            run_threads(std::max(1, thread_ranks),
+                        [&](Communicator& group) { body(group, group.count(), nullptr); });
+        } catch (const Error& error) {
+            print(error.what());
+            return static_cast<int>(error.code());
+        }
+        return 0;
+    }
+    std::unique_ptr<Launch> launch;
+    try {
+        launch = std::make_unique<Launch>();
+        if (transport == "mpi" && !Launch::under_launcher()) {
+            throw UserError(
+                ExitCode::kUsage,
+                "placement.transport is mpi, but no launcher started this process. Start "
+                "it with mpirun -np N or srun --mpi=pmix, or use transport auto.");
+        }
+        if (transport == "self" && launch->count() > 1) {
+            throw UserError(
+                ExitCode::kUsage,
+                fmt::format("placement.transport is self, but {} ranks were started. Use "
+                            "transport auto.",
+                            launch->count()));
+        }
+        const std::unique_ptr<Communicator> group = launch->make_communicator();
+        body(*group, launch->local_count(), launch.get());
+    } catch (const AgreedError& error) {
+        if (launch->rank() == 0) print(error.what());
+        if (launch->count() > 1) launch->abort_together(static_cast<int>(error.code()));
+        return static_cast<int>(error.code());
+    } catch (const std::exception& error) {
+        const auto* known = dynamic_cast<const Error*>(&error);
+        const int code = static_cast<int>(known != nullptr ? known->code() : ExitCode::kBug);
+        if (launch && launch->count() > 1) {
+            print(fmt::format("rank {} on {}: {}", launch->rank(), launch->host(), error.what())
+                      .c_str());
+            launch->abort(code);
+        }
+        print(error.what());
+        return code;
+    }
+    return 0;
+}
+
+std::size_t default_memory_limit(int local_ranks) {
+    std::int64_t available = 0;
+    std::ifstream meminfo("/proc/meminfo");
+    for (std::string line; std::getline(meminfo, line);) {
+        if (line.starts_with("MemAvailable:")) available = std::stoll(line.substr(13)) << 10;
+    }
+    for (const char* path :
+         {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+        const std::int64_t limit = cgroup_bytes(path);
+        if (limit > 0) available = available > 0 ? std::min(available, limit) : limit;
+    }
+    if (const char* slurm = std::getenv("SLURM_MEM_PER_NODE")) {  // MiB
+        const std::int64_t limit = std::strtoll(slurm, nullptr, 10) << 20;
+        if (limit > 0) available = available > 0 ? std::min(available, limit) : limit;
+    }
+    return static_cast<std::size_t>(available / 10 * 8 / std::max(1, local_ranks));
+}
+
+}  // namespace qshard

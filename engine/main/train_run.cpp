@@ -1,0 +1,647 @@
+#include "main/train_run.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/hash.h"
+#include "comm/agree.h"
+#include "comm/signals.h"
+#include "io/checkpoint/atomic_file.h"
+#include "io/peft/adapter_folder.h"
+#include "io/peft/peft_config.h"
+#include "main/train_screen.h"
+#include "main/version.h"
+
+namespace qshard {
+namespace {
+
+constexpr SectionKind kStart{"start", 0};
+constexpr SectionKind kLoad{"load", 0};
+constexpr SectionKind kStep{"step", 0};
+constexpr SectionKind kEvaluate{"evaluate", 0};
+constexpr SectionKind kSave{"save", 600};
+constexpr double kSilenceSeconds = 60;
+constexpr std::int64_t kMaxNonfinite = 5;   ///< in a row
+constexpr double kSaveReserveSeconds = 20;  ///< a full save fits in this
+
+double since(std::chrono::steady_clock::time_point begin) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+}  // namespace
+
+TrainRun::TrainRun(const TrainArguments& arguments, RunFile run, Communicator& group,
+                   int local_ranks, const Launch* launch)
+    : arguments_(arguments),
+      run_(std::move(run)),
+      group_(group),
+      local_ranks_(local_ranks),
+      launch_(launch),
+      style_(TerminalStyle::of_stderr(run_.log.color)) {}
+
+TrainRun::~TrainRun() = default;
+
+void TrainRun::execute() {
+    try {
+        open();
+        plan();
+        if (speaks()) print_start();
+        if (arguments_.dry_run) return;
+        prepare_output();
+        load_model();
+        resume();
+        train_loop();
+        finish();
+    } catch (const Error& error) {
+        const bool agreed = dynamic_cast<const AgreedError*>(&error) != nullptr;
+        if (output_ready_ && (speaks() || !agreed)) {
+            const bool preempted = error.code() == ExitCode::kPreempted;
+            RunCause cause;
+            cause.rank = agreed ? -1 : group_.rank();
+            cause.host = launch_ != nullptr ? launch_->host() : "";
+            cause.pid = getpid();
+            cause.message = error.what();
+            if (watchdog_) cause.section = watchdog_->section().name;
+            write_status(preempted ? "preempted" : "failed", static_cast<int>(error.code()), cause);
+        }
+        throw;
+    }
+}
+
+AdapterOptions TrainRun::adapter_options() const {
+    AdapterOptions options;
+    options.r = run_.adapter.r;
+    options.alpha = run_.adapter.alpha;
+    options.dropout = run_.adapter.dropout;
+    options.use_rslora = run_.adapter.use_rslora;
+    options.target_modules = run_.adapter.target_modules;
+    options.layers = parse_layers(run_.adapter.layers);
+    return options;
+}
+
+TrainerOptions TrainRun::trainer_options(PlacementMode mode) const {
+    TrainerOptions options;
+    options.compute = run_.model.compute_dtype == "float32" ? DType::kF32 : DType::kBF16;
+    options.placement = mode;
+    options.recompute = run_.train.recompute == "always"  ? Recompute::kAlways
+                        : run_.train.recompute == "never" ? Recompute::kNever
+                                                          : Recompute::kAuto;
+    options.memory_limit = memory_limit_;
+    options.max_slot_tokens = run_.train.micro_batch_size * run_.data.max_length;
+    options.max_step_slots = run_.train.global_batch_size / run_.train.micro_batch_size;
+    options.optimizer.kind = run_.train.optimizer == "sgd"       ? OptimizerKind::kSgd
+                             : run_.train.optimizer == "rmsprop" ? OptimizerKind::kRmsProp
+                                                                 : OptimizerKind::kAdamW;
+    options.optimizer.beta1 = run_.train.betas[0];
+    options.optimizer.beta2 = run_.train.betas[1];
+    options.optimizer.weight_decay = run_.train.weight_decay;
+    const std::string& scheduler = run_.train.lr_scheduler_type;
+    options.schedule.kind = scheduler == "constant"               ? LrScheduler::kConstant
+                            : scheduler == "linear"               ? LrScheduler::kLinear
+                            : scheduler == "constant_with_warmup" ? LrScheduler::kConstantWithWarmup
+                                                                  : LrScheduler::kCosine;
+    options.schedule.learning_rate = run_.train.learning_rate;
+    options.schedule.total_steps = total_steps_;
+    options.schedule.warmup_steps = run_.train.warmup_steps.value_or(static_cast<std::int64_t>(
+        std::ceil(run_.train.warmup_ratio * static_cast<double>(total_steps_))));
+    options.max_grad_norm = run_.train.max_grad_norm;
+    return options;
+}
+
+void TrainRun::open() {
+    agree(group_, "reading model and data", [this] {
+        model_ = open_text_model(run_.model.base, run_.model.tokenizer);
+        encoder_ = std::make_unique<ModelEncoder>(model_, run_.data);
+        if (run_.data.max_length > model_.config().max_positions &&
+            model_.config().max_positions > 0) {
+            throw UserError(
+                ExitCode::kUsage,
+                fmt::format(
+                    "data.max_length is {}, but the model was made for {} positions. Try {}.",
+                    run_.data.max_length, model_.config().max_positions,
+                    model_.config().max_positions));
+        }
+        Dataset dataset = load_dataset(dataset_options(run_), encoder_->rows());
+        std::vector<EncodedRow>& rows = dataset.validation.rows;
+        if (run_.eval.max_rows > 0 && static_cast<std::int64_t>(rows.size()) > run_.eval.max_rows) {
+            rows.resize(static_cast<std::size_t>(run_.eval.max_rows));
+        }
+        validation_rows_ = static_cast<std::int64_t>(rows.size());
+        validation_ = evaluation_slots(rows, run_.train.micro_batch_size * run_.data.max_length);
+        data_ = std::make_unique<TrainingSet>(std::move(dataset.train), batch_options(run_));
+        total_steps_ = run_.train.max_steps.value_or(static_cast<std::int64_t>(
+            std::ceil(run_.train.epochs * static_cast<double>(data_->steps_per_epoch()))));
+    });
+    for (const std::string& other : group_.all_gather_strings(data_->sha256())) {
+        if (other == data_->sha256()) continue;
+        throw AgreedError(
+            ExitCode::kRanksDisagree,
+            "the ranks read different training data. Put the data on a file system that every node "
+            "sees the same.");
+    }
+}
+
+void TrainRun::plan() {
+    const bool alone = group_.count() == 1;
+    backend_ = make_agreed_backend(
+        {run_.placement.backend, run_.placement.cpu_isa, run_.placement.threads}, group_,
+        local_ranks_);
+    memory_limit_ = static_cast<std::size_t>(run_.placement.memory_limit.value_or(
+        static_cast<std::int64_t>(default_memory_limit(local_ranks_))));
+    std::size_t smallest = memory_limit_;
+    for (std::size_t limit : group_.all_gather_value(memory_limit_))
+        smallest = std::min(smallest, limit);
+    memory_limit_ = smallest;  // the plan must be one for all ranks
+    LayoutOptions layout;
+    layout.quantization =
+        run_.model.quantization == "none" ? Quantization::kNone : Quantization::kNf4;
+    layout.double_quant = run_.model.double_quant;
+    layout.plain_dtype = run_.model.compute_dtype == "float32" ? DType::kF32 : DType::kBF16;
+    auto make = [&](PlacementMode mode) {
+        agree(group_, "planning the memory", [&] {
+            trainer_ = std::make_unique<Trainer>(*backend_, group_, model_.config(), layout,
+                                                 adapter_options(), trainer_options(mode));
+        });
+    };
+    if (run_.placement.mode == "gathered") {
+        why_placement_ = "gathered, as asked for";
+        return make(PlacementMode::kGathered);
+    }
+    if (run_.placement.mode == "replicated" || alone) {
+        why_placement_ = alone ? "one rank" : "replicated, as asked for";
+        return make(PlacementMode::kReplicated);
+    }
+    try {
+        make(PlacementMode::kReplicated);
+        why_placement_ = "replicated: the base fits on every rank";
+    } catch (const Error&) {
+        make(PlacementMode::kGathered);
+        why_placement_ = "gathered: the base does not fit on every rank";
+    }
+}
+
+void TrainRun::print_start() const {
+    StartScreen screen;
+    screen.run = &run_;
+    screen.model = &model_;
+    screen.data = data_.get();
+    screen.validation_rows = validation_rows_;
+    screen.trainer = trainer_.get();
+    screen.backend = backend_.get();
+    screen.group = &group_;
+    screen.why_placement = why_placement_;
+    screen.memory_limit = memory_limit_;
+    screen.total_steps = total_steps_;
+    std::fputs(start_screen(screen).c_str(), stdout);
+    if (arguments_.dry_run) std::fputs(run_.to_yaml().c_str(), stdout);
+    std::fflush(stdout);
+}
+
+void TrainRun::prepare_output() {
+    const std::filesystem::path output = run_.output;
+    agree(group_, "preparing the output folder", [&] {
+        if (!speaks()) return;
+        make_folder(output);
+        store_ = std::make_unique<CheckpointStore>(output / "checkpoints");
+        const bool wanted = arguments_.resume != "never";
+        if (arguments_.resume != "auto" && wanted) {
+            resumed_ = CheckpointStore::load(arguments_.resume);
+        } else if (!store_->list().empty()) {
+            if (!wanted) {
+                throw UserError(
+                    ExitCode::kUsage,
+                    fmt::format(
+                        "{} holds checkpoints and --resume never was given. Choose another output "
+                        "folder, or remove it.",
+                        output.string()));
+            }
+            auto loaded = store_->load_newest(
+                [](const std::filesystem::path& file, const std::string& reason) {
+                    std::fprintf(stderr, "refused %s: %s; trying the one before\n", file.c_str(),
+                                 reason.c_str());
+                });
+            if (loaded) resumed_ = std::move(loaded->state);
+        }
+        if (resumed_) check_identity(*resumed_);
+        const auto status = read_run_status(output / "run_status.json");
+        starts_without_progress_ = status ? status->starts_without_progress + 1 : 1;
+        metrics_ = std::make_unique<MetricsLog>(output / "metrics.jsonl",
+                                                resumed_ ? resumed_->metrics_bytes : 0,
+                                                resumed_ ? resumed_->metrics_sha256 : "");
+        if (!metrics_->warning().empty()) std::fprintf(stderr, "%s\n", metrics_->warning().c_str());
+        write_file_atomic(output / "run.yaml", std::string_view(run_.to_yaml()));
+        if (run_.log.tensorboard) events_ = std::make_unique<EventWriter>(output / "tensorboard");
+        status_step_ = resumed_ ? resumed_->step : 0;
+        write_status("running", 0, std::nullopt);
+    });
+    output_ready_ = true;
+    if (group_.count() > 1 && launch_ != nullptr) {
+        watchdog_ = std::make_unique<Watchdog>(group_, Watchdog::Options{kSilenceSeconds, 5},
+                                               [this](const Culprit& culprit) { lost(culprit); });
+        if (watchdog_->unheard() > 0 && speaks()) {
+            std::fprintf(stderr,
+                         "warning: heartbeats of %d ranks do not arrive (UDP blocked?); a silent "
+                         "rank will not "
+                         "be noticed\n",
+                         watchdog_->unheard());
+        }
+        watchdog_->enter(kStart, 0);
+    }
+    if (run_.checkpoint.on_signal) install_signal_flags();
+}
+
+void TrainRun::lost(const Culprit& culprit) {
+    RunCause cause;
+    cause.rank = culprit.rank;
+    cause.host = culprit.host;
+    cause.pid = culprit.pid;
+    cause.section = culprit.section;
+    cause.message = culprit.message();
+    write_status("failed", static_cast<int>(ExitCode::kPeerLost), cause);
+    std::fprintf(stderr, "qshard: %s\n", culprit.message().c_str());
+    std::fflush(stderr);
+    launch_->abort(static_cast<int>(ExitCode::kPeerLost));
+}
+
+void TrainRun::load_model() {
+    const Section section(watchdog_.get(), kLoad, 0);
+    ProgressBar bar(run_.model.quantization == "none" ? "loading   " : "quantizing", 100, style_,
+                    speaks());
+    agree(group_, "loading the model", [&] {
+        trainer_->load(
+            *model_.source.weights, backend_->threads(),
+            [&](std::int64_t done, std::int64_t total) {
+                bar.update(done * 100 / std::max<std::int64_t>(total, 1),
+                           fmt::format("{:.0f} M weights a rank", static_cast<double>(done) / 1e6));
+            });
+    });
+    bar.finish();
+    base_fingerprint_ = trainer_->base_fingerprint();
+}
+
+std::map<std::string, std::string> TrainRun::identity() const {
+    const AdapterLayout& adapter = trainer_->adapter_layout();
+    return {
+        {"base_sha256", model_.source.weights->sha256()},
+        {"data_sha256", data_->sha256()},
+        {"tokenizer_sha256", model_.tokenizer ? model_.tokenizer->sha256() : ""},
+        {"adapter", fmt::format("lora r={} alpha={} dropout={} rslora={} targets={} elements={}",
+                                run_.adapter.r, run_.adapter.alpha, run_.adapter.dropout,
+                                run_.adapter.use_rslora, adapter.targets.size(), adapter.count)},
+        {"seed", fmt::format("{}", run_.train.seed)},
+        {"optimizer", run_.train.optimizer},
+        {"quantization",
+         fmt::format("{}{} {}", run_.model.quantization,
+                     run_.model.quantization == "nf4" && run_.model.double_quant ? "+dq" : "",
+                     run_.model.compute_dtype)},
+        {"batches", fmt::format("micro {} global {} length {}", run_.train.micro_batch_size,
+                                run_.train.global_batch_size, run_.data.max_length)},
+        {"kernels", fmt::format("{} {}", backend_->name(), backend_->isa())},
+        {"run_sha256", sha256_hex(run_.identity_yaml())},
+        {"base_name", run_.model.base},
+        {"base_fingerprint", base_fingerprint_},
+        {"engine_version", engine_version()}};
+}
+
+void TrainRun::check_identity(const CheckpointState& state) const {
+    const auto mine = identity();
+    std::string differing;
+    for (const char* key : {"base_sha256", "data_sha256", "adapter", "seed", "optimizer",
+                            "quantization", "batches"}) {
+        const auto it = state.identity.find(key);
+        const std::string theirs = it == state.identity.end() ? "(absent)" : it->second;
+        if (theirs != mine.at(key)) {
+            differing += fmt::format("\n        {}: {} there, {} here", key, theirs, mine.at(key));
+        }
+    }
+    if (!differing.empty()) {
+        throw UserError(fmt::format(
+            "{} holds a checkpoint of another run:{}\n        Choose another output folder.",
+            run_.output, differing));
+    }
+    const auto kernels = state.identity.find("kernels");
+    if (kernels != state.identity.end() && kernels->second != mine.at("kernels")) {
+        std::fprintf(stderr,
+                     "warning: the checkpoint was made with kernels \"%s\", this run has \"%s\": "
+                     "it goes on, but "
+                     "its bits may differ from an uninterrupted run's\n",
+                     kernels->second.c_str(), mine.at("kernels").c_str());
+    }
+    const auto run_sha = state.identity.find("run_sha256");
+    if (run_sha != state.identity.end() && run_sha->second != mine.at("run_sha256")) {
+        std::fprintf(stderr,
+                     "note: settings changed since the checkpoint (see run.yaml in it); the new "
+                     "ones hold from "
+                     "here on\n");
+    }
+}
+
+/// Rank 0's state on every rank.
+void TrainRun::share(CheckpointState& state) {
+    struct Numbers {
+        std::int64_t step, data_step, nonfinite, in_a_row;
+    } numbers{state.step, state.data_step, state.nonfinite_steps, state.nonfinite_in_a_row};
+    group_.broadcast(std::as_writable_bytes(std::span(&numbers, 1)), 0).wait();
+    state.step = numbers.step;
+    state.data_step = numbers.data_step;
+    state.nonfinite_steps = numbers.nonfinite;
+    state.nonfinite_in_a_row = numbers.in_a_row;
+    const auto count = static_cast<std::size_t>(trainer_->adapter_layout().count);
+    state.adapter.resize(count);
+    group_.broadcast(std::as_writable_bytes(std::span(state.adapter)), 0).wait();
+    for (const auto& [name, values] : trainer_->optimizer().state()) {
+        std::vector<float>& moment = state.optimizer[name];
+        moment.resize(values.size());
+        group_.broadcast(std::as_writable_bytes(std::span(moment)), 0).wait();
+    }
+}
+
+void TrainRun::resume() {
+    const AdapterLayout& adapter = trainer_->adapter_layout();
+    initial_adapter_.resize(static_cast<std::size_t>(adapter.count));
+    initialize_adapter(adapter, run_.train.seed, initial_adapter_);
+    agree(group_, "loading the adapter to start from", [&] {
+        if (run_.adapter.init_from)
+            load_initial_adapter(*run_.adapter.init_from, adapter, initial_adapter_);
+    });
+    const bool resuming = group_.all_gather_value<int>(resumed_ ? 1 : 0)[0] != 0;
+    if (!resuming) {
+        trainer_->set_adapter(initial_adapter_);
+        return;
+    }
+    agree(group_, "checking the base", [&] {
+        if (!resumed_) return;
+        const auto it = resumed_->identity.find("base_fingerprint");
+        if (it != resumed_->identity.end() && it->second != base_fingerprint_) {
+            throw UserError(fmt::format(
+                "the quantized base is not the checkpoint's (fingerprint {} there, {} here): the "
+                "model's files changed, or this build quantizes differently",
+                it->second, base_fingerprint_));
+        }
+        for (const auto& [name, values] : trainer_->optimizer().state()) {
+            const auto found = resumed_->optimizer.find(name);
+            if (found == resumed_->optimizer.end() || found->second.size() != values.size()) {
+                throw UserError(fmt::format(
+                    "the checkpoint has no optimizer state \"{}\" for this adapter", name));
+            }
+        }
+    });
+    CheckpointState state;
+    if (resumed_) state = *resumed_;
+    share(state);
+    trainer_->set_adapter(state.adapter);
+    trainer_->optimizer().load(state.optimizer);
+    first_step_ = state.step;
+    nonfinite_steps_ = state.nonfinite_steps;
+    nonfinite_in_a_row_ = state.nonfinite_in_a_row;
+    if (speaks()) {
+        last_loss_ = state.loss;
+        saved_step_ = state.step;
+        std::fprintf(stderr, "resuming from step %lld of %lld\n",
+                     static_cast<long long>(first_step_), static_cast<long long>(total_steps_));
+    }
+}
+
+void TrainRun::train_loop() {
+    ProgressBar bar("training  ", total_steps_, style_, speaks());
+    bar.start_at(first_step_);
+    for (std::int64_t step = first_step_; step < total_steps_; ++step) {
+        StepResult result;
+        {
+            const Section section(watchdog_.get(), kStep, step);
+            result = trainer_->step(*data_, step, step, watchdog_.get());
+        }
+        nonfinite_in_a_row_ = result.finite ? 0 : nonfinite_in_a_row_ + 1;
+        nonfinite_steps_ += result.finite ? 0 : 1;
+        after_step(result, step, bar);
+        if (nonfinite_in_a_row_ >= kMaxNonfinite) {
+            throw AgreedError(
+                ExitCode::kBug,
+                fmt::format(
+                    "loss or gradient was not finite in {} steps in a row (now step {}): the "
+                    "adapter was not changed by them. Try a smaller train.learning_rate.",
+                    kMaxNonfinite, step + 1));
+        }
+        const bool last = step + 1 == total_steps_;
+        const bool stop = !last && stop_requested(result.seconds.total);
+        const bool due = run_.checkpoint.every > 0 && (step + 1) % run_.checkpoint.every == 0;
+        if (due || last || stop || stop_early_) save(step + 1, result.loss);
+        if (stop) {
+            bar.finish();
+            throw AgreedError(
+                ExitCode::kPreempted,
+                fmt::format(
+                    "saved step {} of {} as asked (signal or time limit); start again to go on",
+                    step + 1, total_steps_));
+        }
+        if (stop_early_) {
+            bar.message(fmt::format("stopping early: no better evaluation in {} evaluations",
+                                    *run_.eval.early_stop));
+            break;
+        }
+    }
+}
+
+void TrainRun::after_step(const StepResult& result, std::int64_t step, ProgressBar& bar) {
+    last_loss_ = result.loss;
+    slowest_step_ = std::max(slowest_step_, result.seconds.total);
+    status_step_ = step + 1;
+    if (speaks()) {
+        if (!result.finite)
+            bar.message(fmt::format("step {}: loss or gradient is not finite; skipped", step + 1));
+        if ((step + 1) % run_.log.every == 0 || step + 1 == total_steps_) log_step(result, step);
+        const double rate =
+            static_cast<double>(result.info.tokens) / std::max(1e-9, result.seconds.total);
+        bar.update(step + 1, fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s", step + 1,
+                                         total_steps_, result.loss, rate));
+    }
+    if (validation_.empty() || run_.eval.every == 0 || (step + 1) % run_.eval.every != 0 ||
+        step + 1 == total_steps_) {
+        return;
+    }
+    const EvalResult eval = evaluate_validation();
+    if (speaks()) {
+        metrics_->append(fmt::format(R"({{"step":{},"eval_loss":{},"eval_tokens":{}}})", step + 1,
+                                     json_number(eval.loss), eval.supervised_tokens));
+        if (events_) events_->scalar("eval/loss", step + 1, eval.loss);
+        bar.message(fmt::format("step {}: validation loss {:.4f}", step + 1, eval.loss));
+    }
+    const bool better = !evaluated_ || eval.loss < best_loss_;
+    if (better) best_loss_ = eval.loss;
+    evaluated_ = true;
+    evaluations_without_gain_ = better ? 0 : evaluations_without_gain_ + 1;
+    stop_early_ = run_.eval.early_stop && evaluations_without_gain_ >= *run_.eval.early_stop;
+}
+
+void TrainRun::log_step(const StepResult& result, std::int64_t step) {
+    metrics_->append(metrics_line(result, step + 1));
+    if (!events_) return;
+    const double rate =
+        static_cast<double>(result.info.tokens) / std::max(1e-9, result.seconds.total);
+    events_->scalar("train/loss", step + 1, result.loss);
+    events_->scalar("train/grad_norm", step + 1, result.grad_norm);
+    events_->scalar("train/learning_rate", step + 1, result.learning_rate);
+    events_->scalar("train/tokens_per_second", step + 1, rate);
+}
+
+/// All ranks act on the strongest request of any of them, so that they save the same step.
+bool TrainRun::stop_requested(double step_seconds) {
+    int wish = run_.checkpoint.on_signal ? static_cast<int>(signal_request()) : 0;
+    std::optional<double> limit;
+    if (run_.checkpoint.time_limit) {
+        limit = static_cast<double>(*run_.checkpoint.time_limit);
+    } else if (const char* end = std::getenv("SLURM_JOB_END_TIME")) {
+        limit = std::strtod(end, nullptr) - static_cast<double>(std::time(nullptr)) + since(begin_);
+    }
+    if (limit &&
+        since(begin_) + 2 * std::max(step_seconds, slowest_step_) + kSaveReserveSeconds > *limit) {
+        wish = std::max(wish, static_cast<int>(SignalRequest::kSave));
+    }
+    for (int other : group_.all_gather_value(wish)) wish = std::max(wish, other);
+    return wish > 0;
+}
+
+EvalResult TrainRun::evaluate_validation() {
+    const Section section(watchdog_.get(), kEvaluate, status_step_);
+    return trainer_->evaluate(validation_);
+}
+
+CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
+    CheckpointState state;
+    state.step = state.data_step = step;
+    state.epoch = static_cast<double>(step) /
+                  static_cast<double>(std::max<std::int64_t>(1, data_->steps_per_epoch()));
+    state.seed = run_.train.seed;
+    state.nonfinite_steps = nonfinite_steps_;
+    state.nonfinite_in_a_row = nonfinite_in_a_row_;
+    const AdapterLayout& layout = trainer_->adapter_layout();
+    for (const AdapterTarget& t : layout.targets) {
+        state.tensors.push_back({peft_key(t, true), {t.r, t.in}, t.a});
+        state.tensors.push_back({peft_key(t, false), {t.out, t.r}, t.b});
+    }
+    state.adapter = trainer_->adapter();
+    state.optimizer_name = run_.train.optimizer;
+    state.optimizer = trainer_->optimizer().state();
+    PeftConfig config;
+    config.r = run_.adapter.r;
+    config.alpha = run_.adapter.alpha;
+    config.dropout = run_.adapter.dropout;
+    config.use_rslora = run_.adapter.use_rslora;
+    config.layers_to_transform = parse_layers(run_.adapter.layers);
+    if (run_.adapter.target_modules == std::vector<std::string>{"all-linear"}) {
+        config.target_modules = target_names(layout);
+    } else {
+        config.target_modules = run_.adapter.target_modules;
+    }
+    config.base_model = model_.config().name.empty() ? run_.model.base : model_.config().name;
+    state.adapter_config_json = peft_config_text(config);
+    state.run_yaml = run_.to_yaml();
+    state.identity = identity();
+    state.metrics_bytes = metrics_->bytes();
+    state.metrics_sha256 = metrics_->sha256();
+    state.loss = loss;
+    state.created = utc_now();
+    fill_update_norms(state, initial_adapter_);
+    return state;
+}
+
+/// Silent divergence ends the run before it reaches a file.
+void TrainRun::check_agreement(const std::string& sha256) {
+    const std::vector<std::string> all = group_.all_gather_strings(sha256);
+    for (std::size_t r = 1; r < all.size(); ++r) {
+        if (all[r] == all[0]) continue;
+        throw AgreedError(
+            ExitCode::kRanksDisagree,
+            fmt::format(
+                "the adapters of rank 0 and rank {} differ after step {}: memory or processor of a "
+                "node is at fault. The last checkpoint is good.",
+                r, status_step_));
+    }
+}
+
+void TrainRun::save(std::int64_t step, double loss) {
+    const Section section(watchdog_.get(), kSave, step);
+    check_agreement(adapter_sha256(trainer_->adapter()));
+    agree(group_, "saving the checkpoint", [&] {
+        if (!speaks() || step == saved_step_) return;
+        metrics_->append(fmt::format(R"({{"step":{},"adapter_sha256":"{}"}})", step,
+                                     adapter_sha256(trainer_->adapter()).substr(0, 16)));
+        metrics_->sync();
+        store_->save(make_state(step, loss), static_cast<int>(run_.checkpoint.keep));
+        saved_step_ = step;
+        starts_without_progress_ = 0;
+        write_status("running", 0, std::nullopt);
+    });
+}
+
+void TrainRun::write_status(const std::string& state, int exit_code,
+                            std::optional<RunCause> cause) {
+    RunStatus status;
+    status.state = state;
+    status.step = status_step_;
+    status.total_steps = total_steps_;
+    status.exit_code = exit_code;
+    status.starts_without_progress = starts_without_progress_;
+    status.cause = std::move(cause);
+    write_run_status(std::filesystem::path(run_.output) / "run_status.json", status);
+}
+
+void TrainRun::finish() {
+    EvalResult before, after;
+    if (!validation_.empty()) {
+        after = evaluate_validation();
+        const std::vector<float> trained = trainer_->adapter();
+        trainer_->set_adapter(std::vector<float>(trained.size(), 0.0f));
+        before = evaluate_validation();
+        trainer_->set_adapter(trained);
+    }
+    agree(group_, "writing the results", [&] {
+        if (!speaks()) return;
+        const std::filesystem::path output = run_.output;
+        CheckpointState state =
+            make_state(status_step_ == 0 ? first_step_ : status_step_, last_loss_);
+        if (!validation_.empty()) {
+            metrics_->append(fmt::format(
+                R"({{"step":{},"eval_loss":{},"eval_loss_base":{},"eval_tokens":{}}})", state.step,
+                json_number(after.loss), json_number(before.loss), after.supervised_tokens));
+            metrics_->sync();
+        }
+        write_peft_adapter(output / "adapter", state);
+        write_report(before, after);
+        write_status("finished", 0, std::nullopt);
+        EndScreen screen;
+        screen.run = &run_;
+        screen.before = before;
+        screen.after = after;
+        screen.validation_rows = validation_rows_;
+        screen.adapter_sha256 = adapter_sha256(state);
+        screen.steps = state.step;
+        screen.seconds = since(begin_);
+        std::fputs(end_screen(screen).c_str(), stdout);
+        std::fflush(stdout);
+    });
+    if (watchdog_) watchdog_->stop();
+}
+
+void TrainRun::write_report(const EvalResult& before, const EvalResult& after) {
+    ReportFacts facts;
+    facts.run = &run_;
+    facts.model = &model_;
+    facts.trainer = trainer_.get();
+    facts.before = before;
+    facts.after = after;
+    facts.validation_rows = validation_rows_;
+    facts.steps = status_step_;
+    facts.seconds = since(begin_);
+    facts.loss = last_loss_;
+    facts.backend = backend_.get();
+    facts.ranks = group_.count();
+    write_file_atomic(std::filesystem::path(run_.output) / "report.html",
+                      std::string_view(report_html(facts)));
+}
+
+}  // namespace qshard

@@ -1,0 +1,225 @@
+#include "main/train_screen.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+
+#include "io/checkpoint/store.h"
+#include "io/peft/adapter_folder.h"
+#include "io/report/html_report.h"
+#include "main/progress.h"
+
+namespace qshard {
+namespace {
+
+std::string grouped(std::int64_t value) {
+    std::string digits = fmt::format("{}", value), out;
+    for (std::size_t i = 0; i < digits.size(); ++i) {
+        if (i > 0 && (digits.size() - i) % 3 == 0) out += ',';
+        out += digits[i];
+    }
+    return out;
+}
+
+std::string row(const std::string& name, const std::string& value) {
+    return fmt::format("{:<11} {}\n", name, value);
+}
+
+std::string loss_change(const EvalResult& before, const EvalResult& after) {
+    return fmt::format("validation loss {:.4f} -> {:.4f}", before.loss, after.loss);
+}
+
+}  // namespace
+
+std::string json_number(double value) {
+    return std::isfinite(value) ? fmt::format("{}", value) : "null";
+}
+
+std::int64_t parameter_count(const ModelConfig& config) {
+    std::int64_t count = 0;
+    auto add = [&](const std::vector<WeightSpec>& weights) {
+        for (const WeightSpec& weight : weights) count += weight.count();
+    };
+    add(embedding_weights(config));
+    for (std::int64_t l = 0; l < config.layers; ++l) add(layer_weights(config, l));
+    if (!config.tied_head) add(head_weights(config));
+    return count;
+}
+
+std::vector<std::string> target_names(const AdapterLayout& layout) {
+    std::vector<std::string> names;
+    for (const AdapterTarget& target : layout.targets) {
+        const std::string name = target.module.substr(target.module.rfind('.') + 1);
+        if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    }
+    return names;
+}
+
+std::string start_screen(const StartScreen& s) {
+    const ModelConfig& config = s.model->config();
+    const RunFile& run = *s.run;
+    const std::int64_t trainable = s.trainer->adapter_layout().count,
+                       all = parameter_count(config) + trainable;
+    const SplitStats& stats = s.data->stats();
+    const auto share = 100.0 * static_cast<double>(stats.supervised) /
+                       static_cast<double>(std::max<std::int64_t>(1, stats.tokens));
+    std::string text =
+        row("model", fmt::format("{} ({}, {} layers, width {}, vocabulary {})", run.model.base,
+                                 config.family, config.layers, config.width, config.vocabulary));
+    text +=
+        row("base", fmt::format("{}{}, {} in all, {} on each of {} rank{}", run.model.quantization,
+                                run.model.quantization == "nf4" && run.model.double_quant
+                                    ? " + double quantization"
+                                    : "",
+                                human_bytes(s.trainer->layout().bytes()),
+                                human_bytes(s.trainer->resident_base_bytes()), s.group->count(),
+                                s.group->count() == 1 ? "" : "s"));
+    text += row("adapter",
+                fmt::format("trainable params: {} || all params: {} || trainable%: {:.4f}",
+                            grouped(trainable), grouped(all),
+                            100.0 * static_cast<double>(trainable) / static_cast<double>(all)));
+    text +=
+        row("data",
+            fmt::format(
+                "{} rows, {} tokens ({:.0f} % supervised), longest {}, truncated {}, skipped {}, "
+                "without loss {}; {} for validation",
+                grouped(stats.rows), grouped(stats.tokens), share, stats.longest, stats.truncated,
+                stats.skipped, stats.untrained, grouped(s.validation_rows)));
+    text += row(
+        "batches",
+        fmt::format("{} steps of {} rows in slots of {}; packing fills {:.0f} %; {} steps an epoch",
+                    s.total_steps, run.train.global_batch_size, run.train.micro_batch_size,
+                    100 * s.data->packing_efficiency(), s.data->steps_per_epoch()));
+    text +=
+        row("placement",
+            fmt::format("{} (transport {}); {} {} kernels, {} thread{} a rank, {}; {} of {} layers "
+                        "computed again for the backward",
+                        s.why_placement, s.group->transport(), s.backend->name(), s.backend->isa(),
+                        s.backend->threads(), s.backend->threads() == 1 ? "" : "s",
+                        run.model.compute_dtype, s.trainer->recomputed_layers(), config.layers));
+    text += "memory of a rank, planned:\n";
+    text += memory_table(s.trainer->memory(), s.backend->workspace_bytes(), s.memory_limit);
+    return text;
+}
+
+std::string metrics_line(const StepResult& r, std::int64_t step) {
+    const StepSeconds& s = r.seconds;
+    const double total = std::max(1e-9, s.total);
+    std::string line = fmt::format(
+        R"({{"step":{},"epoch":{},"loss":{},"grad_norm":{},"learning_rate":{},"supervised_tokens":{},"tokens":{},)"
+        R"("tokens_per_second":{:.1f},)",
+        step, json_number(r.info.epoch), json_number(r.loss), json_number(r.grad_norm),
+        json_number(r.learning_rate), r.info.supervised_tokens, r.info.tokens,
+        static_cast<double>(r.info.tokens) / total);
+    line += fmt::format(
+        R"("seconds":{{"data":{:.4f},"gather":{:.4f},"expand":{:.4f},"forward":{:.4f},"head":{:.4f},"backward":{:.4f},)"
+        R"("reduce":{:.4f},"optimizer":{:.4f},"other":{:.4f}}},"bytes":{{"gather":{},"reduce":{}}},"useful_flops":{:.6g}}})",
+        s.data, s.gather, s.expand, s.forward, s.head, s.backward, s.reduce, s.optimizer, s.other,
+        r.gather_bytes, r.reduce_bytes, r.useful_flops);
+    return line;
+}
+
+std::string end_screen(const EndScreen& s) {
+    const std::string adapter = (std::filesystem::path(s.run->output) / "adapter").string();
+    std::string text =
+        fmt::format("\nfinished: {} steps in {}\n", s.steps, human_seconds(s.seconds));
+    if (s.after.supervised_tokens > 0) {
+        text += fmt::format(
+            "\n  {:<26} {:>10} {:>10}\n  {:<26} {:>10.4f} {:>10.4f}\n  {:<26} {:>10.2f} "
+            "{:>10.2f}\n\n",
+            fmt::format("validation ({} rows)", s.validation_rows), "before", "after", "loss",
+            s.before.loss, s.after.loss, "perplexity", std::exp(s.before.loss),
+            std::exp(s.after.loss));
+    }
+    text += row("adapter", fmt::format("{}  (SHA-256 of its values {})", adapter,
+                                       s.adapter_sha256.substr(0, 16)));
+    text += row("report", (std::filesystem::path(s.run->output) / "report.html").string());
+    text += fmt::format(
+        "next:\n  qshard eval {}\n  qshard generate --model {} --adapter {} --prompt '...'\n",
+        (std::filesystem::path(s.run->output) / "run.yaml").string(), s.run->model.base, adapter);
+    return text;
+}
+
+std::string report_html(const ReportFacts& f) {
+    const std::filesystem::path output = f.run->output;
+    Report report;
+    report.title = output.filename().string();
+    const bool evaluated = f.after.supervised_tokens > 0;
+    report.verdict = evaluated
+                         ? fmt::format("{} steps; {}", f.steps, loss_change(f.before, f.after))
+                         : fmt::format("{} steps; last loss {:.4f}", f.steps, f.loss);
+    report.summary = {
+        {"model", f.run->model.base},
+        {"base", fmt::format("{}, {} a rank", f.run->model.quantization,
+                             human_bytes(f.trainer->resident_base_bytes()))},
+        {"adapter", fmt::format("LoRA, r {}, alpha {}, {} trainable values", f.run->adapter.r,
+                                f.run->adapter.alpha, grouped(f.trainer->adapter_layout().count))},
+        {"ranks", fmt::format("{} with {} threads, kernels {}", f.ranks, f.backend->threads(),
+                              f.backend->isa())},
+        {"time", human_seconds(f.seconds)},
+        {"last loss", fmt::format("{:.4f}", f.loss)}};
+    report.charts = charts_of_metrics(output / "metrics.jsonl");
+    if (evaluated) {
+        report.evaluation = {
+            {"validation", "before", "after"},
+            {"loss", fmt::format("{:.4f}", f.before.loss), fmt::format("{:.4f}", f.after.loss)},
+            {"perplexity", fmt::format("{:.2f}", std::exp(f.before.loss)),
+             fmt::format("{:.2f}", std::exp(f.after.loss))}};
+    }
+    std::size_t base = 0;
+    for (const Arena::Entry& entry : f.trainer->memory().entries()) {
+        if (entry.name.starts_with("base ")) {
+            base += entry.bytes;
+        } else if (entry.bytes > 0) {
+            report.memory.emplace_back(entry.name, human_bytes(entry.bytes));
+        }
+    }
+    report.memory.emplace_back("base weights", human_bytes(base));
+    report.memory.emplace_back("total", human_bytes(f.trainer->planned_bytes()));
+    report.how_to_use = fmt::format("qshard generate --model {} --adapter {} --prompt '...'",
+                                    f.run->model.base, (output / "adapter").string());
+    report.run_yaml = f.run->to_yaml();
+    return html_report(report);
+}
+
+void load_initial_adapter(const std::string& path, const AdapterLayout& layout,
+                          std::span<float> values) {
+    std::vector<NamedTensor> tensors;
+    std::vector<float> source;
+    if (std::filesystem::is_directory(path)) {
+        PeftAdapter adapter = read_peft_adapter(path);
+        tensors = std::move(adapter.tensors);
+        source = std::move(adapter.values);
+    } else {
+        CheckpointState state = CheckpointStore::load(path);
+        tensors = std::move(state.tensors);
+        source = std::move(state.adapter);
+    }
+    std::map<std::string, const NamedTensor*> by_name;
+    for (const NamedTensor& tensor : tensors) by_name[tensor.name] = &tensor;
+    auto take = [&](const std::string& name, std::int64_t rows, std::int64_t cols,
+                    std::int64_t offset) {
+        const auto it = by_name.find(name);
+        if (it == by_name.end() || it->second->shape != std::vector<std::int64_t>{rows, cols}) {
+            throw UserError(fmt::format(
+                "the adapter {} has no {} of shape [{}, {}]: its base, r or target modules are "
+                "not this run's",
+                path, name, rows, cols));
+        }
+        std::copy_n(source.begin() + it->second->offset, rows * cols, values.begin() + offset);
+        by_name.erase(it);
+    };
+    for (const AdapterTarget& t : layout.targets) {
+        take(peft_key(t, true), t.r, t.in, t.a);
+        take(peft_key(t, false), t.out, t.r, t.b);
+    }
+    if (!by_name.empty()) {
+        throw UserError(fmt::format(
+            "the adapter {} also has {}, which this run does not adapt. Add its module to "
+            "adapter.target_modules.",
+            path, by_name.begin()->first));
+    }
+}
+
+}  // namespace qshard

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "io/data/training_set.h"
+#include "io/run/run_file.h"
+#include "main/session.h"
+#include "train/trainer.h"
+
+/// What `qshard train` says: the screen at the start, metrics lines, the screen at the end, the
+/// report.
+namespace qshard {
+
+struct StartScreen {
+    const RunFile* run = nullptr;
+    const TextModel* model = nullptr;
+    const TrainingSet* data = nullptr;
+    std::int64_t validation_rows = 0;
+    const Trainer* trainer = nullptr;
+    const Backend* backend = nullptr;
+    const Communicator* group = nullptr;
+    std::string why_placement;
+    std::size_t memory_limit = 0;
+    std::int64_t total_steps = 0;
+};
+std::string start_screen(const StartScreen& screen);
+
+struct EndScreen {
+    const RunFile* run = nullptr;
+    EvalResult before, after;
+    std::int64_t validation_rows = 0;
+    std::string adapter_sha256;
+    std::int64_t steps = 0;
+    double seconds = 0;
+};
+std::string end_screen(const EndScreen& screen);
+
+struct ReportFacts {
+    const RunFile* run = nullptr;
+    const TextModel* model = nullptr;
+    const Trainer* trainer = nullptr;
+    const Backend* backend = nullptr;
+    EvalResult before, after;
+    std::int64_t validation_rows = 0, steps = 0;
+    int ranks = 1;
+    double seconds = 0, loss = 0;
+};
+std::string report_html(const ReportFacts& facts);
+
+/// The line of metrics.jsonl for one step.
+std::string metrics_line(const StepResult& result, std::int64_t step);
+/// A number as JSON has it; null if it is not finite.
+std::string json_number(double value);
+
+/// Total parameters of a model.
+std::int64_t parameter_count(const ModelConfig& config);
+/// Last components of the adapted modules, each once: PEFT's target_modules.
+std::vector<std::string> target_names(const AdapterLayout& layout);
+/// Fills `values` from a PEFT folder or a checkpoint file, matched by tensor name and shape;
+/// UserError if they differ.
+void load_initial_adapter(const std::string& path, const AdapterLayout& layout,
+                          std::span<float> values);
+
+}  // namespace qshard

@@ -1,0 +1,208 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "comm/threads.h"
+#include "golden_files.h"
+#include "io/data/training_set.h"
+#include "io/formats/model_reader.h"
+#include "io/peft/adapter_folder.h"
+#include "place/import.h"
+#include "place/slot_runner.h"
+#include "place/weight_sources.h"
+#include "synthetic.h"
+#include "train/inference.h"
+
+/// Tiny random models of every family made by transformers, PEFT and bitsandbytes: logits and LoRA
+/// gradients agree.
+namespace qshard {
+namespace {
+
+const std::vector<std::string> kFamilies = {"llama",   "llama_tied", "mistral",   "qwen2",
+                                            "qwen3",   "gemma",      "gemma2",    "gemma3",
+                                            "smollm3", "granite",    "starcoder2"};
+
+/// A golden model on one backend, fp32.
+class TinyModel {
+  public:
+    TinyModel(const std::string& name, Quantization quantization, bool adapted)
+        : folder_(std::string(QSHARD_TEST_DATA) + "/golden/tiny/" + name),
+          backend_(test::make_backend(2)) {
+        reader_ = open_model(folder_);
+        const LayoutOptions options{quantization, true, DType::kF32};
+        layout_ = make_layout(config(), options);
+        if (adapted) read_adapter();
+        run_threads(1, [&](Communicator& group) {
+            std::vector<std::span<std::byte>> shards;
+            for (const UnitLayout& unit : layout_.units) {
+                storage_.emplace_back(unit.shard_bytes(1) + 64);
+                auto* begin = storage_.back().data();
+                begin += (64 - reinterpret_cast<std::uintptr_t>(begin) % 64) % 64;
+                shards.push_back({begin, unit.shard_bytes(1)});
+                units_.push_back(begin);
+            }
+            import_shards(*reader_, layout_, options, group, 2, shards, {});
+        });
+    }
+
+    const ModelConfig& config() const { return reader_->config(); }
+    const std::string& folder() const { return folder_; }
+    const AdapterLayout* adapter() const { return adapter_.targets.empty() ? nullptr : &adapter_; }
+    Backend& backend() { return *backend_; }
+    const ModelLayout& layout() const { return layout_; }
+    ResidentSource source() const { return ResidentSource(units_); }
+    const float* values() const { return values_.data(); }
+
+  private:
+    void read_adapter() {
+        const PeftAdapter peft = read_peft_adapter(folder_ + "/adapter");
+        AdapterOptions options;
+        options.r = peft.config.r;
+        options.alpha = peft.config.alpha;
+        options.target_modules = {"all-linear"};
+        adapter_ = make_adapter_layout(config(), options);
+        values_.resize(static_cast<std::size_t>(adapter_.count));
+        std::int64_t copied = 0;
+        for (const AdapterTarget& t : adapter_.targets) {
+            for (const NamedTensor& tensor : peft.tensors) {
+                const bool a = tensor.name == peft_key(t, true);
+                if (!a && tensor.name != peft_key(t, false)) continue;
+                std::copy_n(peft.values.begin() + tensor.offset, tensor.count(),
+                            values_.begin() + (a ? t.a : t.b));
+                copied += tensor.count();
+            }
+        }
+        EXPECT_EQ(copied, adapter_.count) << "every adapter tensor has its place";
+    }
+
+    std::string folder_;
+    std::unique_ptr<Backend> backend_;
+    std::unique_ptr<WeightReader> reader_;
+    ModelLayout layout_;
+    AdapterLayout adapter_;
+    std::vector<float> values_;
+    std::vector<std::vector<std::byte>> storage_;
+    std::vector<const std::byte*> units_;
+};
+
+/// An arena with memory of its own.
+struct OwnArena : Arena {
+    void allocate(Backend& backend) {
+        commit([&](std::size_t bytes) { return backend.allocate(bytes); });
+        owner = &backend;
+    }
+    ~OwnArena() {
+        if (owner != nullptr) owner->release(data());
+    }
+    Backend* owner = nullptr;
+};
+
+std::vector<EncodedRow> documents_of(const boost::json::value& golden) {
+    std::vector<EncodedRow> rows;
+    for (const auto& document : golden.at("documents").as_array()) {
+        rows.push_back(
+            {test::int_list(document.at("input_ids")), test::int_list(document.at("labels")), ""});
+    }
+    return rows;
+}
+
+class Tiny : public testing::TestWithParam<std::string> {};
+
+void compare_logits(const std::string& family, Quantization quantization, bool adapted,
+                    const std::string& key) {
+    TinyModel model(family, quantization, adapted);
+    const auto golden = test::read_json(model.folder() + "/golden.json");
+    const std::vector<float> want =
+        test::read_floats(model.folder() + "/golden.safetensors").at("logits." + key);
+    OwnArena arena;
+    Inference inference(model.backend(), model.config(), model.layout(), model.adapter(),
+                        {DType::kF32, 1, 32, 5}, arena);
+    arena.allocate(model.backend());
+    ResidentSource source = model.source();
+    inference.start(source, model.values());
+    float largest = 0, worst = 0;
+    for (float value : want) largest = std::max(largest, std::abs(value));
+    const auto width = static_cast<std::size_t>(model.config().vocabulary);
+    std::size_t first = 0;
+    for (const EncodedRow& row : documents_of(golden)) {
+        inference.score(row.ids, [&](std::int64_t position, std::span<const float> logits) {
+            for (std::size_t v = 0; v < width; ++v) {
+                const float expected =
+                    want[(first + static_cast<std::size_t>(position)) * width + v];
+                worst = std::max(worst, std::abs(logits[v] - expected));
+            }
+        });
+        first += row.ids.size();
+    }
+    EXPECT_LE(worst, 1e-4f * largest) << family << " " << key;
+}
+
+TEST_P(Tiny, LogitsEqualTransformers) {
+    compare_logits(GetParam(), Quantization::kNone, false, "base");
+}
+TEST_P(Tiny, LogitsWithAdapterEqualPeft) {
+    compare_logits(GetParam(), Quantization::kNone, true, "lora_fp32");
+}
+TEST_P(Tiny, LogitsOverNf4EqualBitsandbytes) {
+    compare_logits(GetParam(), Quantization::kNf4, true, "lora_nf4");
+}
+
+void compare_gradients(const std::string& family, Quantization quantization,
+                       const std::string& key) {
+    TinyModel model(family, quantization, true);
+    const auto golden = test::read_json(model.folder() + "/golden.json");
+    const auto floats = test::read_floats(model.folder() + "/golden.safetensors");
+    const std::vector<Slot> slots = evaluation_slots(documents_of(golden), 64);
+    ASSERT_EQ(slots.size(), 1u);
+    OwnArena arena;
+    RunnerOptions options;
+    options.compute = DType::kF32;
+    options.max_tokens = 64;
+    options.recomputed_layers = 1;
+    SlotRunner runner(model.backend(), model.config(), model.layout(), model.adapter(), options,
+                      arena);
+    arena.allocate(model.backend());
+    ResidentSource source = model.source();
+    runner.start(source, model.values());
+    const AdapterLayout& adapter = *model.adapter();
+    std::vector<float> gradient(static_cast<std::size_t>(adapter.count));
+    double loss = 0;
+    const auto supervised = static_cast<double>(slots[0].supervised());
+    runner.train(
+        slots, static_cast<float>(-1.0 / supervised),
+        [&](std::size_t, std::span<const float> logprob) {
+            for (float value : logprob) loss -= double{value} / supervised;
+        },
+        [&](std::int64_t layer, std::size_t, const float* values) {
+            std::copy_n(values, adapter.layer_count(layer),
+                        gradient.begin() + adapter.layer_begin[static_cast<std::size_t>(layer)]);
+        });
+    EXPECT_NEAR(loss, golden.at("loss").at("lora_" + key).to_number<double>(), 2e-5 * loss);
+    for (const AdapterTarget& t : adapter.targets) {
+        for (const bool is_a : {true, false}) {
+            const std::vector<float>& want = floats.at("grad." + key + "." + peft_key(t, is_a));
+            const float* got = gradient.data() + (is_a ? t.a : t.b);
+            double difference = 0, norm = 0;
+            for (std::size_t i = 0; i < want.size(); ++i) {
+                difference += std::pow(double{got[i]} - double{want[i]}, 2);
+                norm += std::pow(double{want[i]}, 2);
+            }
+            EXPECT_LE(std::sqrt(difference), 1e-3 * std::sqrt(norm))
+                << family << " " << peft_key(t, is_a);
+        }
+    }
+}
+
+TEST_P(Tiny, GradientsEqualPeft) {
+    compare_gradients(GetParam(), Quantization::kNone, "fp32");
+}
+TEST_P(Tiny, GradientsOverNf4EqualPeftOverBitsandbytes) {
+    compare_gradients(GetParam(), Quantization::kNf4, "nf4");
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Tiny, testing::ValuesIn(kFamilies),
+                         [](const auto& family) { return family.param; });
+
+}  // namespace
+}  // namespace qshard
