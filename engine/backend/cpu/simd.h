@@ -26,7 +26,6 @@ namespace {
 
 constexpr int kLanes = QSHARD_LANES;
 typedef float Vf __attribute__((vector_size(4 * QSHARD_LANES)));
-typedef std::int32_t Vi __attribute__((vector_size(4 * QSHARD_LANES)));
 typedef std::uint32_t Vu __attribute__((vector_size(4 * QSHARD_LANES)));
 typedef std::uint16_t Vh __attribute__((vector_size(2 * QSHARD_LANES)));
 typedef float VfHalf __attribute__((vector_size(2 * QSHARD_LANES)));
@@ -157,7 +156,7 @@ QSHARD_INLINE Vf exponential(Vf x) {
     p = fma(p, r, splat(5.0000001201e-1f));
     p = fma(p, r * r, r) + 1.0f;
     const Vf scaled =
-        reinterpret_cast<Vf>(reinterpret_cast<Vi>(p) + (reinterpret_cast<Vi>(shifted) << 23));
+        reinterpret_cast<Vf>(reinterpret_cast<Vu>(p) + (reinterpret_cast<Vu>(shifted) << 23));
     const Vf low = x < -87.33f ? Vf{} : scaled;
     return x > 88.37f ? splat(__builtin_inff()) : low;
 }
