@@ -3,7 +3,6 @@
 #include <mpi.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -36,7 +35,9 @@ std::string Launch::library() {
     char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
     int length = 0;
     MPI_Get_library_version(text, &length);
-    return {text, static_cast<std::size_t>(std::max(length, 0))};
+    std::string library(text);  // Open MPI counts the terminating zero
+    library.erase(library.find_last_not_of(" \n") + 1);
+    return library;
 }
 
 Launch::Launch() : host_(host_name()) {

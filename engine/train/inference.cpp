@@ -260,9 +260,11 @@ std::int32_t sample(std::span<const float> logits, const SamplingOptions& sampli
                     y = logits[static_cast<std::size_t>(b)];
         return x != y ? x > y : a < b;
     };
-    std::sort(ids.begin(), ids.end(), likelier);
     if (sampling.top_k > 0 && static_cast<std::int64_t>(ids.size()) > sampling.top_k) {
+        std::partial_sort(ids.begin(), ids.begin() + sampling.top_k, ids.end(), likelier);
         ids.resize(static_cast<std::size_t>(sampling.top_k));
+    } else {
+        std::sort(ids.begin(), ids.end(), likelier);
     }
     std::vector<double> weight;
     double total = 0;
