@@ -11,6 +11,7 @@
 
 #include "comm/agree.h"
 #include "comm/threads.h"
+#include "model/decoder.h"
 #include "spec/json.h"
 
 namespace qshard {
@@ -73,6 +74,7 @@ TextModel open_text_model(const std::filesystem::path& path,
                           const std::optional<std::string>& tokenizer) {
     TextModel model;
     model.source = open_model_source(path);
+    require_supported(model.config());
     model.bos = model.config().bos_id;
     if (!model.config().eos_ids.empty()) model.eos = model.config().eos_ids.front();
     if (tokenizer) {

@@ -19,12 +19,9 @@
 namespace qshard {
 namespace {
 
-constexpr SectionKind kStart{"start", 0};
 constexpr SectionKind kLoad{"load", 0};
 constexpr SectionKind kStep{"step", 0};
 constexpr SectionKind kEvaluate{"evaluate", 0};
-constexpr SectionKind kSave{"save", 600};
-constexpr double kSilenceSeconds = 60;
 constexpr std::int64_t kMaxNonfinite = 5;   ///< in a row
 constexpr double kSaveReserveSeconds = 20;  ///< a full save fits in this
 
@@ -201,59 +198,6 @@ void TrainRun::print_start() const {
     std::fflush(stdout);
 }
 
-void TrainRun::prepare_output() {
-    const std::filesystem::path output = run_.output;
-    agree(group_, "preparing the output folder", [&] {
-        if (!speaks()) return;
-        make_folder(output);
-        store_ = std::make_unique<CheckpointStore>(output / "checkpoints");
-        const bool wanted = arguments_.resume != "never";
-        if (arguments_.resume != "auto" && wanted) {
-            resumed_ = CheckpointStore::load(arguments_.resume);
-        } else if (!store_->list().empty()) {
-            if (!wanted) {
-                throw UserError(
-                    ExitCode::kUsage,
-                    fmt::format(
-                        "{} holds checkpoints and --resume never was given. Choose another output "
-                        "folder, or remove it.",
-                        output.string()));
-            }
-            auto loaded = store_->load_newest(
-                [](const std::filesystem::path& file, const std::string& reason) {
-                    std::fprintf(stderr, "refused %s: %s; trying the one before\n", file.c_str(),
-                                 reason.c_str());
-                });
-            if (loaded) resumed_ = std::move(loaded->state);
-        }
-        if (resumed_) check_identity(*resumed_);
-        const auto status = read_run_status(output / "run_status.json");
-        starts_without_progress_ = status ? status->starts_without_progress + 1 : 1;
-        metrics_ = std::make_unique<MetricsLog>(output / "metrics.jsonl",
-                                                resumed_ ? resumed_->metrics_bytes : 0,
-                                                resumed_ ? resumed_->metrics_sha256 : "");
-        if (!metrics_->warning().empty()) std::fprintf(stderr, "%s\n", metrics_->warning().c_str());
-        write_file_atomic(output / "run.yaml", std::string_view(run_.to_yaml()));
-        if (run_.log.tensorboard) events_ = std::make_unique<EventWriter>(output / "tensorboard");
-        status_step_ = resumed_ ? resumed_->step : 0;
-        write_status("running", 0, std::nullopt);
-    });
-    output_ready_ = true;
-    if (group_.count() > 1 && launch_ != nullptr) {
-        watchdog_ = std::make_unique<Watchdog>(group_, Watchdog::Options{kSilenceSeconds, 5},
-                                               [this](const Culprit& culprit) { lost(culprit); });
-        if (watchdog_->unheard() > 0 && speaks()) {
-            std::fprintf(stderr,
-                         "warning: heartbeats of %d ranks do not arrive (UDP blocked?); a silent "
-                         "rank will not "
-                         "be noticed\n",
-                         watchdog_->unheard());
-        }
-        watchdog_->enter(kStart, 0);
-    }
-    if (run_.checkpoint.on_signal) install_signal_flags();
-}
-
 void TrainRun::lost(const Culprit& culprit) {
     RunCause cause;
     cause.rank = culprit.rank;
@@ -281,129 +225,6 @@ void TrainRun::load_model() {
     });
     bar.finish();
     base_fingerprint_ = trainer_->base_fingerprint();
-}
-
-std::map<std::string, std::string> TrainRun::identity() const {
-    const AdapterLayout& adapter = trainer_->adapter_layout();
-    return {
-        {"base_sha256", model_.source.weights->sha256()},
-        {"data_sha256", data_->sha256()},
-        {"tokenizer_sha256", model_.tokenizer ? model_.tokenizer->sha256() : ""},
-        {"adapter", fmt::format("lora r={} alpha={} dropout={} rslora={} targets={} elements={}",
-                                run_.adapter.r, run_.adapter.alpha, run_.adapter.dropout,
-                                run_.adapter.use_rslora, adapter.targets.size(), adapter.count)},
-        {"seed", fmt::format("{}", run_.train.seed)},
-        {"optimizer", run_.train.optimizer},
-        {"quantization",
-         fmt::format("{}{} {}", run_.model.quantization,
-                     run_.model.quantization == "nf4" && run_.model.double_quant ? "+dq" : "",
-                     run_.model.compute_dtype)},
-        {"batches", fmt::format("micro {} global {} length {}", run_.train.micro_batch_size,
-                                run_.train.global_batch_size, run_.data.max_length)},
-        {"kernels", fmt::format("{} {}", backend_->name(), backend_->isa())},
-        {"run_sha256", sha256_hex(run_.identity_yaml())},
-        {"base_name", run_.model.base},
-        {"base_fingerprint", base_fingerprint_},
-        {"engine_version", engine_version()}};
-}
-
-void TrainRun::check_identity(const CheckpointState& state) const {
-    const auto mine = identity();
-    std::string differing;
-    for (const char* key : {"base_sha256", "data_sha256", "adapter", "seed", "optimizer",
-                            "quantization", "batches"}) {
-        const auto it = state.identity.find(key);
-        const std::string theirs = it == state.identity.end() ? "(absent)" : it->second;
-        if (theirs != mine.at(key)) {
-            differing += fmt::format("\n        {}: {} there, {} here", key, theirs, mine.at(key));
-        }
-    }
-    if (!differing.empty()) {
-        throw UserError(fmt::format(
-            "{} holds a checkpoint of another run:{}\n        Choose another output folder.",
-            run_.output, differing));
-    }
-    const auto kernels = state.identity.find("kernels");
-    if (kernels != state.identity.end() && kernels->second != mine.at("kernels")) {
-        std::fprintf(stderr,
-                     "warning: the checkpoint was made with kernels \"%s\", this run has \"%s\": "
-                     "it goes on, but "
-                     "its bits may differ from an uninterrupted run's\n",
-                     kernels->second.c_str(), mine.at("kernels").c_str());
-    }
-    const auto run_sha = state.identity.find("run_sha256");
-    if (run_sha != state.identity.end() && run_sha->second != mine.at("run_sha256")) {
-        std::fprintf(stderr,
-                     "note: settings changed since the checkpoint (see run.yaml in it); the new "
-                     "ones hold from "
-                     "here on\n");
-    }
-}
-
-/// Rank 0's state on every rank.
-void TrainRun::share(CheckpointState& state) {
-    struct Numbers {
-        std::int64_t step, data_step, nonfinite, in_a_row;
-    } numbers{state.step, state.data_step, state.nonfinite_steps, state.nonfinite_in_a_row};
-    group_.broadcast(std::as_writable_bytes(std::span(&numbers, 1)), 0).wait();
-    state.step = numbers.step;
-    state.data_step = numbers.data_step;
-    state.nonfinite_steps = numbers.nonfinite;
-    state.nonfinite_in_a_row = numbers.in_a_row;
-    const auto count = static_cast<std::size_t>(trainer_->adapter_layout().count);
-    state.adapter.resize(count);
-    group_.broadcast(std::as_writable_bytes(std::span(state.adapter)), 0).wait();
-    for (const auto& [name, values] : trainer_->optimizer().state()) {
-        std::vector<float>& moment = state.optimizer[name];
-        moment.resize(values.size());
-        group_.broadcast(std::as_writable_bytes(std::span(moment)), 0).wait();
-    }
-}
-
-void TrainRun::resume() {
-    const AdapterLayout& adapter = trainer_->adapter_layout();
-    initial_adapter_.resize(static_cast<std::size_t>(adapter.count));
-    initialize_adapter(adapter, run_.train.seed, initial_adapter_);
-    agree(group_, "loading the adapter to start from", [&] {
-        if (run_.adapter.init_from)
-            load_initial_adapter(*run_.adapter.init_from, adapter, initial_adapter_);
-    });
-    const bool resuming = group_.all_gather_value<int>(resumed_ ? 1 : 0)[0] != 0;
-    if (!resuming) {
-        trainer_->set_adapter(initial_adapter_);
-        return;
-    }
-    agree(group_, "checking the base", [&] {
-        if (!resumed_) return;
-        const auto it = resumed_->identity.find("base_fingerprint");
-        if (it != resumed_->identity.end() && it->second != base_fingerprint_) {
-            throw UserError(fmt::format(
-                "the quantized base is not the checkpoint's (fingerprint {} there, {} here): the "
-                "model's files changed, or this build quantizes differently",
-                it->second, base_fingerprint_));
-        }
-        for (const auto& [name, values] : trainer_->optimizer().state()) {
-            const auto found = resumed_->optimizer.find(name);
-            if (found == resumed_->optimizer.end() || found->second.size() != values.size()) {
-                throw UserError(fmt::format(
-                    "the checkpoint has no optimizer state \"{}\" for this adapter", name));
-            }
-        }
-    });
-    CheckpointState state;
-    if (resumed_) state = *resumed_;
-    share(state);
-    trainer_->set_adapter(state.adapter);
-    trainer_->optimizer().load(state.optimizer);
-    first_step_ = state.step;
-    nonfinite_steps_ = state.nonfinite_steps;
-    nonfinite_in_a_row_ = state.nonfinite_in_a_row;
-    if (speaks()) {
-        last_loss_ = state.loss;
-        saved_step_ = state.step;
-        std::fprintf(stderr, "resuming from step %lld of %lld\n",
-                     static_cast<long long>(first_step_), static_cast<long long>(total_steps_));
-    }
 }
 
 void TrainRun::train_loop() {
@@ -508,74 +329,6 @@ bool TrainRun::stop_requested(double step_seconds) {
 EvalResult TrainRun::evaluate_validation() {
     const Section section(watchdog_.get(), kEvaluate, status_step_);
     return trainer_->evaluate(validation_);
-}
-
-CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
-    CheckpointState state;
-    state.step = state.data_step = step;
-    state.epoch = static_cast<double>(step) /
-                  static_cast<double>(std::max<std::int64_t>(1, data_->steps_per_epoch()));
-    state.seed = run_.train.seed;
-    state.nonfinite_steps = nonfinite_steps_;
-    state.nonfinite_in_a_row = nonfinite_in_a_row_;
-    const AdapterLayout& layout = trainer_->adapter_layout();
-    for (const AdapterTarget& t : layout.targets) {
-        state.tensors.push_back({peft_key(t, true), {t.r, t.in}, t.a});
-        state.tensors.push_back({peft_key(t, false), {t.out, t.r}, t.b});
-    }
-    state.adapter = trainer_->adapter();
-    state.optimizer_name = run_.train.optimizer;
-    state.optimizer = trainer_->optimizer().state();
-    PeftConfig config;
-    config.r = run_.adapter.r;
-    config.alpha = run_.adapter.alpha;
-    config.dropout = run_.adapter.dropout;
-    config.use_rslora = run_.adapter.use_rslora;
-    config.layers_to_transform = parse_layers(run_.adapter.layers);
-    if (run_.adapter.target_modules == std::vector<std::string>{"all-linear"}) {
-        config.target_modules = target_names(layout);
-    } else {
-        config.target_modules = run_.adapter.target_modules;
-    }
-    config.base_model = model_.config().name.empty() ? run_.model.base : model_.config().name;
-    state.adapter_config_json = peft_config_text(config);
-    state.run_yaml = run_.to_yaml();
-    state.identity = identity();
-    state.metrics_bytes = metrics_->bytes();
-    state.metrics_sha256 = metrics_->sha256();
-    state.loss = loss;
-    state.created = utc_now();
-    fill_update_norms(state, initial_adapter_);
-    return state;
-}
-
-/// Silent divergence ends the run before it reaches a file.
-void TrainRun::check_agreement(const std::string& sha256) {
-    const std::vector<std::string> all = group_.all_gather_strings(sha256);
-    for (std::size_t r = 1; r < all.size(); ++r) {
-        if (all[r] == all[0]) continue;
-        throw AgreedError(
-            ExitCode::kRanksDisagree,
-            fmt::format(
-                "the adapters of rank 0 and rank {} differ after step {}: memory or processor of a "
-                "node is at fault. The last checkpoint is good.",
-                r, status_step_));
-    }
-}
-
-void TrainRun::save(std::int64_t step, double loss) {
-    const Section section(watchdog_.get(), kSave, step);
-    check_agreement(adapter_sha256(trainer_->adapter()));
-    agree(group_, "saving the checkpoint", [&] {
-        if (!speaks() || step == saved_step_) return;
-        metrics_->append(fmt::format(R"({{"step":{},"adapter_sha256":"{}"}})", step,
-                                     adapter_sha256(trainer_->adapter()).substr(0, 16)));
-        metrics_->sync();
-        store_->save(make_state(step, loss), static_cast<int>(run_.checkpoint.keep));
-        saved_step_ = step;
-        starts_without_progress_ = 0;
-        write_status("running", 0, std::nullopt);
-    });
 }
 
 void TrainRun::write_status(const std::string& state, int exit_code,

@@ -2,6 +2,25 @@
 
 namespace qshard {
 
+void require_supported(const ModelConfig& config) {
+    std::string missing;
+    if (config.norm == NormKind::kLayer) missing = "LayerNorm";
+    if (config.learned_positions)
+        missing += missing.empty() ? "learned positions" : " and learned positions";
+    if (!missing.empty()) {
+        throw UserError(
+            fmt::format("models of the family \"{}\" need {}, which is not supported yet",
+                        config.family, missing));
+    }
+}
+
+void embed_tokens(Backend& backend, const ModelConfig& config, Tensor table,
+                  std::span<const std::int32_t> tokens, Tensor x) {
+    const bool rounded = table.dtype() == DType::kBF16;
+    const float scale = rounded ? to_float(to_bf16(config.embed_scale)) : config.embed_scale;
+    backend.embed(table, tokens, scale, x);
+}
+
 TokenContext TokenContext::documents(std::span<const std::int32_t> document_begin) {
     TokenContext context;
     context.tokens = document_begin.empty() ? 0 : document_begin.back();

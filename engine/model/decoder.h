@@ -32,6 +32,14 @@ struct TokenContext {
     static TokenContext documents(std::span<const std::int32_t> document_begin);
 };
 
+/// UserError(kBadInput) naming what of the model the decoder cannot compute yet.
+void require_supported(const ModelConfig& config);
+
+/// x[N, C] fp32 = embedding rows of the tokens, times the model's embedding scale rounded to the
+/// table's dtype (Gemma: sqrt(C) is 45.25 in a bf16 model, not 45.2548).
+void embed_tokens(Backend& backend, const ModelConfig& config, Tensor table,
+                  std::span<const std::int32_t> tokens, Tensor x);
+
 class Decoder {
   public:
     Decoder(Backend& backend, const ModelConfig& config, std::vector<RopeTensors> ropes,

@@ -203,7 +203,7 @@ void SlotRunner::forward(bool keep) {
         const std::byte* bytes = source_->acquire(unit);
         const Tensor table = view_of(layout_.units[unit].at(Role::kEmbed), bytes).plain;
         for (std::size_t i = 0; i < states_.size(); ++i) {
-            backend_.embed(table, states_[i].slot->tokens, config_.embed_scale, input(i, 0));
+            embed_tokens(backend_, config_, table, states_[i].slot->tokens, input(i, 0));
         }
         source_->release(unit);
     }

@@ -166,8 +166,7 @@ void parse_switches(JsonKeys& keys, const Family& family, const boost::json::obj
             parse_softcap(keys, "final_logit_softcapping", object, family.logit_softcap);
     }
     if (family.scaled_embedding) {
-        config.embed_scale =
-            to_float(to_bf16(static_cast<float>(std::sqrt(static_cast<double>(config.width)))));
+        config.embed_scale = static_cast<float>(std::sqrt(static_cast<double>(config.width)));
     }
     if (family.multipliers) {
         config.embed_scale = static_cast<float>(keys.number("embedding_multiplier").value_or(1.0));

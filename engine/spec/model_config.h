@@ -72,7 +72,7 @@ struct ModelConfig {
     bool learned_positions = false;  ///< GPT-2's wpe
     bool tied_head = false;
 
-    float embed_scale = 1.0f;
+    float embed_scale = 1.0f;        ///< rounded to the embedding's dtype where it is applied
     float attention_scale = 0.0f;    ///< multiplies q.k; always set by the loaders
     float attention_softcap = 0.0f;  ///< 0 = none
     float logit_softcap = 0.0f;      ///< 0 = none

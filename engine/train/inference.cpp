@@ -105,7 +105,7 @@ Tensor Inference::forward(const TokenContext& context, std::span<const std::int3
         return Tensor(arena_.at(x_) + static_cast<std::size_t>(layer % 2) * x_stride_, DType::kF32,
                       {context.tokens, config_.width});
     };
-    backend_.embed(table_, tokens, config_.embed_scale, x(0));
+    embed_tokens(backend_, config_, table_, tokens, x(0));
     Tape tape = make_tape(config_, r_, context.tokens, options_.compute, arena_.at(work_));
     for (std::int64_t l = 0; l < config_.layers; ++l) {
         const KvCache layer_cache = cache(l);

@@ -149,8 +149,7 @@ void set_switches(const GgufFile& file, const Keys& keys, const Family& family,
     }
     double scale = 1.0 / std::sqrt(scale_width);
     if (family.scaled_embedding) {
-        config.embed_scale =
-            to_float(to_bf16(static_cast<float>(std::sqrt(static_cast<double>(config.width)))));
+        config.embed_scale = static_cast<float>(std::sqrt(static_cast<double>(config.width)));
     }
     if (family.multipliers) {
         config.embed_scale = static_cast<float>(keys.number("embedding_scale").value_or(1.0));

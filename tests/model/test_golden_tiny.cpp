@@ -19,9 +19,8 @@
 namespace qshard {
 namespace {
 
-const std::vector<std::string> kFamilies = {"llama",   "llama_tied", "mistral",   "qwen2",
-                                            "qwen3",   "gemma",      "gemma2",    "gemma3",
-                                            "smollm3", "granite",    "starcoder2"};
+const std::vector<std::string> kFamilies = {"llama", "llama_tied", "mistral", "qwen2",   "qwen3",
+                                            "gemma", "gemma2",     "gemma3",  "smollm3", "granite"};
 
 /// A golden model on one backend, fp32.
 class TinyModel {

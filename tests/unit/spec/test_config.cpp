@@ -111,7 +111,7 @@ TEST(Config, GemmaScalesEmbeddingsAndIgnoresItsActivationKey) {
         R"({"model_type":"gemma","head_dim":256,"hidden_act":"gelu","hidden_size":3072,"intermediate_size":96,)"
         R"("num_hidden_layers":1,"num_attention_heads":16,"vocab_size":100})",
         "config.json");
-    EXPECT_EQ(c.embed_scale, 55.5f);
+    EXPECT_EQ(to_float(to_bf16(c.embed_scale)), 55.5f);
     EXPECT_EQ(c.activation, Activation::kGeluTanh);
     EXPECT_TRUE(c.norm_offset);
     EXPECT_TRUE(c.tied_head);
@@ -168,7 +168,7 @@ TEST(Config, MultimodalWrappersGiveTheirTextModel) {
     EXPECT_EQ(c.attention_scale, 0.0625f);
     EXPECT_EQ(c.layer[4].window, 1024);
     EXPECT_EQ(c.layer[5].window, 0);
-    EXPECT_EQ(c.embed_scale, 50.5f);
+    EXPECT_EQ(to_float(to_bf16(c.embed_scale)), 50.5f);
 }
 
 TEST(Config, SmolLm3SkipsRopeOnSomeLayers) {

@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""The programs as users run them, on a tiny model: same bits on any ranks, resumes, signals, damage, bad input.
+
+Takes the programs from QSHARD_BIN and QSHARD_INSPECT. Standard library only.
+"""
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+QSHARD = os.environ.get("QSHARD_BIN", str(ROOT / "build/bin/qshard"))
+INSPECT = os.environ.get("QSHARD_INSPECT", str(ROOT / "build/bin/qshard-inspect"))
+MODEL = ROOT / "tests/golden/tiny/llama"
+
+RUN = """\
+model: {{base: {model}}}
+adapter: {{r: 4, alpha: 8}}
+data:
+  train: train.jsonl
+  validation: 0.1
+  format: tokenized
+  max_length: 32
+train:
+  max_steps: {steps}
+  micro_batch_size: 1
+  global_batch_size: 7
+  learning_rate: 5.0e-3
+placement: {{mode: {mode}, threads: {threads}}}
+eval: {{every: 10}}
+checkpoint: {{every: {every}}}
+log: {{tensorboard: false}}
+output: {output}
+"""
+
+
+class Programs(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="qshard-cli-"))
+        rng = random.Random(1)
+        with open(self.folder / "train.jsonl", "w", encoding="utf-8") as file:
+            for _ in range(120):
+                ids = [rng.randrange(131) for _ in range(rng.randrange(4, 20))]
+                labels = [-100 if i < len(ids) // 2 else t for i, t in enumerate(ids)]
+                file.write(json.dumps({"input_ids": ids, "labels": labels}) + "\n")
+
+    def tearDown(self):
+        shutil.rmtree(self.folder)
+
+    def run_file(self, name="run.yaml", steps=20, mode="auto", threads=1, every=5, output="out", extra=""):
+        path = self.folder / name
+        path.write_text(RUN.format(model=MODEL, steps=steps, mode=mode, threads=threads, every=every, output=output) +
+                        extra, encoding="utf-8")
+        return path
+
+    def command(self, *arguments, ranks=0):
+        launcher = ["mpirun", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "-np",
+                    str(ranks)] if ranks else []
+        return launcher + [QSHARD, *map(str, arguments)]
+
+    def call(self, *arguments, ranks=0, code=0):
+        done = subprocess.run(self.command(*arguments, ranks=ranks), cwd=self.folder, capture_output=True, text=True,
+                              timeout=120, check=False)
+        self.assertEqual(done.returncode, code, f"{arguments}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def sha(self, done):
+        return re.search(r"SHA-256 of its values ([0-9a-f]{16})", done.stdout).group(1)
+
+    def status(self, output="out"):
+        return json.loads((self.folder / output / "run_status.json").read_text())
+
+    def test_same_bits_on_any_ranks_placements_transports_and_threads(self):
+        want = self.sha(self.call("train", self.run_file()))
+        cases = [(ranks, 0, mode, threads) for ranks in (2, 3, 4, 6, 8) for mode, threads in
+                 (("replicated", 1), ("gathered", 1))]
+        cases += [(0, ranks, mode, threads) for ranks in (2, 3, 8) for mode, threads in
+                  (("replicated", 2), ("gathered", 1))]
+        cases += [(0, 1, "gathered", 2)]
+        for mpi, thread_ranks, mode, threads in cases:
+            name = f"out-{mpi}-{thread_ranks}-{mode}"
+            path = self.run_file(mode=mode, threads=threads, output=name)
+            flags = ["--ranks", thread_ranks] if thread_ranks else []
+            got = self.sha(self.call("train", path, *flags, ranks=mpi))
+            self.assertEqual(got, want, name)
+
+    def start_and_wait_for_checkpoint(self, path, *flags, ranks=0):
+        process = subprocess.Popen(self.command("train", path, *flags, ranks=ranks), cwd=self.folder,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 60
+        while not list((self.folder / "out/checkpoints").glob("*.json")) and time.monotonic() < until:
+            self.assertIsNone(process.poll(), "the run ended before it could be stopped")
+            time.sleep(0.01)
+        return process
+
+    def test_kill_and_resume_on_other_ranks_keeps_the_bits(self):
+        want = self.sha(self.call("train", self.run_file(steps=300, every=10, output="whole")))
+        path = self.run_file(steps=300, every=10)
+        process = self.start_and_wait_for_checkpoint(path, "--ranks", 2)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        self.assertLess(self.status()["step"], 300)
+        done = self.call("train", path, "--set", "placement.mode=gathered", ranks=3)
+        self.assertIn("resuming from step", done.stderr)
+        self.assertEqual(self.sha(done), want)
+        steps = [json.loads(line)["step"] for line in (self.folder / "out/metrics.jsonl").read_text().splitlines()
+                 if '"loss"' in line]
+        self.assertEqual(steps, list(range(1, 301)), "metrics.jsonl has every step once")
+
+    def test_signal_saves_exits_85_and_resumes(self):
+        want = self.sha(self.call("train", self.run_file(steps=300, every=100, output="whole")))
+        path = self.run_file(steps=300, every=10)
+        for number, ranks in ((signal.SIGUSR1, 2), (signal.SIGTERM, 0)):
+            shutil.rmtree(self.folder / "out", ignore_errors=True)
+            process = self.start_and_wait_for_checkpoint(path, ranks=ranks)
+            process.send_signal(number)
+            self.assertEqual(process.wait(timeout=60), 85)
+            self.assertEqual(self.status()["state"], "preempted")
+            self.assertEqual(self.status()["exit_code"], 85)
+            self.assertEqual(self.sha(self.call("train", path)), want)
+
+    def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(self):
+        path = self.run_file(steps=20)
+        want = self.sha(self.call("train", path))
+        newest = sorted((self.folder / "out/checkpoints").glob("*.h5"))[-1]
+        data = bytearray(newest.read_bytes())
+        data[len(data) // 2] ^= 1
+        newest.write_bytes(data)
+        done = self.call("train", path)
+        self.assertIn(f"refused {newest}", done.stderr)
+        self.assertIn("resuming from step 15", done.stderr)
+        self.assertEqual(self.sha(done), want)
+
+    def test_results_of_another_run_are_never_overwritten(self):
+        self.call("train", self.run_file())
+        before = sorted(p.name for p in (self.folder / "out/checkpoints").iterdir())
+        done = self.call("train", self.run_file(extra=""), "--set", "adapter.r=8", code=65)
+        self.assertIn("another run", done.stderr)
+        self.assertIn("r=4", done.stderr)
+        self.call("train", self.run_file(), "--resume", "never", code=64)
+        self.assertEqual(before, sorted(p.name for p in (self.folder / "out/checkpoints").iterdir()))
+
+    def test_bad_input_gives_the_documented_code_and_one_message(self):
+        cases = [
+            (["--set", "adapter.lora_alpha=3"], 64, 'unknown key "adapter.lora_alpha"; did you mean "adapter.alpha"?'),
+            (["--set", "adapter.dropout=0.1"], 64, "not supported yet"),
+            (["--set", "placement.backend=cuda"], 64, "not supported yet"),
+            (["--set", "objective.type=dpo"], 64, "not supported yet"),
+            (["--set", "train.learning_rate=fast"], 64, "expected a number"),
+            (["--set", "train.global_batch_size=9", "--set", "train.micro_batch_size=2"], 64, "multiple of"),
+            (["--set", "adapter.target_modules=[q_porj]"], 64, "q_porj"),
+            (["--set", "model.base=nowhere.gguf"], 65, "nowhere.gguf"),
+            (["--set", "data.train=nothing.jsonl"], 65, "nothing.jsonl"),
+            (["--set", "data.format=messages"], 65, "train.jsonl:1"),
+            (["--set", "placement.memory_limit=100KiB"], 69, "the limit is 100.0 KiB"),
+            (["--set", "placement.transport=mpi"], 64, "mpirun"),
+        ]
+        for flags, code, message in cases:
+            for ranks in (0, 3) if "placement.transport=mpi" not in flags else (0,):
+                done = self.call("train", self.run_file(), *flags, ranks=ranks, code=code)
+                said = [line for line in done.stderr.splitlines() if line.startswith("qshard: ")]
+                self.assertEqual(len(said), 1, done.stderr)
+                self.assertIn(message, done.stderr, flags)
+                self.assertFalse((self.folder / "out/checkpoints").exists())
+        (self.folder / "bad.yaml").write_text("model: {base: x}\ntrian: {}\n")
+        self.assertIn('bad.yaml:2: unknown key "trian"', self.call("train", "bad.yaml", code=64).stderr)
+        (self.folder / "train.jsonl").write_text('{"input_ids": [1, 2, 3]}\n{"input_ids": [1, 2\n')
+        self.assertIn("train.jsonl:2", self.call("train", self.run_file(), code=65).stderr)
+        (self.folder / "train.jsonl").write_text('{"input_ids": [1, 999]}\n')
+        self.call("train", self.run_file(), code=65)
+        self.call("train", code=64)
+
+    def test_the_resolved_run_file_runs_again_and_dry_run_writes_nothing(self):
+        self.call("train", self.run_file(), "--dry-run")
+        self.assertFalse((self.folder / "out").exists())
+        want = self.sha(self.call("train", self.run_file()))
+        done = self.call("train", self.folder / "out/run.yaml", "--set", f"output={self.folder}/again")
+        self.assertEqual(self.sha(done), want)
+        self.assertEqual(self.status()["state"], "finished")
+
+    def test_the_adapter_serves_score_and_inspect(self):
+        self.call("train", self.run_file())
+        (self.folder / "in.jsonl").write_text('{"input_ids": [5, 9, 100, 7, 3]}\n{"input_ids": [1, 2]}\n')
+        common = ["--model", MODEL, "--input", "in.jsonl", "--compute-dtype", "float32"]
+        self.call("score", *common, "--adapter", "out/adapter", "--out", "a.jsonl", "--top", 2)
+        self.call("score", *common, "--adapter", "out", "--out", "b.jsonl", "--top", 2, ranks=2)
+        self.call("score", *common, "--quantization", "nf4", "--out", "base.jsonl")
+        tuned = (self.folder / "a.jsonl").read_text()
+        self.assertEqual(tuned, (self.folder / "b.jsonl").read_text())
+        row, base = json.loads(tuned.splitlines()[0]), json.loads((self.folder / "base.jsonl").read_text().splitlines()[0])
+        self.assertIsNone(row["logprobs"][0])
+        self.assertEqual(len(row["logprobs"]), 5)
+        self.assertEqual(len(row["top"][1]), 2)
+        self.assertNotEqual(row["logprobs"], base["logprobs"])
+        self.assertTrue(all(value < 0 for value in row["logprobs"][1:]))
+        for arguments in (["out"], ["tensors", "out"], ["stats", "out"], ["verify", "out"], ["log", "out"],
+                          ["export", "out", "--to", "peft", "exported"]):
+            done = subprocess.run([INSPECT, *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
+            self.assertEqual(done.returncode, 0, f"{arguments}: {done.stdout}{done.stderr}")
+        self.assertEqual((self.folder / "exported/adapter_model.safetensors").read_bytes(),
+                         (self.folder / "out/adapter/adapter_model.safetensors").read_bytes())
+
+    def test_help_and_version_everywhere(self):
+        self.assertIn("without CUDA", self.call("--version").stdout)
+        for command in ("train", "eval", "generate", "score", "export", "bench", "doctor"):
+            self.assertIn("Usage", self.call(command, "--help").stdout)
+        self.call("doctor")
+        self.call("no-such-command", code=64)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

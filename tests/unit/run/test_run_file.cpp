@@ -1,0 +1,117 @@
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+#include "io/run/run_file.h"
+
+namespace qshard {
+namespace {
+
+class RunFileTest : public testing::Test {
+  protected:
+    void SetUp() override {
+        folder_ = std::filesystem::temp_directory_path() / fmt::format("qshard-run-{}", getpid());
+        std::filesystem::create_directories(folder_);
+    }
+    void TearDown() override { std::filesystem::remove_all(folder_); }
+
+    RunFile load(const std::string& text, const std::vector<std::string>& overrides = {}) {
+        std::ofstream(folder_ / "run.yaml") << text;
+        return load_run_file(folder_ / "run.yaml", overrides);
+    }
+    std::string error(const std::string& text, const std::vector<std::string>& overrides = {}) {
+        try {
+            load(text, overrides);
+        } catch (const UserError& e) {
+            EXPECT_EQ(e.code(), ExitCode::kUsage);
+            return e.what();
+        }
+        return "accepted";
+    }
+
+    std::filesystem::path folder_;
+    const std::string good_ = "model: {base: m.gguf}\ndata: {train: a.jsonl}\noutput: out\n";
+};
+
+TEST_F(RunFileTest, DefaultsAreTheDocumentedOnesAndPathsStartAtTheFile) {
+    const RunFile run = load(good_);
+    EXPECT_EQ(run.model.base, (folder_ / "m.gguf").string());
+    EXPECT_EQ(run.data.train.at(0).path, (folder_ / "a.jsonl").string());
+    EXPECT_EQ(run.output, (folder_ / "out").string());
+    EXPECT_EQ(run.model.quantization, "nf4");
+    EXPECT_EQ(run.adapter.r, 16);
+    EXPECT_EQ(run.train.learning_rate, 2e-4);
+    EXPECT_EQ(run.train.seed, 42u);
+    EXPECT_FALSE(run.train.max_steps);
+    EXPECT_EQ(run.checkpoint.keep, 3);
+}
+
+TEST_F(RunFileTest, WhatIsWrittenRunsAgainAsItIs) {
+    const RunFile run = load(
+        good_ +
+            "adapter: {layers: [0-3, 7], target_modules: [q_proj, v_proj], use_rslora: true}\n"
+            "train: {betas: [0.8, 0.95], max_steps: 7, learning_rate: 1.5e-3, warmup_steps: 2}\n"
+            "placement: {memory_limit: 2GiB, threads: 3}\ncheckpoint: {time_limit: \"1:00:00\"}\n"
+            "eval: {early_stop: 2}\n",
+        {"data.validation=0.25", "data.train=[{path: b.jsonl, weight: 2.5}, c.jsonl]"});
+    const std::string text = run.to_yaml();
+    EXPECT_EQ(load(text).to_yaml(), text);
+    EXPECT_EQ(load(text).identity_yaml(), run.identity_yaml());
+    EXPECT_EQ(run.placement.memory_limit, std::int64_t{2} << 30);
+    EXPECT_EQ(run.checkpoint.time_limit, 3600);
+    EXPECT_EQ(run.data.train.at(0).weight, 2.5);
+    EXPECT_EQ(run.data.validation_fraction, 0.25);
+    EXPECT_EQ(parse_layers(run.adapter.layers), (std::vector<std::int64_t>{0, 1, 2, 3, 7}));
+    EXPECT_NE(text.find("learning_rate: 0.0015"), std::string::npos) << text;
+}
+
+TEST_F(RunFileTest, PlacementDoesNotChangeTheIdentityAndSettingsDo) {
+    const std::string identity = load(good_).identity_yaml();
+    EXPECT_EQ(load(good_, {"placement.mode=gathered", "checkpoint.every=7"}).identity_yaml(),
+              identity);
+    EXPECT_NE(load(good_, {"train.learning_rate=1e-3"}).identity_yaml(), identity);
+}
+
+TEST_F(RunFileTest, ErrorsNameFileLineKeyAndTheNearestKnownKey) {
+    EXPECT_NE(
+        error("model: {base: m}\nadapter:\n  lora_alpha: 3\n" + good_.substr(22))
+            .find(
+                "run.yaml:3: unknown key \"adapter.lora_alpha\"; did you mean \"adapter.alpha\"?"),
+        std::string::npos);
+    EXPECT_NE(error(good_ + "trian: {seed: 1}\n").find(":4: unknown key \"trian\""),
+              std::string::npos);
+    EXPECT_NE(
+        error(good_ + "train: {seed: x}\n").find("\"train.seed\" is x; expected a whole number"),
+        std::string::npos);
+    EXPECT_NE(error(good_ + "train: {seed: 1, seed: 2}\n").find("given twice"), std::string::npos);
+    EXPECT_NE(error(good_ + "adapter: {r: 0}\n").find("from 1 to 1024"), std::string::npos);
+    EXPECT_NE(error(good_ + "adapter: {dropout: 0.1}\n").find("not supported yet"),
+              std::string::npos);
+    EXPECT_NE(error(good_ + "placement: {mode: pipeline}\n").find("not supported yet"),
+              std::string::npos);
+    EXPECT_NE(error(good_ + "train: 3\n").find("section"), std::string::npos);
+    EXPECT_NE(error(good_ + "train: {micro_batch_size: 3}\n").find("Try 18"), std::string::npos);
+    EXPECT_NE(error("model: {base: [}\n").find("not valid YAML"), std::string::npos);
+    EXPECT_NE(error("data: {train: a}\noutput: o\n").find("\"model.base\" is missing"),
+              std::string::npos);
+    EXPECT_NE(error(good_, {"train.seed"}).find("expected key.path=value"), std::string::npos);
+    EXPECT_NE(error(good_, {"train.sed=1"}).find("did you mean \"train.seed\"?"),
+              std::string::npos);
+    EXPECT_NE(error(good_, {"placement.memory_limit=much"}).find("24GiB"), std::string::npos);
+    EXPECT_NE(error(good_, {"adapter.layers=[x]"}).find("0-11"), std::string::npos);
+}
+
+TEST(ParseBytes, UnitsOfTwoAndTen) {
+    EXPECT_EQ(parse_bytes("24GiB"), std::int64_t{24} << 30);
+    EXPECT_EQ(parse_bytes("512 MiB"), std::int64_t{512} << 20);
+    EXPECT_EQ(parse_bytes("1.5GB"), 1500000000);
+    EXPECT_EQ(parse_bytes("1000"), 1000);
+    for (const char* bad : {"", "GiB", "-1", "1e40", "12 parsecs", "nan"})
+        EXPECT_THROW(parse_bytes(bad), UserError);
+}
+
+}  // namespace
+}  // namespace qshard
