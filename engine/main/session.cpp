@@ -9,6 +9,7 @@
 #include <sstream>
 #include <thread>
 
+#include "backend/cpu/self_check.h"
 #include "comm/agree.h"
 #include "comm/threads.h"
 #include "model/decoder.h"
@@ -117,7 +118,16 @@ std::unique_ptr<Backend> make_agreed_backend(const BackendChoice& choice, Commun
         choice.threads.value_or(std::max<std::int64_t>(1, cores / std::max(1, local_ranks))));
     options.isa = choice.cpu_isa;
     std::string mine;
-    for (std::string_view isa : cpu_isas()) mine += std::string(isa) + " ";
+    for (std::string_view isa : cpu_isas()) {
+        if (options.isa != "auto" || kernels_agree(isa)) {
+            mine += std::string(isa) + " ";
+        } else {
+            std::fprintf(stderr,
+                         "warning: rank %d: the %.*s kernels disagree with plain arithmetic on "
+                         "this processor; not used\n",
+                         group.rank(), static_cast<int>(isa.size()), isa.data());
+        }
+    }
     const std::vector<std::string> all = group.all_gather_strings(mine);
     if (options.isa == "auto") {
         for (std::string_view isa : cpu_isas()) {

@@ -6,6 +6,7 @@
 #include "comm/signals.h"
 #include "io/checkpoint/atomic_file.h"
 #include "io/peft/peft_config.h"
+#include "main/adapter_file.h"
 #include "main/train_run.h"
 #include "main/train_screen.h"
 #include "main/version.h"
@@ -150,13 +151,32 @@ void TrainRun::share(CheckpointState& state) {
     }
 }
 
+/// The initial adapter from a PEFT folder, a checkpoint or an output folder.
+void TrainRun::start_from(const std::string& path) {
+    const AdapterFile file = read_adapter_file(path);
+    const AdapterLayout theirs = fit_adapter(file, *model_.source.weights);
+    const AdapterLayout& mine = trainer_->adapter_layout();
+    const bool same =
+        theirs.count == mine.count &&
+        std::equal(theirs.targets.begin(), theirs.targets.end(), mine.targets.begin(),
+                   mine.targets.end(), [](const AdapterTarget& a, const AdapterTarget& b) {
+                       return a.module == b.module && a.r == b.r;
+                   });
+    if (!same) {
+        throw UserError(fmt::format(
+            "the adapter {} has r {} on {} modules, this run r {} on {}: set adapter.r, "
+            "adapter.target_modules and adapter.layers as it was trained",
+            path, theirs.options.r, theirs.targets.size(), mine.options.r, mine.targets.size()));
+    }
+    initial_adapter_ = flat_values(file, mine);
+}
+
 void TrainRun::resume() {
     const AdapterLayout& adapter = trainer_->adapter_layout();
     initial_adapter_.resize(static_cast<std::size_t>(adapter.count));
     initialize_adapter(adapter, run_.train.seed, initial_adapter_);
     agree(group_, "loading the adapter to start from", [&] {
-        if (run_.adapter.init_from)
-            load_initial_adapter(*run_.adapter.init_from, adapter, initial_adapter_);
+        if (run_.adapter.init_from) start_from(*run_.adapter.init_from);
     });
     const bool resuming = group_.all_gather_value<int>(resumed_ ? 1 : 0)[0] != 0;
     if (!resuming) {
@@ -167,10 +187,11 @@ void TrainRun::resume() {
         if (!resumed_) return;
         const auto it = resumed_->identity.find("base_fingerprint");
         if (it != resumed_->identity.end() && it->second != base_fingerprint_) {
-            throw UserError(fmt::format(
-                "the quantized base is not the checkpoint's (fingerprint {} there, {} here): the "
-                "model's files changed, or this build quantizes differently",
-                it->second, base_fingerprint_));
+            throw UserError(
+                fmt::format("the quantized base is not the checkpoint's (fingerprint {} there, "
+                            "{} here): the "
+                            "model's files changed, or this build quantizes differently",
+                            it->second, base_fingerprint_));
         }
         for (const auto& [name, values] : trainer_->optimizer().state()) {
             const auto found = resumed_->optimizer.find(name);
@@ -240,12 +261,11 @@ void TrainRun::check_agreement(const std::string& sha256) {
     const std::vector<std::string> all = group_.all_gather_strings(sha256);
     for (std::size_t r = 1; r < all.size(); ++r) {
         if (all[r] == all[0]) continue;
-        throw AgreedError(
-            ExitCode::kRanksDisagree,
-            fmt::format(
-                "the adapters of rank 0 and rank {} differ after step {}: memory or processor of a "
-                "node is at fault. The last checkpoint is good.",
-                r, status_step_));
+        throw AgreedError(ExitCode::kRanksDisagree,
+                          fmt::format("the adapters of rank 0 and rank {} differ after step "
+                                      "{}: memory or processor of a "
+                                      "node is at fault. The last checkpoint is good.",
+                                      r, status_step_));
     }
 }
 

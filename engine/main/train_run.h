@@ -44,6 +44,7 @@ class TrainRun {
     void prepare_output();
     void load_model();
     void resume();
+    void start_from(const std::string& path);
     void share(CheckpointState& state);
     void train_loop();
     void after_step(const StepResult& result, std::int64_t step, ProgressBar& bar);

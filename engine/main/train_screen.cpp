@@ -3,10 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <map>
 
-#include "io/checkpoint/store.h"
-#include "io/peft/adapter_folder.h"
 #include "io/report/html_report.h"
 #include "main/progress.h"
 
@@ -181,45 +178,6 @@ std::string report_html(const ReportFacts& f) {
                                     f.run->model.base, (output / "adapter").string());
     report.run_yaml = f.run->to_yaml();
     return html_report(report);
-}
-
-void load_initial_adapter(const std::string& path, const AdapterLayout& layout,
-                          std::span<float> values) {
-    std::vector<NamedTensor> tensors;
-    std::vector<float> source;
-    if (std::filesystem::is_directory(path)) {
-        PeftAdapter adapter = read_peft_adapter(path);
-        tensors = std::move(adapter.tensors);
-        source = std::move(adapter.values);
-    } else {
-        CheckpointState state = CheckpointStore::load(path);
-        tensors = std::move(state.tensors);
-        source = std::move(state.adapter);
-    }
-    std::map<std::string, const NamedTensor*> by_name;
-    for (const NamedTensor& tensor : tensors) by_name[tensor.name] = &tensor;
-    auto take = [&](const std::string& name, std::int64_t rows, std::int64_t cols,
-                    std::int64_t offset) {
-        const auto it = by_name.find(name);
-        if (it == by_name.end() || it->second->shape != std::vector<std::int64_t>{rows, cols}) {
-            throw UserError(fmt::format(
-                "the adapter {} has no {} of shape [{}, {}]: its base, r or target modules are "
-                "not this run's",
-                path, name, rows, cols));
-        }
-        std::copy_n(source.begin() + it->second->offset, rows * cols, values.begin() + offset);
-        by_name.erase(it);
-    };
-    for (const AdapterTarget& t : layout.targets) {
-        take(peft_key(t, true), t.r, t.in, t.a);
-        take(peft_key(t, false), t.out, t.r, t.b);
-    }
-    if (!by_name.empty()) {
-        throw UserError(fmt::format(
-            "the adapter {} also has {}, which this run does not adapt. Add its module to "
-            "adapter.target_modules.",
-            path, by_name.begin()->first));
-    }
 }
 
 }  // namespace qshard

@@ -59,9 +59,5 @@ std::string json_number(double value);
 std::int64_t parameter_count(const ModelConfig& config);
 /// Last components of the adapted modules, each once: PEFT's target_modules.
 std::vector<std::string> target_names(const AdapterLayout& layout);
-/// Fills `values` from a PEFT folder or a checkpoint file, matched by tensor name and shape;
-/// UserError if they differ.
-void load_initial_adapter(const std::string& path, const AdapterLayout& layout,
-                          std::span<float> values);
 
 }  // namespace qshard

@@ -388,11 +388,10 @@ std::optional<std::string> nearest(const std::string& word, const std::vector<st
     std::size_t distance = std::max<std::size_t>(3, word.size() * 2 / 5);
     for (const std::string& candidate : known) {
         // A word inside another ("alpha" in "lora_alpha") is nearer than its length says.
-        const std::string last = candidate.substr(candidate.rfind('.') + 1);
-        const std::string mine = word.substr(word.rfind('.') + 1);
-        std::size_t d = edit_distance(word, candidate);
-        if (mine.find(last) != std::string::npos || last.find(mine) != std::string::npos)
-            d = std::min<std::size_t>(d, 2);
+        const bool inside =
+            std::min(last.size(), mine.size()) >= 3 &&
+            (mine.find(last) != std::string::npos || last.find(mine) != std::string::npos);
+        if (inside) d = std::min<std::size_t>(d, 2);
         if (d < distance) {
             distance = d;
             best = candidate;
