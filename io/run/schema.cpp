@@ -386,7 +386,10 @@ std::string write_keys(const std::vector<RunKey>& keys, bool identity_only) {
 std::optional<std::string> nearest(const std::string& word, const std::vector<std::string>& known) {
     std::optional<std::string> best;
     std::size_t distance = std::max<std::size_t>(3, word.size() * 2 / 5);
+    const std::string mine = word.substr(word.rfind('.') + 1);
     for (const std::string& candidate : known) {
+        const std::string last = candidate.substr(candidate.rfind('.') + 1);
+        std::size_t d = edit_distance(word, candidate);
         // A word inside another ("alpha" in "lora_alpha") is nearer than its length says.
         const bool inside =
             std::min(last.size(), mine.size()) >= 3 &&
