@@ -29,8 +29,22 @@ constexpr std::size_t kMaxFileBytes = std::size_t{1} << 36;
 /// Memory and output to open descriptors; every other system call fails with EPERM.
 bool forbid_system_calls() {
     constexpr std::array kAllowed = {
-        SYS_read,  SYS_write,   SYS_mmap,       SYS_munmap,       SYS_mremap,        SYS_brk,
-        SYS_futex, SYS_madvise, SYS_exit_group, SYS_rt_sigreturn, SYS_clock_gettime, SYS_mprotect};
+        SYS_read,
+        SYS_write,
+        SYS_mmap,
+        SYS_munmap,
+        SYS_mremap,
+        SYS_brk,
+        SYS_futex,
+        SYS_madvise,
+        SYS_exit_group,
+        SYS_rt_sigreturn,
+        SYS_clock_gettime,
+        SYS_mprotect,
+#if defined(__SANITIZE_ADDRESS__)  // its runtime looks at the signal stack when a process ends
+        SYS_sigaltstack,
+#endif
+    };
 #if defined(__x86_64__)
     constexpr std::uint32_t kArchitecture = AUDIT_ARCH_X86_64;
 #else
