@@ -3,27 +3,11 @@
 #include <algorithm>
 #include <chrono>
 
+#include "backend/device_buffer.h"
 #include "model/head.h"
 
 namespace qshard {
 namespace {
-
-/// Backend memory of the measurement.
-class Buffer {
-  public:
-    Buffer(Backend& backend, std::size_t bytes)
-        : backend_(backend), data_(backend.allocate(bytes)) {
-        backend_.fill_zero(Tensor(data_, DType::kU8, {static_cast<std::int64_t>(bytes)}));
-    }
-    ~Buffer() { backend_.release(data_); }
-    Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
-    void* get() const { return data_; }
-
-  private:
-    Backend& backend_;
-    void* data_;
-};
 
 std::vector<GemmShape> shapes_of(const ModelConfig& config) {
     std::vector<GemmShape> shapes;
@@ -58,16 +42,19 @@ double seconds_of(Backend& backend, const GemmShape& shape, Orientation orientat
     const std::int64_t inner = forward ? shape.in : shape.out,
                        outer = forward ? shape.out : shape.in;
     const std::size_t element = bytes_of(compute);
-    const Buffer weight(backend, static_cast<std::size_t>(shape.out * shape.in) * element);
-    const Buffer packed(backend, backend.packed_bytes(shape.out, shape.in, orientation, compute));
-    const Buffer a(backend, static_cast<std::size_t>(rows * inner) * element);
-    const Buffer c(backend, static_cast<std::size_t>(rows * outer) * sizeof(float));
+    const DeviceBuffer weight(backend, static_cast<std::size_t>(shape.out * shape.in) * element);
+    const DeviceBuffer packed(backend,
+                              backend.packed_bytes(shape.out, shape.in, orientation, compute));
+    const DeviceBuffer a(backend, static_cast<std::size_t>(rows * inner) * element);
+    const DeviceBuffer c(backend, static_cast<std::size_t>(rows * outer) * sizeof(float));
     WeightView view;
     view.rows = shape.out;
     view.cols = shape.in;
     view.plain = Tensor(weight.get(), compute, {shape.out, shape.in});
-    const GemmTerm term{Tensor(a.get(), compute, {rows, inner}),
-                        backend.pack(view, orientation, compute, packed.get())};
+    const Tensor x(a.get(), compute, {rows, inner});
+    backend.fill_zero(view.plain);
+    backend.fill_zero(x);
+    const GemmTerm term{x, backend.pack(view, orientation, compute, packed.get())};
     return best_seconds(backend, term, Tensor(c.get(), DType::kF32, {rows, outer}));
 }
 

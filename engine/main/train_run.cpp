@@ -6,15 +6,13 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 
-#include "base/hash.h"
 #include "comm/agree.h"
 #include "comm/signals.h"
 #include "io/checkpoint/atomic_file.h"
 #include "io/peft/adapter_folder.h"
-#include "io/peft/peft_config.h"
 #include "main/train_screen.h"
-#include "main/version.h"
 
 namespace qshard {
 namespace {

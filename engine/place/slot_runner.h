@@ -51,7 +51,6 @@ class SlotRunner {
     /// Forward only.
     void evaluate(std::span<const Slot> slots, const Losses& losses);
 
-    const RunnerOptions& options() const { return options_; }
     RunnerSeconds take_seconds() { return std::exchange(seconds_, {}); }
 
   private:

@@ -16,10 +16,9 @@ struct ModelSource {
     std::unique_ptr<WeightReader> weights;
     std::string kind;  ///< "gguf" or "safetensors"
     std::filesystem::path path;
-    std::optional<GgufTokenizerData> gguf_tokenizer;  ///< GGUF with a vocabulary
-    std::string chat_template;                        ///< empty if the model has none
-    std::optional<std::filesystem::path>
-        tokenizer_json;  ///< of the folder, or beside the GGUF file
+    std::optional<GgufTokenizerData> gguf_tokenizer;      ///< GGUF with a vocabulary
+    std::string chat_template;                            ///< empty if the model has none
+    std::optional<std::filesystem::path> tokenizer_json;  ///< of a folder
     std::optional<std::filesystem::path> tokenizer_config;
 };
 

@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/device_buffer.h"
 
 namespace qshard {
 namespace {
@@ -15,30 +16,15 @@ double seconds_of(auto&& run) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-/// Backend memory of the measurement.
-class Buffer {
-  public:
-    Buffer(Backend& backend, std::size_t bytes)
-        : backend_(backend), data_(backend.allocate(bytes)) {}
-    ~Buffer() { backend_.release(data_); }
-    Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
-    void* get() const { return data_; }
-
-  private:
-    Backend& backend_;
-    void* data_;
-};
-
 }  // namespace
 
 double measure_peak_flops(Backend& backend) {
     constexpr std::int64_t kSide = 1024;
     constexpr double kFlops = 2.0 * kSide * kSide * kSide, kSeconds = 0.2;
     const std::size_t bytes = kSide * kSide * sizeof(float);
-    const Buffer weight(backend, bytes), a(backend, bytes), c(backend, bytes);
-    const Buffer packed(backend,
-                        backend.packed_bytes(kSide, kSide, Orientation::kForward, DType::kBF16));
+    const DeviceBuffer weight(backend, bytes), a(backend, bytes), c(backend, bytes);
+    const DeviceBuffer packed(
+        backend, backend.packed_bytes(kSide, kSide, Orientation::kForward, DType::kBF16));
     WeightView view;
     view.rows = view.cols = kSide;
     view.plain = Tensor(weight.get(), DType::kBF16, {kSide, kSide});
