@@ -24,4 +24,16 @@ WeightView view_of(const Field& field, const std::byte* unit) {
     return view;
 }
 
+WeightView rows_of(const WeightView& weight, std::int64_t first, std::int64_t count) {
+    check(first >= 0 && count >= 0 && first + count <= weight.rows, "the weight has these rows");
+    WeightView part = weight;
+    part.rows = count;
+    if (weight.storage == Storage::kPlain) {
+        part.plain = weight.plain.row_range(first, count);
+    } else {
+        part.first += first * weight.cols;
+    }
+    return part;
+}
+
 }  // namespace qshard

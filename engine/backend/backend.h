@@ -36,6 +36,7 @@ struct WeightView {
     Tensor plain;        ///< kPlain: [rows, cols] any dtype
     float scale = 1.0f;  ///< kPlain: factor applied (fp32) before rounding; LoRA's alpha / r
     const std::uint8_t* codes = nullptr;  ///< kNf4, row-major, even element in the high nibble
+    std::int64_t first = 0;  ///< kNf4: [0, 0] is this element of codes; its block is first / 64
     bool double_quant = false;
     const std::uint8_t* absmax_codes = nullptr;  ///< double_quant: [blocks]
     const float* absmax2 = nullptr;              ///< double_quant: [ceil(blocks / 256)]
@@ -45,6 +46,8 @@ struct WeightView {
 
 /// View of `field` inside the unit's bytes at `unit`.
 WeightView view_of(const Field& field, const std::byte* unit);
+/// Rows [first, first + count) of a weight: one part of a fused projection.
+WeightView rows_of(const WeightView& weight, std::int64_t first, std::int64_t count);
 
 /// Which product a packed weight W[rows = out, cols = in] serves.
 enum class Orientation : std::uint8_t {
@@ -147,6 +150,14 @@ class Backend {
     /// Sennrich 2019)
     virtual void rms_norm_backward(Tensor x, Tensor gain, float eps, bool offset, Tensor dy,
                                    Tensor dx, bool accumulate) = 0;
+    /// y[n] = (x[n] - mean(x[n])) * rsqrt(var(x[n]) + eps) * gain + bias; x, y any dtype, gain and
+    /// bias fp32[C], var without Bessel's correction. y may alias x.
+    virtual void layer_norm(Tensor x, Tensor gain, Tensor bias, float eps, Tensor y) = 0;
+    /// dx[N,C] += (or = if !accumulate) inv * (g - mean_c(g) - z * mean_c(g*z)) with g = dy*gain,
+    /// z = (x - mean) * inv, both statistics recomputed from x. Dtypes and aliasing as
+    /// rms_norm_backward. (Ba et al. 2016)
+    virtual void layer_norm_backward(Tensor x, Tensor gain, float eps, Tensor dy, Tensor dx,
+                                     bool accumulate) = 0;
     /// Rotates pairs (j, j + R/2) of the first R = 2 * cos.cols() dimensions of every head, in
     /// place, by the angle of position[n]: x[N, heads, D] any dtype; cos, sin fp32 [P, R/2];
     /// inverse rotates back (the backward).
@@ -171,6 +182,15 @@ class Backend {
                                    Tensor dgate, Tensor dup) = 0;
     /// y += scale * x, elementwise; y fp32, x any dtype.
     virtual void add(Tensor x, float scale, Tensor y) = 0;
+
+    // Mixture of experts; rows and factors on the host.
+    /// out[rows[i]] += factors[i] * in[i]; in any dtype, out fp32. The rows are distinct.
+    virtual void add_rows(Tensor in, std::span<const std::int32_t> rows,
+                          std::span<const float> factors, Tensor out) = 0;
+    /// x[i] *= factors[i], row by row; any dtype.
+    virtual void scale_rows(Tensor x, std::span<const float> factors) = 0;
+    /// out[i] = sum over c of a[i, c] * b[i, c], in double; a, b any dtypes, out fp32[N].
+    virtual void row_dots(Tensor a, Tensor b, Tensor out) = 0;
 
     // Head.
     /// From logits[M, V] fp32 (in place): z = logit_scale * logits, soft-capped if softcap > 0;

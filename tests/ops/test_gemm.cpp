@@ -163,6 +163,37 @@ TEST_P(Gemm, UnpackedByIdentity) {
     }
 }
 
+TEST_P(Gemm, RowsOfAWeightArePackedAsTheWholeIs) {
+    // Parts of a fused projection; 33 columns: a part begins inside a block and in a low nibble.
+    Array eye = zeros({33, 33});
+    for (std::int64_t i = 0; i < 33; ++i) eye.set(i * 34, 1.0f);
+    for (const Weight& w : {nf4_weight(7, 520, 33, true, 1.0f), nf4_weight(7, 520, 33, false, 1.0f),
+                            plain_weight(7, 520, 33, DType::kBF16, 1.0f, 2.0f)}) {
+        auto values = [&](std::int64_t first, std::int64_t count) {
+            return run_on(*make(), [&](Backend& b, Memory& memory) {
+                const WeightView part = qshard::rows_of(w.view(memory), first, count);
+                void* destination =
+                    memory.raw(b.packed_bytes(count, 33, Orientation::kForward, DType::kF32));
+                const GemmTerm term{memory.put(eye),
+                                    b.pack(part, Orientation::kForward, DType::kF32, destination)};
+                const Tensor columns = memory.fresh({33, count});
+                b.gemm({&term, 1}, Tensor(), columns, false);
+                return std::vector{memory.get(columns)};
+            })[0];
+        };
+        const Array whole = values(0, 520);
+        for (const auto& [first, count] :
+             std::vector<std::pair<std::int64_t, std::int64_t>>{{0, 1}, {3, 70}, {517, 3}}) {
+            const Array part = values(first, count);
+            for (std::int64_t i = 0; i < part.count(); ++i) {
+                const std::int64_t at = i / count * 520 + first + i % count;
+                ASSERT_EQ(part.at(i), whole.at(at)) << first << " " << i;
+            }
+        }
+    }
+    EXPECT_THROW(qshard::rows_of(WeightView{}, 0, 1), BugError);
+}
+
 TEST_P(Gemm, TermsAddUpInOrderAndAccumulate) {
     const Array x = random(1, {37, 200}, DType::kBF16), u = random(2, {37, 24}, DType::kF32);
     const Array start = random(3, {37, 50});

@@ -73,6 +73,67 @@ TEST_P(Rows, RmsNormBackward) {
     expect_gradient(loss, x, dx, 0.01f, 1e-3);
 }
 
+/// Values around 3: the mean is larger than the spread.
+Array shifted(std::uint64_t seed, std::vector<std::int64_t> shape, DType dtype) {
+    Array x = random(seed, std::move(shape), dtype);
+    for (std::int64_t i = 0; i < x.count(); ++i) x.set(i, x.at(i) + 3.0f);
+    return x;
+}
+
+TEST_P(Rows, LayerNorm) {
+    for (const auto& [rows, width] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+             {1, 1}, {3, 7}, {70, 576}, {5, 64}, {2, 1030}}) {
+        for (DType in : kBoth) {
+            for (DType out : kBoth) {
+                const Array x = shifted(1, {rows, width}, in);
+                const Array gain = random(2, {width}), bias = random(3, {width});
+                const Compute run = [&](Backend& b, Memory& m) {
+                    const Tensor y = m.fresh(x.shape, out), aliased = m.put(x);
+                    b.layer_norm(m.put(x), m.put(gain), m.put(bias), 1e-5f, y);
+                    b.layer_norm(aliased, m.put(gain), m.put(bias), 1e-5f, aliased);
+                    return std::vector{m.get(y), m.get(aliased)};
+                };
+                // The mean is rounded to fp32 before it is subtracted: 4 eps / spread.
+                const bool rounds = in == DType::kBF16 || out == DType::kBF16;
+                expect_reference(run, 64 * kEps32, rounds ? kEps16 : 8 * kEps32);
+            }
+        }
+    }
+}
+
+TEST_P(Rows, LayerNormBackward) {
+    for (std::int64_t width : {1, 9, 64, 577}) {
+        for (DType dtype : kBoth) {
+            for (bool accumulate : {false, true}) {
+                const Array x = shifted(1, {11, width}, dtype), gain = random(2, {width});
+                const Array dy = random(3, {11, width}, dtype), start = random(4, {11, width});
+                const Compute run = [&](Backend& b, Memory& m) {
+                    const Tensor dx = m.put(start);
+                    b.layer_norm_backward(m.put(x), m.put(gain), 1e-5f, m.put(dy), dx, accumulate);
+                    return std::vector{m.get(dx)};
+                };
+                expect_reference(run, 256 * kEps32, 16 * kEps32);
+            }
+        }
+    }
+    const Array x = shifted(1, {3, 20}, DType::kF32), gain = random(2, {20});
+    const Array bias = random(5, {20}), dy = random(3, {3, 20});
+    const auto backend = make();
+    const Array dx = run_on(*backend, [&](Backend& b, Memory& m) {
+        const Tensor aliased = m.put(dy);
+        b.layer_norm_backward(m.put(x), m.put(gain), 1e-5f, aliased, aliased, false);
+        return std::vector{m.get(aliased)};
+    })[0];
+    auto loss = [&](const Array& at) {
+        return dot(dy, run_on(*backend, [&](Backend& b, Memory& m) {
+                       const Tensor y = m.fresh({3, 20});
+                       b.layer_norm(m.put(at), m.put(gain), m.put(bias), 1e-5f, y);
+                       return std::vector{m.get(y)};
+                   })[0]);
+    };
+    expect_gradient(loss, x, dx, 0.01f, 1e-3);
+}
+
 TEST_P(Rows, Rope) {
     // Partial rotation; the inverse is the transpose.
     const std::vector<std::int32_t> positions = {3, 0, 9, 4, 4};
@@ -223,6 +284,25 @@ TEST_P(Rows, EmbedGatherScatterCopyAdd) {
                                m.get(copied),   m.get(sum),    m.get(nothing)};
         };
         expect_reference(run, kEps32);
+    }
+}
+
+TEST_P(Rows, RowsOfExperts) {
+    const std::vector<std::int32_t> rows = {8, 0, 3};
+    const std::vector<float> factors = {0.5f, -1.25f, 0.1f};
+    for (std::int64_t width : {1, 37, 256}) {
+        for (DType dtype : kBoth) {
+            const Array x = random(1, {3, width}, dtype), y = random(2, {3, width}, dtype);
+            const Compute run = [&](Backend& b, Memory& m) {
+                const Tensor sums = m.put(random(3, {9, width})), scaled = m.put(x);
+                b.add_rows(m.put(x), rows, factors, sums);
+                b.scale_rows(scaled, factors);
+                const Tensor dots = m.fresh({3});
+                b.row_dots(m.put(x), m.put(y), dots);
+                return std::vector{m.get(sums), m.get(scaled), m.get(dots)};
+            };
+            expect_reference(run, kEps32, dtype == DType::kBF16 ? kEps16 : 2 * kEps32);
+        }
     }
 }
 

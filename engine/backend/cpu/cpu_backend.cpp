@@ -145,6 +145,30 @@ void CpuBackend::rms_norm_backward(Tensor x, Tensor gain, float eps, bool offset
     });
 }
 
+void CpuBackend::layer_norm(Tensor x, Tensor gain, Tensor bias, float eps, Tensor y) {
+    const std::int64_t width = gain.count();
+    check(width > 0 && x.count() % width == 0 && y.count() == x.count() && bias.count() == width,
+          "layer_norm operands fit");
+    const float *g = gain.as<float>(), *b = bias.as<float>();
+    for_ranges(x.count() / width, rows_per_task(width), [&](std::int64_t begin, std::int64_t end) {
+        kernels_.layer_norm(in_at(x, begin * width), g, b, eps, out_at(y, begin * width),
+                            end - begin, width);
+    });
+}
+
+void CpuBackend::layer_norm_backward(Tensor x, Tensor gain, float eps, Tensor dy, Tensor dx,
+                                     bool accumulate) {
+    const std::int64_t width = gain.count();
+    check(width > 0 && x.count() % width == 0 && dy.count() == x.count() && dx.count() == x.count(),
+          "layer_norm_backward operands fit");
+    const float* g = gain.as<float>();
+    float* out = dx.as<float>();
+    for_ranges(x.count() / width, rows_per_task(width), [&](std::int64_t begin, std::int64_t end) {
+        kernels_.layer_norm_backward(in_at(x, begin * width), g, eps, in_at(dy, begin * width),
+                                     out + begin * width, accumulate, end - begin, width);
+    });
+}
+
 void CpuBackend::rope(Tensor x, std::span<const std::int32_t> positions, Tensor cos, Tensor sin,
                       bool inverse) {
     check(x.rank() == 3, "rope takes [N, heads, D]");
@@ -189,6 +213,42 @@ void CpuBackend::add(Tensor x, float factor, Tensor y) {
     float* out = y.as<float>();
     for_ranges(y.count(), kElementGrain, [&](std::int64_t begin, std::int64_t end) {
         kernels_.add(in_at(x, begin), factor, out + begin, end - begin);
+    });
+}
+
+void CpuBackend::add_rows(Tensor in, std::span<const std::int32_t> rows,
+                          std::span<const float> factors, Tensor out) {
+    const std::int64_t width = out.cols(), count = static_cast<std::int64_t>(rows.size());
+    check(in.count() == count * width && factors.size() == rows.size(), "add_rows operands fit");
+    for (std::int32_t row : rows) check(row >= 0 && row < out.rows(), "a row added to exists");
+    float* sums = out.as<float>();
+    for_ranges(count, rows_per_task(width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+            const auto at = static_cast<std::size_t>(i);
+            kernels_.add(in_at(in, i * width), factors[at], sums + rows[at] * width, width);
+        }
+    });
+}
+
+void CpuBackend::scale_rows(Tensor x, std::span<const float> factors) {
+    const std::int64_t width = x.cols();
+    check(x.rows() == static_cast<std::int64_t>(factors.size()), "scale_rows operands fit");
+    for_ranges(x.rows(), rows_per_task(width), [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t n = begin; n < end; ++n) {
+            kernels_.copy_scaled(in_at(x, n * width), factors[static_cast<std::size_t>(n)],
+                                 out_at(x, n * width), width);
+        }
+    });
+}
+
+void CpuBackend::row_dots(Tensor a, Tensor b, Tensor out) {
+    const std::int64_t width = a.cols();
+    check(b.rows() == a.rows() && b.cols() == width && out.count() == a.rows(),
+          "row_dots operands fit");
+    float* sums = out.as<float>();
+    for_ranges(a.rows(), rows_per_task(width), [&](std::int64_t begin, std::int64_t end) {
+        kernels_.row_dots(in_at(a, begin * width), in_at(b, begin * width), sums + begin,
+                          end - begin, width);
     });
 }
 

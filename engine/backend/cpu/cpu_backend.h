@@ -47,6 +47,9 @@ class CpuBackend final : public Backend {
     void rms_norm(Tensor x, Tensor gain, float eps, bool offset, Tensor y) override;
     void rms_norm_backward(Tensor x, Tensor gain, float eps, bool offset, Tensor dy, Tensor dx,
                            bool accumulate) override;
+    void layer_norm(Tensor x, Tensor gain, Tensor bias, float eps, Tensor y) override;
+    void layer_norm_backward(Tensor x, Tensor gain, float eps, Tensor dy, Tensor dx,
+                             bool accumulate) override;
     void rope(Tensor x, std::span<const std::int32_t> positions, Tensor cos, Tensor sin,
               bool inverse) override;
     void attention(const AttentionShape& shape, Tensor q, Tensor k, Tensor v, Tensor out,
@@ -57,6 +60,10 @@ class CpuBackend final : public Backend {
     void activate_backward(Activation kind, Tensor gate, Tensor up, Tensor dout, Tensor dgate,
                            Tensor dup) override;
     void add(Tensor x, float scale, Tensor y) override;
+    void add_rows(Tensor in, std::span<const std::int32_t> rows, std::span<const float> factors,
+                  Tensor out) override;
+    void scale_rows(Tensor x, std::span<const float> factors) override;
+    void row_dots(Tensor a, Tensor b, Tensor out) override;
     void log_softmax(Tensor logits, std::span<const std::int32_t> targets, float logit_scale,
                      float softcap, Tensor dlogprob, Tensor logprob) override;
     void gather_rows(Tensor in, std::span<const std::int32_t> rows, Tensor out) override;

@@ -59,7 +59,7 @@ inline void expand_nf4(const WeightView& w, std::int64_t first, std::int64_t cou
 }
 
 inline void expand_weight(const WeightView& w, std::int64_t first, std::int64_t count, float* out) {
-    if (w.storage == Storage::kNf4) return expand_nf4(w, first, count, out);
+    if (w.storage == Storage::kNf4) return expand_nf4(w, w.first + first, count, out);
     const Vf factor = splat(w.scale);
     auto scaled = [&](auto* in) {
         for (std::int64_t i = 0; i < count; i += kLanes) {

@@ -90,6 +90,11 @@ struct Kernels {
                      std::int64_t width);
     void (*rms_norm_backward)(In x, const float* gain, float eps, bool offset, In dy, float* dx,
                               bool accumulate, std::int64_t rows, std::int64_t width);
+    void (*layer_norm)(In x, const float* gain, const float* bias, float eps, Out y,
+                       std::int64_t rows, std::int64_t width);
+    void (*layer_norm_backward)(In x, const float* gain, float eps, In dy, float* dx,
+                                bool accumulate, std::int64_t rows, std::int64_t width);
+    void (*row_dots)(In a, In b, float* out, std::int64_t rows, std::int64_t width);
     void (*rope)(Out x, const float* cos, const float* sin, bool inverse, std::int64_t heads,
                  std::int64_t width, std::int64_t half);
     /// One row of logits; dlogprob may be null. Returns the target's log-probability.

@@ -59,6 +59,88 @@ inline void rms_norm_backward_rows(In x, const float* gain, float eps, bool offs
     });
 }
 
+/// x - mean at p; zero beyond the row, where load() gives zeros.
+template <class T>
+QSHARD_INLINE Vf centred(const T* p, std::int64_t left, float mean) {
+    Vf v = load(p, left) - mean;
+    for (std::int64_t j = left; j < kLanes; ++j) v[j] = 0;
+    return v;
+}
+
+/// Mean of a row and the inverse of its standard deviation.
+struct Spread {
+    float mean, inverse;
+};
+template <class T>
+QSHARD_INLINE Spread spread_of(const T* x, std::int64_t width, float eps) {
+    DoubleSum sum, squares;
+    for (std::int64_t c = 0; c < width; c += kLanes) sum.add(load(x + c, width - c));
+    const auto mean = static_cast<float>(sum.total() / static_cast<double>(width));
+    for (std::int64_t c = 0; c < width; c += kLanes) {
+        const Vf v = centred(x + c, width - c, mean);
+        squares.add_product(v, v);
+    }
+    const double variance = squares.total() / static_cast<double>(width);
+    return {mean, static_cast<float>(1.0 / __builtin_sqrt(variance + static_cast<double>(eps)))};
+}
+
+inline void layer_norm_rows(In x, const float* gain, const float* bias, float eps, Out y,
+                            std::int64_t rows, std::int64_t width) {
+    typed(x, [&](auto* in) {
+        typed(y, [&](auto* out) {
+            for (std::int64_t n = 0; n < rows; ++n, in += width, out += width) {
+                const Spread s = spread_of(in, width, eps);
+                for (std::int64_t c = 0; c < width; c += kLanes) {
+                    const std::int64_t left = width - c;
+                    const Vf z = centred(in + c, left, s.mean) * s.inverse;
+                    store(out + c, z * load(gain + c, left) + load(bias + c, left), left);
+                }
+            }
+        });
+    });
+}
+
+inline void layer_norm_backward_rows(In x, const float* gain, float eps, In dy, float* dx,
+                                     bool accumulate, std::int64_t rows, std::int64_t width) {
+    typed(x, [&](auto* in) {
+        typed(dy, [&](auto* grad) {
+            for (std::int64_t n = 0; n < rows; ++n, in += width, grad += width, dx += width) {
+                const Spread s = spread_of(in, width, eps);
+                DoubleSum sum, dot;
+                for (std::int64_t c = 0; c < width; c += kLanes) {
+                    const std::int64_t left = width - c;
+                    const Vf g = load(grad + c, left) * load(gain + c, left);
+                    sum.add(g);
+                    dot.add_product(g, centred(in + c, left, s.mean) * s.inverse);
+                }
+                const auto mean = static_cast<float>(sum.total() / static_cast<double>(width));
+                const auto slope = static_cast<float>(dot.total() / static_cast<double>(width));
+                for (std::int64_t c = 0; c < width; c += kLanes) {
+                    const std::int64_t left = width - c;
+                    const Vf g = load(grad + c, left) * load(gain + c, left);
+                    const Vf z = centred(in + c, left, s.mean) * s.inverse;
+                    Vf d = s.inverse * (g - mean - z * slope);
+                    if (accumulate) d = load(dx + c, left) + d;
+                    store(dx + c, d, left);
+                }
+            }
+        });
+    });
+}
+
+inline void row_dots(In a, In b, float* out, std::int64_t rows, std::int64_t width) {
+    typed(a, [&](auto* x) {
+        typed(b, [&](auto* y) {
+            for (std::int64_t n = 0; n < rows; ++n, x += width, y += width) {
+                DoubleSum sum;
+                for (std::int64_t c = 0; c < width; c += kLanes)
+                    sum.add_product(load(x + c, width - c), load(y + c, width - c));
+                out[n] = static_cast<float>(sum.total());
+            }
+        });
+    });
+}
+
 /// One token: x[heads][width], its line of cos and sin.
 inline void rope_token(Out x, const float* cos, const float* sin, bool inverse, std::int64_t heads,
                        std::int64_t width, std::int64_t half) {

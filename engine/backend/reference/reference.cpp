@@ -51,6 +51,7 @@ float activation_slope(Activation kind, float x) {
 
 float weight_at(const WeightView& w, std::int64_t i) {
     if (w.storage == Storage::kPlain) return load(w.plain, i) * w.scale;
+    i += w.first;
     const std::int64_t block = i / kNf4Block;
     const float absmax =
         w.double_quant ? kDynamicMap[w.absmax_codes[block]] * w.absmax2[block / kNestedBlock] +
@@ -184,6 +185,36 @@ class ReferenceBackend final : public Backend {
             }
         }
     }
+    void layer_norm(Tensor x, Tensor gain, Tensor bias, float eps, Tensor y) override {
+        const std::int64_t width = gain.count();
+        for (std::int64_t n = 0; n < x.count() / width; ++n) {
+            const Spread s = spread_of(x, n * width, width, eps);
+            for (std::int64_t c = 0; c < width; ++c) {
+                const float z = (load(x, n * width + c) - s.mean) * s.inverse;
+                store(y, n * width + c, z * load(gain, c) + load(bias, c));
+            }
+        }
+    }
+    void layer_norm_backward(Tensor x, Tensor gain, float eps, Tensor dy, Tensor dx,
+                             bool accumulate) override {
+        const std::int64_t width = gain.count();
+        for (std::int64_t n = 0; n < x.count() / width; ++n) {
+            const Spread s = spread_of(x, n * width, width, eps);
+            auto z = [&](std::int64_t c) { return (load(x, n * width + c) - s.mean) * s.inverse; };
+            auto g = [&](std::int64_t c) { return load(dy, n * width + c) * load(gain, c); };
+            double sum = 0, dot = 0;
+            for (std::int64_t c = 0; c < width; ++c) {
+                sum += double{g(c)};
+                dot += double{g(c)} * double{z(c)};
+            }
+            const auto mean = static_cast<float>(sum / static_cast<double>(width));
+            const auto slope = static_cast<float>(dot / static_cast<double>(width));
+            for (std::int64_t c = 0; c < width; ++c) {
+                const float value = s.inverse * (g(c) - mean - z(c) * slope);
+                store(dx, n * width + c, accumulate ? load(dx, n * width + c) + value : value);
+            }
+        }
+    }
     void rope(Tensor x, std::span<const std::int32_t> positions, Tensor cos, Tensor sin,
               bool inverse) override {
         check(x.rank() == 3, "rope takes [N, heads, D]");
@@ -230,6 +261,32 @@ class ReferenceBackend final : public Backend {
     }
     void add(Tensor x, float factor, Tensor y) override {
         for (std::int64_t i = 0; i < y.count(); ++i) store(y, i, load(y, i) + factor * load(x, i));
+    }
+    void add_rows(Tensor in, std::span<const std::int32_t> rows, std::span<const float> factors,
+                  Tensor out) override {
+        const std::int64_t width = out.cols();
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            for (std::int64_t c = 0; c < width; ++c) {
+                const std::int64_t at = rows[i] * width + c;
+                const float value = load(in, static_cast<std::int64_t>(i) * width + c);
+                store(out, at, load(out, at) + factors[i] * value);
+            }
+        }
+    }
+    void scale_rows(Tensor x, std::span<const float> factors) override {
+        const std::int64_t width = x.cols();
+        for (std::int64_t i = 0; i < x.count(); ++i) {
+            store(x, i, load(x, i) * factors[static_cast<std::size_t>(i / width)]);
+        }
+    }
+    void row_dots(Tensor a, Tensor b, Tensor out) override {
+        const std::int64_t width = a.cols();
+        for (std::int64_t n = 0; n < a.rows(); ++n) {
+            double sum = 0;
+            for (std::int64_t c = 0; c < width; ++c)
+                sum += double{load(a, n * width + c)} * double{load(b, n * width + c)};
+            store(out, n, static_cast<float>(sum));
+        }
     }
 
     void log_softmax(Tensor logits, std::span<const std::int32_t> targets, float logit_scale,
@@ -336,6 +393,20 @@ class ReferenceBackend final : public Backend {
     }
 
   private:
+    /// Mean of a row and the inverse of its standard deviation.
+    struct Spread {
+        float mean, inverse;
+    };
+    static Spread spread_of(const Tensor& x, std::int64_t at, std::int64_t width, float eps) {
+        double sum = 0, squares = 0;
+        for (std::int64_t c = 0; c < width; ++c) sum += double{load(x, at + c)};
+        const double mean = sum / static_cast<double>(width);
+        for (std::int64_t c = 0; c < width; ++c)
+            squares += (double{load(x, at + c)} - mean) * (double{load(x, at + c)} - mean);
+        const double variance = squares / static_cast<double>(width);
+        return {static_cast<float>(mean),
+                static_cast<float>(1.0 / std::sqrt(variance + double{eps}))};
+    }
     static float inverse_rms(const Tensor& x, std::int64_t at, std::int64_t width, float eps) {
         double sum = 0;
         for (std::int64_t c = 0; c < width; ++c)
