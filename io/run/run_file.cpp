@@ -99,15 +99,16 @@ YAML::Node parse(const std::string& text, const std::string& origin) {
     }
 }
 
-void resolve_paths(RunFile& run, const std::filesystem::path& folder) {
-    auto absolute = [&](std::string& path) { path = (folder / path).lexically_normal().string(); };
-    absolute(run.model.base);
-    if (run.model.tokenizer) absolute(*run.model.tokenizer);
-    if (run.adapter.init_from) absolute(*run.adapter.init_from);
-    for (DataFile& file : run.data.train) absolute(file.path);
-    if (run.data.validation_file) absolute(*run.data.validation_file);
-    if (run.data.test) absolute(*run.data.test);
-    absolute(run.output);
+/// Calls change(path) for every path of the run that is set.
+template <class Change>
+void change_paths(RunFile& run, Change change) {
+    change(run.model.base);
+    if (run.model.tokenizer) change(*run.model.tokenizer);
+    if (run.adapter.init_from) change(*run.adapter.init_from);
+    for (DataFile& file : run.data.train) change(file.path);
+    if (run.data.validation_file) change(*run.data.validation_file);
+    if (run.data.test) change(*run.data.test);
+    change(run.output);
 }
 
 void check_together(const RunFile& run, const std::string& origin) {
@@ -147,6 +148,8 @@ std::string RunFile::to_yaml() const {
 
 std::string RunFile::identity_yaml() const {
     RunFile copy = *this;
+    change_paths(copy,
+                 [](std::string& path) { path = std::filesystem::path(path).filename().string(); });
     return write_keys(run_keys(copy), true);
 }
 
@@ -177,7 +180,9 @@ RunFile parse_run_file(const std::string& text, const std::filesystem::path& pat
                     "--set " + set);
     }
     check_together(run, path.string());
-    resolve_paths(run, std::filesystem::absolute(path).parent_path());
+    const auto folder = std::filesystem::absolute(path).parent_path();
+    change_paths(run,
+                 [&](std::string& name) { name = (folder / name).lexically_normal().string(); });
     return run;
 }
 

@@ -92,7 +92,8 @@ struct RunFile {
     /// The file as YAML, every key, paths absolute: runs again as it is.
     std::string to_yaml() const;
     /// What decides the adapter's bits, as YAML: everything but placement, evaluation, logging,
-    /// checkpoints and output.
+    /// checkpoints and output. Paths are reduced to file names, so that a moved folder keeps its
+    /// identity: what the files hold has digests of its own.
     std::string identity_yaml() const;
 };
 

@@ -73,6 +73,14 @@ TEST_F(RunFileTest, PlacementDoesNotChangeTheIdentityAndSettingsDo) {
     EXPECT_EQ(load(good_, {"placement.mode=gathered", "checkpoint.every=7"}).identity_yaml(),
               identity);
     EXPECT_NE(load(good_, {"train.learning_rate=1e-3"}).identity_yaml(), identity);
+    EXPECT_NE(load(good_, {"data.train=other.jsonl"}).identity_yaml(), identity);
+}
+
+TEST_F(RunFileTest, AMovedFolderKeepsItsIdentity) {
+    const RunFile here = parse_run_file(good_, "/here/run.yaml", {});
+    const RunFile there = parse_run_file(good_, "/else/where/run.yaml", {});
+    EXPECT_NE(here.to_yaml(), there.to_yaml());
+    EXPECT_EQ(here.identity_yaml(), there.identity_yaml());
 }
 
 TEST_F(RunFileTest, ErrorsNameFileLineKeyAndTheNearestKnownKey) {
