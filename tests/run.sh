@@ -106,7 +106,7 @@ clang_format() {
 }
 
 shell_check() {
-    shellcheck .ci/run jobs/*.sh jobs/*.sbatch tests/run.sh tests/jobs/*.sh
+    shellcheck .ci/run jobs/*.sh jobs/*.sbatch tests/*.sh tests/jobs/*.sh
 }
 
 # run_script FILE: a test script that ends with "N passed, N failed", or with 77 if it cannot run here.
@@ -139,6 +139,7 @@ one "shell scripts" shell_check
 for script in tests/jobs/test_*.py; do run_python "$script"; done
 
 one "build" build build all || summary
+one "clang-tidy" tests/tidy.sh build
 
 headline "model"
 if QSHARD_TEST_MODEL=$(jobs/get_model.sh); then

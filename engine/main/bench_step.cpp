@@ -76,8 +76,10 @@ Figures figures_of(const std::vector<StepResult>& steps) {
         {"head", &StepSeconds::head},     {"backward", &StepSeconds::backward},
         {"reduce", &StepSeconds::reduce}, {"optimizer", &StepSeconds::optimizer},
         {"other", &StepSeconds::other},   {"total", &StepSeconds::total}};
-    for (const auto& [name, member] : sections)
-        figures.sections[name] = over([&](const StepResult& s) { return s.seconds.*member; });
+    for (const auto& section : sections) {
+        figures.sections[section.first] =
+            over([&](const StepResult& s) { return s.seconds.*section.second; });
+    }
     return figures;
 }
 

@@ -387,13 +387,13 @@ Value Evaluator::call_global(const Callable& function, const Arguments& argument
         entries = source.as_dict()->entries;
     }
     for (const auto& [name, value] : arguments.named) {
-        const auto old = std::find_if(entries.begin(), entries.end(), [&](const auto& entry) {
-            return equal(entry.first, Value::text(name));
-        });
+        const Value key = Value::text(name);
+        const auto old = std::find_if(entries.begin(), entries.end(),
+                                      [&](const auto& entry) { return equal(entry.first, key); });
         if (old != entries.end()) {
             old->second = value;
         } else {
-            entries.emplace_back(Value::text(name), value);
+            entries.emplace_back(key, value);
         }
     }
     return Value::dict(std::move(entries));

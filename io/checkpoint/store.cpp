@@ -33,15 +33,11 @@ std::optional<Generation> parse_name(const std::string& name) {
     if (!name.starts_with("step-") || !name.ends_with(".h5")) return {};
     Generation found;
     const char* end = name.data() + name.size() - 3;
-    auto [rest, error] = std::from_chars(name.data() + kPrefix, end, found.step);
-    if (error != std::errc{}) return {};
-    if (rest != end && *rest == '.') {
-        std::tie(rest, error) = [&] {
-            const auto result = std::from_chars(rest + 1, end, found.revision);
-            return std::tuple(result.ptr, result.ec);
-        }();
-    }
-    if (error != std::errc{} || name != file_name(found.step, found.revision)) return {};
+    std::from_chars_result read = std::from_chars(name.data() + kPrefix, end, found.step);
+    if (read.ec != std::errc{}) return {};
+    if (read.ptr != end && *read.ptr == '.')
+        read = std::from_chars(read.ptr + 1, end, found.revision);
+    if (read.ec != std::errc{} || name != file_name(found.step, found.revision)) return {};
     return found;
 }
 

@@ -49,7 +49,7 @@ class Keys {
         return *value;
     }
     std::optional<double> number(std::string_view key) const { return file_.number(full(key)); }
-    std::string text(std::string_view key, std::string absent) const {
+    std::string text(std::string_view key, const std::string& absent) const {
         const std::string* value = file_.text(full(key));
         return value == nullptr ? absent : *value;
     }

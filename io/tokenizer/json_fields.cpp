@@ -110,7 +110,7 @@ bool JsonField::boolean_or(std::string_view key, bool otherwise) const {
     return field.is_null() ? otherwise : field.boolean();
 }
 
-std::string JsonField::string_or(std::string_view key, std::string otherwise) const {
+std::string JsonField::string_or(std::string_view key, const std::string& otherwise) const {
     const JsonField field = (*this)[key];
     return field.is_null() ? otherwise : field.string();
 }

@@ -32,7 +32,7 @@ class JsonField {
     JsonField operator[](std::string_view key) const;
     JsonField operator[](std::size_t index) const;
     bool boolean_or(std::string_view key, bool otherwise) const;
-    std::string string_or(std::string_view key, std::string otherwise) const;
+    std::string string_or(std::string_view key, const std::string& otherwise) const;
 
     /// Throws UserError "PATH: MESSAGE".
     [[noreturn]] void fail(const std::string& message) const;
