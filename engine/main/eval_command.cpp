@@ -52,11 +52,6 @@ std::vector<EncodedRow> split_rows(const RunFile& run, const std::string& split,
     return load_dataset(options, encoder.rows()).train.rows;
 }
 
-std::string text_of(const TextModel& model, std::vector<std::int32_t> ids, bool prompt) {
-    if (!model.tokenizer) return fmt::format("{}", fmt::join(ids, " "));
-    return model.tokenizer->decode(ids, !prompt);
-}
-
 Work open_work(const Arguments& arguments) {
     Work work;
     if (arguments.out) check_writable(*arguments.out);
@@ -69,8 +64,8 @@ Work open_work(const Arguments& arguments) {
     if (arguments.rows && *arguments.rows < std::ssize(work.rows))
         work.rows.resize(static_cast<std::size_t>(*arguments.rows));
     for (const EncodedRow& row : work.rows) {
-        work.examples.push_back({text_of(work.model, row.prompt(), true),
-                                 text_of(work.model, row.completion(), false)});
+        work.examples.push_back({decode_text(work.model, row.prompt(), true),
+                                 decode_text(work.model, row.completion(), false)});
     }
     return work;
 }
@@ -116,7 +111,7 @@ std::vector<EvalAnswer> answer_rows(const Work& work, SlotRange mine, Inference&
     sampling.stop_ids = work.model.stop_ids;
     const auto texts = inference.generate(prompts, sampling, 0, [&](std::int64_t) { on_done(); });
     for (std::size_t i = 0; i < texts.size(); ++i)
-        answers[asked[i]].text = text_of(work.model, texts[i], false);
+        answers[asked[i]].text = decode_text(work.model, texts[i], false);
     return answers;
 }
 

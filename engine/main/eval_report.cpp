@@ -73,19 +73,22 @@ std::string indented(const std::string& text) {
 
 std::string example_text(const EvalExample& example, std::span<const EvalSubject> subjects,
                          std::size_t index) {
-    std::string text =
-        fmt::format("\n  {:<10}  {}\n  {:<10}  {}\n", "prompt", indented(example.prompt),
-                    "expected", indented(example.expected));
+    std::string text = "\n" + labelled_text("prompt", example.prompt) +
+                       labelled_text("expected", example.expected);
     for (std::size_t s = 0; s < subjects.size(); ++s) {
         const auto& answer = subjects[s].answers[index].text;
         if (!answer) continue;
-        text += fmt::format("  {:<10}  {}{}\n", subject_key(s), indented(*answer),
-                            exact_match(*answer, example.expected) ? "" : "   (differs)");
+        text += labelled_text(subject_key(s), *answer,
+                              exact_match(*answer, example.expected) ? "" : "   (differs)");
     }
     return text;
 }
 
 }  // namespace
+
+std::string labelled_text(const std::string& label, const std::string& text, const char* note) {
+    return fmt::format("  {:<10}  {}{}\n", label, indented(text), note);
+}
 
 double EvalSummary::exact_share() const {
     return answered == 0 ? 0.0 : static_cast<double>(exact) / static_cast<double>(answered);

@@ -49,6 +49,10 @@ boost::json::object eval_json(const std::string& split, std::span<const EvalExam
 std::string eval_lines(std::span<const EvalExample> examples,
                        std::span<const EvalSubject> subjects);
 
+/// Text beside a label, as eval_table's examples have it: further lines are indented, the note ends
+/// the last one.
+std::string labelled_text(const std::string& label, const std::string& text, const char* note = "");
+
 /// "base", "tuned", "tuned_2"...: keys of the subjects in files.
 std::string subject_key(std::size_t index);
 

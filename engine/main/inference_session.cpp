@@ -180,6 +180,11 @@ std::vector<std::int32_t> encode_chat(const TextModel& model, const boost::json:
                                false);
 }
 
+std::string decode_text(const TextModel& model, const std::vector<std::int32_t>& ids, bool prompt) {
+    if (!model.tokenizer) return fmt::format("{}", fmt::join(ids, " "));
+    return model.tokenizer->decode(ids, !prompt);
+}
+
 std::string gather_lines(Communicator& group, const std::string& mine) {
     std::string all;
     for (const std::string& part : group.all_gather_strings(mine)) all += part;

@@ -82,6 +82,10 @@ std::vector<std::int32_t> encode_prompt(const TextModel& model, const std::strin
 /// A conversation, ready for the assistant's turn. UserError if the model has no chat template.
 std::vector<std::int32_t> encode_chat(const TextModel& model, const boost::json::array& messages);
 
+/// Tokens as people read them: a prompt with its special tokens, an answer without; numbers if the
+/// model has no tokenizer.
+std::string decode_text(const TextModel& model, const std::vector<std::int32_t>& ids, bool prompt);
+
 /// Lines of all ranks, one after the other: rows are shared out in contiguous ranges, so they are
 /// in the order of the rows. Collective.
 std::string gather_lines(Communicator& group, const std::string& mine);

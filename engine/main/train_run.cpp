@@ -12,6 +12,7 @@
 #include "comm/signals.h"
 #include "io/checkpoint/atomic_file.h"
 #include "io/peft/adapter_folder.h"
+#include "main/train_examples.h"
 #include "main/train_screen.h"
 
 namespace qshard {
@@ -126,6 +127,7 @@ void TrainRun::open() {
             rows.resize(static_cast<std::size_t>(run_.eval.max_rows));
         }
         validation_rows_ = static_cast<std::int64_t>(rows.size());
+        example_rows_ = choose_examples(rows);
         validation_ = evaluation_slots(rows, run_.train.micro_batch_size * run_.data.max_length);
         data_ = std::make_unique<TrainingSet>(std::move(dataset.train), batch_options(run_));
         total_steps_ = run_.train.max_steps.value_or(static_cast<std::int64_t>(
@@ -350,6 +352,12 @@ void TrainRun::finish() {
         before = evaluate_validation();
         trainer_->set_adapter(trained);
     }
+    std::vector<Report::Example> examples;
+    {
+        const Section section(watchdog_.get(), kEvaluate, status_step_);
+        examples = answer_examples(*trainer_, *backend_, group_, model_, example_rows_,
+                                   run_.eval.generate_max_new_tokens, memory_limit_);
+    }
     agree(group_, "writing the results", [&] {
         if (!speaks()) return;
         const std::filesystem::path output = run_.output;
@@ -362,7 +370,7 @@ void TrainRun::finish() {
             metrics_->sync();
         }
         write_peft_adapter(output / "adapter", state);
-        write_report(before, after);
+        write_report(before, after, examples);
         write_status("finished", 0, std::nullopt);
         EndScreen screen;
         screen.run = &run_;
@@ -372,13 +380,15 @@ void TrainRun::finish() {
         screen.adapter_sha256 = adapter_sha256(state);
         screen.steps = state.step;
         screen.seconds = since(begin_);
+        screen.examples = examples;
         std::fputs(end_screen(screen).c_str(), stdout);
         std::fflush(stdout);
     });
     if (watchdog_) watchdog_->stop();
 }
 
-void TrainRun::write_report(const EvalResult& before, const EvalResult& after) {
+void TrainRun::write_report(const EvalResult& before, const EvalResult& after,
+                            std::span<const Report::Example> examples) {
     ReportFacts facts;
     facts.run = &run_;
     facts.model = &model_;
@@ -391,6 +401,7 @@ void TrainRun::write_report(const EvalResult& before, const EvalResult& after) {
     facts.loss = last_loss_;
     facts.backend = backend_.get();
     facts.ranks = group_.count();
+    facts.examples = examples;
     write_file_atomic(std::filesystem::path(run_.output) / "report.html",
                       std::string_view(report_html(facts)));
 }

@@ -9,6 +9,7 @@
 #include "comm/launch.h"
 #include "comm/watchdog.h"
 #include "io/checkpoint/store.h"
+#include "io/report/html_report.h"
 #include "io/report/metrics_log.h"
 #include "io/report/run_status.h"
 #include "io/report/tensorboard.h"
@@ -54,7 +55,8 @@ class TrainRun {
     void save(std::int64_t step, double loss);
     void check_agreement(const std::string& sha256);
     void finish();
-    void write_report(const EvalResult& before, const EvalResult& after);
+    void write_report(const EvalResult& before, const EvalResult& after,
+                      std::span<const Report::Example> examples);
     void write_status(const std::string& state, int exit_code, std::optional<RunCause> cause);
     void lost(const Culprit& culprit);
     CheckpointState make_state(std::int64_t step, double loss) const;
@@ -76,6 +78,7 @@ class TrainRun {
     TextModel model_;
     std::unique_ptr<ModelEncoder> encoder_;
     std::vector<Slot> validation_;
+    std::vector<EncodedRow> example_rows_;  ///< of the validation data
     std::int64_t validation_rows_ = 0;
     std::unique_ptr<TrainingSet> data_;
     std::unique_ptr<Backend> backend_;

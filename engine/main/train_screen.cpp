@@ -4,7 +4,7 @@
 #include <cmath>
 #include <filesystem>
 
-#include "io/report/html_report.h"
+#include "main/eval_report.h"
 #include "main/progress.h"
 
 namespace qshard {
@@ -129,6 +129,11 @@ std::string end_screen(const EndScreen& s) {
             s.before.loss, s.after.loss, "perplexity", std::exp(s.before.loss),
             std::exp(s.after.loss));
     }
+    for (const Report::Example& example : s.examples) {
+        text +=
+            labelled_text("prompt", example.prompt) + labelled_text("expected", example.expected) +
+            labelled_text("before", example.before) + labelled_text("after", example.after) + "\n";
+    }
     text += row("adapter", fmt::format("{}  (SHA-256 of its values {})", adapter,
                                        s.adapter_sha256.substr(0, 16)));
     text += row("report", (std::filesystem::path(s.run->output) / "report.html").string());
@@ -164,6 +169,7 @@ std::string report_html(const ReportFacts& f) {
             {"perplexity", fmt::format("{:.2f}", std::exp(f.before.loss)),
              fmt::format("{:.2f}", std::exp(f.after.loss))}};
     }
+    report.examples.assign(f.examples.begin(), f.examples.end());
     std::size_t base = 0;
     for (const Arena::Entry& entry : f.trainer->memory().entries()) {
         if (entry.name.starts_with("base ")) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "io/data/training_set.h"
+#include "io/report/html_report.h"
 #include "io/run/run_file.h"
 #include "main/session.h"
 #include "train/trainer.h"
@@ -35,6 +36,7 @@ struct EndScreen {
     std::string adapter_sha256;
     std::int64_t steps = 0;
     double seconds = 0;
+    std::span<const Report::Example> examples;
 };
 std::string end_screen(const EndScreen& screen);
 
@@ -47,6 +49,7 @@ struct ReportFacts {
     std::int64_t validation_rows = 0, steps = 0;
     int ranks = 1;
     double seconds = 0, loss = 0;
+    std::span<const Report::Example> examples;
 };
 std::string report_html(const ReportFacts& facts);
 

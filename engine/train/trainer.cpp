@@ -246,6 +246,10 @@ std::vector<float> Trainer::adapter() const {
     return values;
 }
 
+const float* Trainer::adapter_values() const {
+    return reinterpret_cast<const float*>(arena_->at(parts_->parameters));
+}
+
 Optimizer& Trainer::optimizer() {
     check(parts_->optimizer != nullptr, "the trainer was made for training");
     return *parts_->optimizer;

@@ -87,6 +87,10 @@ class Trainer {
     void set_adapter(std::span<const float> values);
     std::vector<float> adapter() const;
     Optimizer& optimizer();
+    DType compute() const { return options_.compute; }
+    /// The base, and the adapter's values on the backend, after load(): for an Inference beside it.
+    WeightSource& weights() { return *source_; }
+    const float* adapter_values() const;
 
     /// Optimizer step number `step` (0 = first) on the source's step `data_step`.
     StepResult step(const BatchSource& source, std::int64_t step, std::int64_t data_step,

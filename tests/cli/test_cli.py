@@ -207,6 +207,19 @@ class Programs(unittest.TestCase):
         self.assertEqual((self.folder / "exported/adapter_model.safetensors").read_bytes(),
                          (self.folder / "out/adapter/adapter_model.safetensors").read_bytes())
 
+    def test_the_end_of_training_shows_what_the_adapter_answers(self):
+        screens = [self.call("train", self.run_file(output=f"out{ranks}", mode=mode, threads=1), ranks=ranks).stdout
+                   for ranks, mode in ((0, "auto"), (3, "gathered"))]
+        parts = [re.findall(r"  (prompt|expected|before|after) +([0-9 ]+)\n", screen) for screen in screens]
+        self.assertEqual([name for name, _ in parts[0]], ["prompt", "expected", "before", "after"] * 3)
+        self.assertEqual(parts[0], parts[1])
+        self.call("eval", "out0/run.yaml", "--out", "answers.jsonl")
+        rows = [json.loads(line) for line in (self.folder / "answers.jsonl").read_text().splitlines()]
+        answers = {(row["prompt"], row["expected"], row["base"], row["tuned"]) for row in rows}
+        texts = [text.strip() for _, text in parts[0]]
+        for i in range(0, 12, 4):
+            self.assertIn(tuple(texts[i:i + 4]), answers)
+
     def test_help_and_version_everywhere(self):
         self.assertIn("without CUDA", self.call("--version").stdout)
         for command in ("train", "eval", "generate", "score", "export", "bench", "doctor"):
