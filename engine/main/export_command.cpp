@@ -1,26 +1,117 @@
+#include <thread>
+
 #include "base/error.h"
+#include "io/export/gguf_adapter.h"
+#include "io/export/gguf_file.h"
+#include "io/export/gguf_metadata.h"
+#include "io/export/hf_folder.h"
 #include "io/peft/adapter_folder.h"
 #include "main/adapter_file.h"
 #include "main/commands.h"
+#include "main/inference_session.h"
+#include "main/progress.h"
+#include "place/merged_weights.h"
 
 /// `qshard export`: a checkpoint in a format that other programs read.
 namespace qshard {
 namespace {
 
+namespace fs = std::filesystem;
+
 struct Arguments {
     std::string checkpoint, format, out;
+    std::optional<std::string> model;
+    std::string base = "source", dtype = "bfloat16", max_shard_size = "5GB";
+    std::int64_t threads = std::max(1u, std::thread::hardware_concurrency());
 };
 
-int export_adapter(const Arguments& arguments) {
-    if (arguments.format != "peft") {
-        throw UserError(
-            ExitCode::kUsage,
-            fmt::format("export --to {}: not supported yet; expected --to peft", arguments.format));
+[[noreturn]] void refuse(const std::string& what) {
+    throw UserError(ExitCode::kUsage, "export: " + what);
+}
+
+ModelSource open_base(const Arguments& arguments, const AdapterFile& adapter) {
+    if (!arguments.model && !adapter.run) {
+        refuse(fmt::format("{} does not say what it was trained on; give --model",
+                           adapter.path.string()));
     }
+    return open_model_source(arguments.model.value_or(adapter.run ? adapter.run->model.base : ""));
+}
+
+ExportOptions export_options(const Arguments& arguments, ProgressBar& bar) {
+    ExportOptions options;
+    options.dtype = arguments.dtype == "bfloat16"  ? DType::kBF16
+                    : arguments.dtype == "float16" ? DType::kF16
+                                                   : DType::kF32;
+    options.threads = static_cast<int>(arguments.threads);
+    options.max_shard_bytes = static_cast<std::uint64_t>(parse_bytes(arguments.max_shard_size));
+    options.progress = [&bar](std::int64_t done, std::int64_t total) {
+        bar.update(done * 100 / std::max<std::int64_t>(total, 1),
+                   fmt::format("{:.0f} M weights", static_cast<double>(done) / 1e6));
+    };
+    return options;
+}
+
+/// How the linears are held that the adapter is added to; kNone if at full precision.
+LayoutOptions held_base(const Arguments& arguments, const AdapterFile& adapter) {
+    LayoutOptions held;
+    held.quantization = Quantization::kNone;
+    if (arguments.base == "source") return held;
+    if (!adapter.run) {
+        refuse(fmt::format("{} does not say how its base was quantized; use --base source",
+                           adapter.path.string()));
+    }
+    const BaseOptions trained = base_options(adapter.run->model);
+    return {trained.quantization, trained.double_quant, trained.compute};
+}
+
+void merge(const Arguments& arguments, const AdapterFile& adapter) {
+    const ModelSource source = open_base(arguments, adapter);
+    const AdapterLayout layout = fit_adapter(adapter, *source.weights);
+    const std::vector<float> values = flat_values(adapter, layout);
+    ProgressBar bar("merging", 100, TerminalStyle::of_stderr("auto"), true);
+    const ExportOptions options = export_options(arguments, bar);
+    const LayoutOptions held = held_base(arguments, adapter);
+    const QuantizedWeights trained(*source.weights, held, options.threads);
+    const MergedWeights merged(trained, layout, values, options.dtype);
+    if (arguments.format == "merged-hf") {
+        if (source.kind == "gguf") {
+            refuse("a GGUF base has no Hugging Face folder; use --to merged-gguf");
+        }
+        write_hugging_face_model(arguments.out, merged, source.path, options);
+    } else {
+        if (source.kind != "gguf") {
+            refuse(
+                "the base is a Hugging Face folder; use --to merged-hf, then llama.cpp's "
+                "convert_hf_to_gguf.py");
+        }
+        write_gguf_model(arguments.out, merged,
+                         gguf_metadata_like(GgufFile(InputFile(source.path))), options);
+    }
+    bar.finish();
+    fmt::print("{}: {} with the adapter of step {} merged into {}, {}\n", arguments.out,
+               source.path.filename().string(), adapter.state.step,
+               held.quantization == Quantization::kNone
+                   ? "the base at full precision"
+                   : "the base as it was quantized in training",
+               arguments.dtype);
+}
+
+int export_adapter(const Arguments& arguments) {
     const AdapterFile adapter = read_newest_checkpoint(arguments.checkpoint);
-    write_peft_adapter(arguments.out, adapter.state);
-    fmt::print("{}: PEFT adapter of step {}, from {}\n", arguments.out, adapter.state.step,
-               adapter.path.string());
+    if (arguments.format == "peft") {
+        write_peft_adapter(arguments.out, adapter.state);
+        fmt::print("{}: PEFT adapter of step {}, from {}\n", arguments.out, adapter.state.step,
+                   adapter.path.string());
+    } else if (arguments.format == "gguf") {
+        const ModelSource source = open_base(arguments, adapter);
+        const AdapterLayout layout = fit_adapter(adapter, *source.weights);
+        write_gguf_adapter(arguments.out, source.weights->config(), layout,
+                           flat_values(adapter, layout));
+        fmt::print("{}: GGUF adapter of step {} for llama.cpp (--lora), from {}\n", arguments.out,
+                   adapter.state.step, adapter.path.string());
+    } else {
+        merge(arguments, adapter);
+    }
     return 0;
 }
 
@@ -32,12 +123,29 @@ void add_export_command(CLI::App& app, Run& run) {
         app.add_subcommand("export", "Write a checkpoint's adapter for other programs");
     command
         ->add_option("CHECKPOINT", arguments->checkpoint,
-                     "checkpoint (.h5) or output folder (its newest checkpoint)")
+                     "checkpoint (.h5), output folder (its newest checkpoint) or PEFT folder")
         ->required();
-    command->add_option("--to", arguments->format, "peft")
+    command
+        ->add_option("--to", arguments->format,
+                     "peft: adapter folder | gguf: adapter for llama.cpp | merged-hf: model folder "
+                     "with the adapter merged in | merged-gguf: the same as a GGUF file")
         ->required()
         ->check(CLI::IsMember({"peft", "gguf", "merged-hf", "merged-gguf"}));
-    command->add_option("OUT", arguments->out, "folder to write")->required();
+    command->add_option("--model", arguments->model,
+                        "the base: GGUF file or Hugging Face folder (default: the run's)");
+    command
+        ->add_option("--base", arguments->base,
+                     "merge into the weights of the source (default), as PEFT does with the base "
+                     "loaded in 16 bits, or quantized: into what training saw, expanded")
+        ->check(CLI::IsMember({"source", "quantized"}));
+    command->add_option("--dtype", arguments->dtype, "of merged weights (default bfloat16)")
+        ->check(CLI::IsMember({"bfloat16", "float16", "float32"}));
+    command->add_option("--max-shard-size", arguments->max_shard_size,
+                        "of one safetensors file (default 5GB)");
+    command->add_option("--threads", arguments->threads, "default: all cores")
+        ->check(CLI::Range(1, 4096));
+    command->add_option("OUT", arguments->out, "folder (peft, merged-hf) or file (gguf) to write")
+        ->required();
     command->callback(
         [arguments, &run] { run = [arguments] { return export_adapter(*arguments); }; });
 }

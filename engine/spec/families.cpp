@@ -116,6 +116,7 @@ Family mistral() {
     Family f;
     f.name = "mistral";  // GGUF files of Mistral say "llama"
     f.model_types = {"mistral"};
+    f.gguf_family = "llama";
     f.window = WindowRule::kAll;
     f.defaults.window = 4096;
     f.defaults.max_positions = 131072;
@@ -234,6 +235,9 @@ const Family* family_of_model_type(std::string_view model_type) {
 }
 const Family* family_of_architecture(std::string_view architecture) {
     return find_by(&Family::architectures, architecture);
+}
+const Family& gguf_family(const Family& family) {
+    return family.gguf_family.empty() ? family : family_named(family.gguf_family);
 }
 std::string known_model_types() {
     return joined(&Family::model_types);

@@ -61,7 +61,8 @@ struct Family {
     WindowRule window = WindowRule::kNone;
     std::int64_t window_pattern = 0;
 
-    bool permuted_gguf = false;  ///< rows of q and k are interleaved in GGUF files
+    bool permuted_gguf = false;    ///< rows of q and k are interleaved in GGUF files
+    std::string_view gguf_family;  ///< whose GGUF files this family's are, if not its own
 
     /// Values of absent keys; 0 = the key is required (head_width: C / H; kv_heads: H).
     struct Defaults {
@@ -77,6 +78,8 @@ const Family& family_named(std::string_view name);
 /// Null if unknown.
 const Family* family_of_model_type(std::string_view model_type);
 const Family* family_of_architecture(std::string_view architecture);
+/// The row by which GGUF files of this family are written: Mistral's are Llama's.
+const Family& gguf_family(const Family& family);
 /// "gemma, gemma2, ...", for messages.
 std::string known_model_types();
 std::string known_architectures();

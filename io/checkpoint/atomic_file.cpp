@@ -27,8 +27,6 @@ class Fd {
     Fd(const Fd&) = delete;
     Fd& operator=(const Fd&) = delete;
     int get() const { return fd_; }
-    /// close() can report a late write error (NFS, quota).
-    int close() { return ::close(std::exchange(fd_, -1)); }
 
   private:
     int fd_;
@@ -60,32 +58,39 @@ void write_all(int fd, std::span<const std::byte> bytes, const fs::path& path) {
 
 }  // namespace
 
-PendingFile::PendingFile(const fs::path& target, std::span<const std::byte> bytes)
-    : target_(target) {
-    int raw = -1;
-    for (int attempt = 0; raw < 0 && attempt < 100; ++attempt) {
+PendingFile::PendingFile(const fs::path& target) : target_(target) {
+    for (int attempt = 0; descriptor_ < 0 && attempt < 100; ++attempt) {
         temporary_ = target.parent_path() / temporary_name(target);
-        raw =
+        descriptor_ =
             ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-        if (raw < 0 && errno != EEXIST) break;  // EEXIST: left by a killed process of our id
+        if (descriptor_ < 0 && errno != EEXIST)
+            break;  // EEXIST: left by a killed process of our id
     }
-    if (raw < 0) {
+    if (descriptor_ < 0) {
         const fs::path failed = std::exchange(temporary_, {});
         fail(ExitCode::kCannotCreate, "creating", failed);
     }
-    Fd fd(raw);
-    try {
-        write_all(fd.get(), bytes, temporary_);
-        if (::fsync(fd.get()) != 0) fail(ExitCode::kIo, "flushing to disk", temporary_);
-        if (fd.close() != 0) fail(ExitCode::kIo, "closing", temporary_);
-    } catch (...) {
-        ::unlink(temporary_.c_str());
-        throw;
-    }
+}
+
+PendingFile::PendingFile(const fs::path& target, std::span<const std::byte> bytes)
+    : PendingFile(target) {
+    write(bytes);
+    finish();
 }
 
 PendingFile::~PendingFile() {
+    if (descriptor_ >= 0) ::close(descriptor_);
     if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void PendingFile::write(std::span<const std::byte> bytes) {
+    write_all(descriptor_, bytes, temporary_);
+}
+
+void PendingFile::finish() {
+    if (::fsync(descriptor_) != 0) fail(ExitCode::kIo, "flushing to disk", temporary_);
+    // close() can report a late write error (NFS, quota).
+    if (::close(std::exchange(descriptor_, -1)) != 0) fail(ExitCode::kIo, "closing", temporary_);
 }
 
 void PendingFile::rename() {

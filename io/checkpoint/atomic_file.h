@@ -10,23 +10,30 @@
 /// cut.
 namespace qshard {
 
-/// A complete, fsynced file under a temporary name beside `target`; removed unless renamed.
-/// Temporary names are ".NAME.tmp-PID-K". An error of write or fsync is final: the file is removed,
-/// never retried.
+/// A file being written under a temporary name beside `target`, in as many pieces as there are;
+/// removed unless renamed. Temporary names are ".NAME.tmp-PID-K". An error of write or fsync is
+/// final: the file is removed, never retried.
 class PendingFile {
   public:
-    /// Writes and fsyncs. SystemError: kCannotCreate if it cannot be opened, kIo afterwards.
+    /// SystemError kCannotCreate if it cannot be opened.
+    explicit PendingFile(const std::filesystem::path& target);
+    /// Writes `bytes` and finishes.
     PendingFile(const std::filesystem::path& target, std::span<const std::byte> bytes);
     ~PendingFile();
     PendingFile(const PendingFile&) = delete;
     PendingFile& operator=(const PendingFile&) = delete;
 
+    /// Appends. SystemError kIo.
+    void write(std::span<const std::byte> bytes);
+    /// The file is whole: flushes it to disk and closes it. SystemError kIo.
+    void finish();
     const std::filesystem::path& path() const { return temporary_; }
-    /// Renames over `target`. Durable only after sync_folder().
+    /// Renames the finished file over `target`. Durable only after sync_folder().
     void rename();
 
   private:
     std::filesystem::path target_, temporary_;
+    int descriptor_ = -1;
 };
 
 /// Replaces `target` by `bytes`: temporary file, fsync, rename, fsync of the folder.

@@ -241,7 +241,9 @@ GgufFile::GgufFile(InputFile file) : file_(std::move(file)) {
     for (std::uint64_t i = 0; i < key_count; ++i) {
         std::string key = cursor.take_string(kMaxKeyBytes);
         if (key.empty()) cursor.fail("an empty key");
+        const std::uint64_t begin = cursor.position();
         GgufValue value = cursor.take_value();
+        value_ranges_[key] = {begin, cursor.position()};
         if (!metadata_.emplace(key, std::move(value)).second)
             cursor.fail(fmt::format("the key \"{}\" twice", key));
     }
@@ -320,6 +322,14 @@ const std::vector<std::int64_t>* GgufFile::integers(std::string_view key) const 
 }
 const std::vector<double>* GgufFile::numbers(std::string_view key) const {
     return get<std::vector<double>>(key, "an array of floats");
+}
+
+std::vector<std::byte> GgufFile::raw_value(std::string_view key) const {
+    const auto range = value_ranges_.find(key);
+    check(range != value_ranges_.end(), "the key is in the file");
+    std::vector<std::byte> bytes(static_cast<std::size_t>(range->second.end - range->second.begin));
+    file_.read(range->second.begin, bytes.data(), bytes.size());
+    return bytes;
 }
 
 const GgufTensor* GgufFile::find(std::string_view name) const {

@@ -48,6 +48,8 @@ class GgufFile {
     bool has(std::string_view key) const { return metadata_.find(key) != metadata_.end(); }
 
     const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
+    /// A value as the file has it: type number, then content. The key is there.
+    std::vector<std::byte> raw_value(std::string_view key) const;
     const std::map<std::string, GgufTensor, std::less<>>& tensors() const { return tensors_; }
     const GgufTensor* find(std::string_view name) const;
     const InputFile& file() const { return file_; }
@@ -59,7 +61,11 @@ class GgufFile {
 
     InputFile file_;
     std::uint64_t header_bytes_ = 0;  // including the padding before the data
+    struct Range {
+        std::uint64_t begin = 0, end = 0;
+    };
     std::map<std::string, GgufValue, std::less<>> metadata_;
+    std::map<std::string, Range, std::less<>> value_ranges_;
     std::map<std::string, GgufTensor, std::less<>> tensors_;
 };
 

@@ -121,6 +121,10 @@ std::string_view name_of(SafetensorsType type) {
     return kTypes[static_cast<std::size_t>(type)].name;
 }
 
+std::uint64_t bits_of(SafetensorsType type) {
+    return kTypes[static_cast<std::size_t>(type)].bits;
+}
+
 std::int64_t SafetensorsTensor::count() const {
     std::int64_t product = 1;
     for (std::int64_t extent : shape) product *= extent;

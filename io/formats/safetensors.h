@@ -38,6 +38,7 @@ enum class SafetensorsType : std::uint8_t {
 };
 
 std::string_view name_of(SafetensorsType type);
+std::uint64_t bits_of(SafetensorsType type);  ///< of one element
 
 struct SafetensorsTensor {
     SafetensorsType type = SafetensorsType::kF32;

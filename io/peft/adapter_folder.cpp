@@ -9,7 +9,7 @@
 #include "base/hash.h"
 #include "io/checkpoint/atomic_file.h"
 #include "io/formats/safetensors.h"
-#include "io/peft/safetensors_writer.h"
+#include "io/formats/safetensors_writer.h"
 
 namespace qshard {
 namespace {

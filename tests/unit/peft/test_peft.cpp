@@ -7,9 +7,9 @@
 #include "base/dtype.h"
 #include "base/error.h"
 #include "io/checkpoint/atomic_file.h"
+#include "io/formats/safetensors_writer.h"
 #include "io/peft/adapter_folder.h"
 #include "io/peft/peft_config.h"
-#include "io/peft/safetensors_writer.h"
 
 namespace qshard {
 namespace {

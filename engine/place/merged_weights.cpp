@@ -1,0 +1,106 @@
+#include "place/merged_weights.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/parallel.h"
+#include "tensor/nf4.h"
+
+namespace qshard {
+namespace {
+
+constexpr std::int64_t kTaskWeights = 1 << 16;  // whole blocks of NF4
+
+void round_to_bf16(std::span<float> values) {
+    for (float& value : values) value = to_float(to_bf16(value));
+}
+
+void round_to_half(std::span<float> values) {
+    for (float& value : values) value = half_to_float(float_to_half(value));
+}
+
+/// out[i] += scale * (B A) of row `row`, columns [first, first + out.size()).
+void add_product(const AdapterTarget& target, const float* values, std::int64_t row,
+                 std::int64_t first, std::span<float> out) {
+    std::vector<float> sum(out.size(), 0.0f);
+    for (std::int64_t k = 0; k < target.r; ++k) {
+        const float b = values[target.b + row * target.r + k];
+        const float* a = values + target.a + k * target.in + first;
+        for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += b * a[i];
+    }
+    for (std::size_t i = 0; i < sum.size(); ++i) out[i] += sum[i] * target.scale;
+}
+
+}  // namespace
+
+MergedWeights::MergedWeights(const WeightReader& weights, const AdapterLayout& adapter,
+                             std::span<const float> values, DType base)
+    : weights_(weights), adapter_(adapter), values_(values), base_(base) {}
+
+void MergedWeights::read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const {
+    weights_.read(weight, first, out);
+    if (base_ == DType::kBF16 || weights_.source_dtype(weight) == DType::kBF16) {
+        round_to_bf16(out);
+    } else if (base_ == DType::kF16) {
+        round_to_half(out);
+    }
+    if (!weight.linear) return;
+    const auto target =
+        std::find_if(adapter_.targets.begin(), adapter_.targets.end(),
+                     [&](const AdapterTarget& t) { return t.module == weight.module(); });
+    if (target == adapter_.targets.end()) return;
+    for (std::size_t done = 0; done < out.size();) {
+        const std::int64_t at = first + static_cast<std::int64_t>(done);
+        const std::int64_t row = at / weight.cols, column = at % weight.cols;
+        const std::size_t count =
+            std::min(out.size() - done, static_cast<std::size_t>(weight.cols - column));
+        add_product(*target, values_.data(), row, column, out.subspan(done, count));
+        done += count;
+    }
+}
+
+QuantizedWeights::QuantizedWeights(const WeightReader& weights, const LayoutOptions& options,
+                                   int threads)
+    : weights_(weights), options_(options), threads_(threads) {}
+
+std::shared_ptr<const QuantizedWeights::Codes> QuantizedWeights::codes_of(
+    const WeightSpec& weight) const {
+    const std::lock_guard lock(mutex_);
+    if (last_ != nullptr && last_->name == weight.name) return last_;
+    auto made = std::make_shared<Codes>();
+    const std::int64_t count = weight.count();
+    made->name = weight.name;
+    made->codes.resize(static_cast<std::size_t>((count + 1) / 2));
+    made->absmax.resize(static_cast<std::size_t>((count + kNf4Block - 1) / kNf4Block));
+    const bool round =
+        options_.plain_dtype != DType::kF32 || weights_.source_dtype(weight) == DType::kBF16;
+    parallel_for(threads_, (count + kTaskWeights - 1) / kTaskWeights, [&](std::int64_t task) {
+        const std::int64_t at = task * kTaskWeights;
+        std::vector<float> values(static_cast<std::size_t>(std::min(kTaskWeights, count - at)));
+        weights_.read(weight, at, values);
+        if (round) round_to_bf16(values);
+        nf4_quantize(values, made->codes.data() + at / 2, made->absmax.data() + at / kNf4Block);
+    });
+    if (options_.double_quant) {
+        const std::size_t blocks = made->absmax.size();
+        std::vector<std::uint8_t> codes(blocks);
+        std::vector<float> absmax2((blocks + kNestedBlock - 1) / kNestedBlock);
+        float offset = 0;
+        double_quantize(made->absmax, codes.data(), absmax2.data(), &offset);
+        reconstruct_absmax(codes, absmax2.data(), offset, made->absmax.data());
+    }
+    last_ = made;
+    return made;
+}
+
+void QuantizedWeights::read(const WeightSpec& weight, std::int64_t first,
+                            std::span<float> out) const {
+    if (!quantizes(weight)) {
+        weights_.read(weight, first, out);
+        return;
+    }
+    const std::shared_ptr<const Codes> codes = codes_of(weight);
+    nf4_dequantize(codes->codes.data(), codes->absmax.data(), first, out);
+}
+
+}  // namespace qshard

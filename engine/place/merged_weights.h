@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "spec/adapter.h"
+#include "spec/layout.h"
+#include "spec/weights.h"
+
+/// Weights seen through what training did to them, for export: read part by part like any model's.
+namespace qshard {
+
+/// W + scale * (B A) wherever the adapter has a target, W elsewhere, in fp32: the caller rounds
+/// once, as PEFT's merge_and_unload() does with an fp32 adapter on a 16-bit base. W is rounded to
+/// `base` first, the dtype that base would be loaded in; values of kBF16 sources always to bf16.
+class MergedWeights final : public WeightReader {
+  public:
+    /// All three must outlive it.
+    MergedWeights(const WeightReader& weights, const AdapterLayout& adapter,
+                  std::span<const float> values, DType base);
+
+    const ModelConfig& config() const override { return weights_.config(); }
+    DType source_dtype(const WeightSpec& weight) const override {
+        return weights_.source_dtype(weight);
+    }
+    void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override;
+    std::string sha256() const override { return weights_.sha256(); }
+    std::int64_t file_bytes() const override { return weights_.file_bytes(); }
+
+  private:
+    const WeightReader& weights_;
+    const AdapterLayout& adapter_;
+    const std::span<const float> values_;
+    const DType base_;
+};
+
+/// The weights as the decoder computed with them in training: linears quantized to NF4 and back,
+/// all others as they are. Keeps the codes of one weight at a time; reads of one weight from
+/// several threads are fine, reads of two in turn are slow.
+class QuantizedWeights final : public WeightReader {
+  public:
+    QuantizedWeights(const WeightReader& weights, const LayoutOptions& options, int threads);
+
+    const ModelConfig& config() const override { return weights_.config(); }
+    DType source_dtype(const WeightSpec& weight) const override {
+        return quantizes(weight) ? DType::kF32 : weights_.source_dtype(weight);
+    }
+    void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override;
+    std::string sha256() const override { return weights_.sha256(); }
+    std::int64_t file_bytes() const override { return weights_.file_bytes(); }
+
+  private:
+    struct Codes {
+        std::string name;
+        std::vector<std::uint8_t> codes;
+        std::vector<float> absmax;
+    };
+    bool quantizes(const WeightSpec& weight) const {
+        return weight.linear && options_.quantization != Quantization::kNone;
+    }
+    std::shared_ptr<const Codes> codes_of(const WeightSpec& weight) const;
+
+    const WeightReader& weights_;
+    const LayoutOptions options_;
+    const int threads_;
+    mutable std::mutex mutex_;
+    mutable std::shared_ptr<const Codes> last_;
+};
+
+}  // namespace qshard

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "io/formats/gguf.h"
+#include "io/formats/gguf_writer.h"
+#include "spec/model_config.h"
+
+/// What a GGUF model file says before its tensors.
+namespace qshard {
+
+/// Everything that `like` says of its model and tokenizer, value for value, without what says how
+/// its weights are stored.
+GgufHeader gguf_metadata_like(const GgufFile& like);
+
+/// A model in llama.cpp's keys; no tokenizer. UserError for what they cannot express (dynamic and
+/// longrope positions, mixtures).
+GgufHeader gguf_metadata_of(const ModelConfig& config);
+
+}  // namespace qshard

@@ -1,0 +1,62 @@
+#include "io/export/same_model.h"
+
+#include <cmath>
+
+#include "spec/rope.h"
+
+namespace qshard {
+namespace {
+
+constexpr std::int64_t kPositions = 4096;  // documents for which rotary frequencies are compared
+
+bool near(float a, float b) {
+    return std::abs(a - b) <= 1e-6f * std::max(std::abs(a), std::abs(b));
+}
+
+bool same_rope(const RopeConfig& a, const RopeConfig& b) {
+    const RopeTable x = make_rope(a, kPositions), y = make_rope(b, kPositions);
+    if (x.inverse_frequencies.size() != y.inverse_frequencies.size()) return false;
+    for (std::size_t i = 0; i < x.inverse_frequencies.size(); ++i) {
+        if (!near(x.inverse_frequencies[i], y.inverse_frequencies[i])) return false;
+    }
+    return near(x.attention_factor, y.attention_factor);
+}
+
+std::string layer_difference(const ModelConfig& a, const ModelConfig& b) {
+    if (a.layer.size() != b.layer.size()) return "layers";
+    for (std::size_t l = 0; l < a.layer.size(); ++l) {
+        const LayerConfig &x = a.layer[l], &y = b.layer[l];
+        if (x.window != y.window) return "sliding window";
+        if (x.rope != y.rope) return "layers without rotary positions";
+        const bool rotates = x.rope && !a.ropes.empty() && !b.ropes.empty();
+        if (rotates && !same_rope(a.ropes.at(static_cast<std::size_t>(x.rope_index)),
+                                  b.ropes.at(static_cast<std::size_t>(y.rope_index)))) {
+            return "rotary positions";
+        }
+    }
+    return "";
+}
+
+}  // namespace
+
+std::string difference_of(const ModelConfig& a, const ModelConfig& b) {
+    const auto differ = [&](auto... members) { return ((a.*members != b.*members) || ...); };
+    const auto far = [&](auto... members) { return (!near(a.*members, b.*members) || ...); };
+    using M = ModelConfig;
+    if (differ(&M::layers, &M::width, &M::heads, &M::kv_heads, &M::head_width, &M::ffn_width,
+               &M::vocabulary)) {
+        return "dimensions";
+    }
+    if (differ(&M::norm, &M::norm_offset, &M::qk_norm, &M::sandwich_norms)) return "norms";
+    if (far(&M::norm_eps)) return "norm_eps";
+    if (differ(&M::qkv_bias, &M::o_bias, &M::mlp_bias)) return "biases";
+    if (differ(&M::gated_mlp, &M::activation)) return "activation";
+    if (differ(&M::tied_head, &M::learned_positions)) return "embeddings";
+    if (far(&M::embed_scale, &M::residual_scale, &M::logit_scale)) return "multipliers";
+    if (far(&M::attention_scale, &M::attention_softcap, &M::logit_softcap))
+        return "attention scale";
+    if (a.ropes.empty() != b.ropes.empty()) return "rotary positions";
+    return layer_difference(a, b);
+}
+
+}  // namespace qshard

@@ -1,0 +1,260 @@
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+
+#include "../formats/files.h"
+#include "io/export/gguf_adapter.h"
+#include "io/export/gguf_file.h"
+#include "io/export/gguf_metadata.h"
+#include "io/export/hf_folder.h"
+#include "io/export/same_model.h"
+#include "io/formats/gguf_model.h"
+#include "io/formats/model_reader.h"
+#include "place/merged_weights.h"
+#include "tensor/nf4.h"
+
+/// Written models read back weight for weight, and merged weights are what the formula says.
+namespace qshard {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::expect_refused;
+using testing::TemporaryFolder;
+
+const fs::path kTiny = fs::path(QSHARD_TEST_DATA) / "golden" / "tiny";
+
+const std::vector<std::string> kFamilies = {"llama", "llama_tied", "mistral", "qwen2",  "qwen3",
+                                            "gemma", "gemma2",     "gemma3",  "granite"};
+
+std::vector<float> values_of(const WeightReader& reader, const WeightSpec& weight) {
+    std::vector<float> values(static_cast<std::size_t>(weight.count()));
+    reader.read(weight, 0, values);
+    return values;
+}
+
+void expect_same_weights(const WeightReader& a, const WeightReader& b, float tolerance,
+                         const std::string& what) {
+    EXPECT_EQ(difference_of(a.config(), b.config()), "") << what;
+    for (const PlacedWeight& placed : all_weights(a.config())) {
+        const std::vector<float> x = values_of(a, placed.weight), y = values_of(b, placed.weight);
+        for (std::size_t i = 0; i < x.size(); ++i) {
+            ASSERT_LE(std::abs(x[i] - y[i]), tolerance)
+                << what << " " << placed.weight.name << " " << i;
+        }
+    }
+}
+
+struct Adapted {
+    AdapterLayout layout;
+    std::vector<float> values;
+};
+
+Adapted adapter_for(const ModelConfig& config, std::vector<std::string> modules,
+                    bool rslora = false) {
+    AdapterOptions options;
+    options.r = 4;
+    options.alpha = 8;
+    options.use_rslora = rslora;
+    options.target_modules = std::move(modules);
+    Adapted adapted{make_adapter_layout(config, options), {}};
+    adapted.values.resize(static_cast<std::size_t>(adapted.layout.count));
+    testing::Lcg random{7};
+    for (float& value : adapted.values)
+        value = static_cast<float>(random.next() >> 8) * 0x1p-24f - 0.5f;
+    return adapted;
+}
+
+ExportOptions as(DType dtype) {
+    ExportOptions options;
+    options.dtype = dtype;
+    return options;
+}
+
+TEST(GgufModel, EveryWeightReadsBackInEveryFamily) {
+    const TemporaryFolder folder;
+    for (const std::string& family : kFamilies) {
+        const auto model = open_model(kTiny / family);
+        const fs::path file = folder.path() / (family + ".gguf");
+        ExportOptions options;
+        options.dtype = DType::kF32;
+        options.threads = 3;
+        const auto write = [&] {
+            write_gguf_model(file, *model, gguf_metadata_of(model->config()), options);
+        };
+        // llama.cpp knows only the attention scales of the published Gemmas 2 and 3.
+        if (family == "gemma2" || family == "gemma3") {
+            expect_refused(write, "attention scale", family);
+            continue;
+        }
+        write();
+        // 1 + w - 1 loses the last bits of a Gemma's gains.
+        const float tolerance = model->config().norm_offset ? 1e-7f : 0.0f;
+        expect_same_weights(*model, *open_model(file), tolerance, family);
+    }
+}
+
+TEST(GgufModel, MetadataOfAnotherFileIsCarriedOver) {
+    const TemporaryFolder folder;
+    const auto model = open_model(kTiny / "llama");
+    GgufHeader metadata = gguf_metadata_of(model->config());
+    metadata.texts("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b"});
+    metadata.u32("general.quantization_version", 2);
+    const fs::path first = folder.path() / "first.gguf", second = folder.path() / "second.gguf";
+    write_gguf_model(first, *model, metadata, as(DType::kBF16));
+    write_gguf_model(second, *open_model(first), gguf_metadata_like(GgufFile(InputFile(first))),
+                     as(DType::kF16));
+    const GgufFile copy{InputFile(second)};
+    EXPECT_EQ(copy.texts("tokenizer.ggml.tokens")->size(), 2u);
+    EXPECT_FALSE(copy.has("general.quantization_version"));
+    EXPECT_EQ(copy.integer("general.file_type"), 1);
+    EXPECT_EQ(copy.find("blk.0.attn_q.weight")->type, GgmlType::kF16);
+    EXPECT_EQ(copy.find("blk.0.attn_norm.weight")->type, GgmlType::kF32);
+}
+
+TEST(GgufModel, ALayerPatternThatGgufCannotSayIsRefusedAndNothingIsLeft) {
+    const TemporaryFolder folder;
+    const auto model = open_model(kTiny / "llama");
+    class Odd final : public WeightReader {
+      public:
+        explicit Odd(const WeightReader& inner) : inner_(inner), config_(inner.config()) {
+            config_.layer[1].window = 8;  // of one layer only
+        }
+        const ModelConfig& config() const override { return config_; }
+        DType source_dtype(const WeightSpec& w) const override { return inner_.source_dtype(w); }
+        void read(const WeightSpec& w, std::int64_t first, std::span<float> out) const override {
+            inner_.read(w, first, out);
+        }
+        std::string sha256() const override { return inner_.sha256(); }
+        std::int64_t file_bytes() const override { return inner_.file_bytes(); }
+
+      private:
+        const WeightReader& inner_;
+        ModelConfig config_;
+    };
+    const Odd odd(*model);
+    expect_refused(
+        [&] {
+            write_gguf_model(folder.path() / "odd.gguf", odd, gguf_metadata_of(odd.config()), {});
+        },
+        "cannot express this model's sliding window", "odd layers");
+    EXPECT_TRUE(fs::is_empty(folder.path()));
+}
+
+TEST(HuggingFaceFolder, ShardsReadBackAndConfigSaysTheDtype) {
+    const TemporaryFolder folder;
+    for (const std::string& family : kFamilies) {
+        const auto model = open_model(kTiny / family);
+        const fs::path out = folder.path() / family;
+        ExportOptions options;
+        options.dtype = DType::kF32;
+        options.max_shard_bytes = 40000;
+        std::int64_t last = 0;
+        options.progress = [&](std::int64_t done, std::int64_t total) {
+            EXPECT_GT(done, last);
+            EXPECT_LE(done, total);
+            last = done;
+        };
+        write_hugging_face_model(out, *model, kTiny / family, options);
+        EXPECT_TRUE(fs::exists(out / "model.safetensors.index.json"));
+        expect_same_weights(*model, *open_model(out), 0, family);
+        expect_refused([&] { write_hugging_face_model(out, *model, kTiny / family, options); },
+                       "is not empty", family);
+    }
+}
+
+TEST(GgufAdapter, PermutesQAndKAndFoldsTheScale) {
+    const TemporaryFolder folder;
+    const auto model = open_model(kTiny / "llama");
+    const ModelConfig& config = model->config();
+    const Adapted adapted = adapter_for(config, {"q_proj", "down_proj"}, true);
+    const fs::path path = folder.path() / "adapter.gguf";
+    write_gguf_adapter(path, config, adapted.layout, adapted.values);
+    const GgufFile file{InputFile(path)};
+    EXPECT_EQ(*file.text("general.type"), "adapter");
+    EXPECT_EQ(*file.text("adapter.type"), "lora");
+    EXPECT_EQ(*file.text("general.architecture"), "llama");
+    EXPECT_EQ(file.number("adapter.lora.alpha"), 8.0);
+    EXPECT_EQ(file.tensors().size(), 4u * static_cast<std::size_t>(config.layers));
+    for (const AdapterTarget& target : adapted.layout.targets) {
+        const bool q = target.role == Role::kQ;
+        const std::string name =
+            fmt::format("blk.{}.{}.weight", target.layer, q ? "attn_q" : "ffn_down");
+        const GgufTensor &a = *file.find(name + ".lora_a"), &b = *file.find(name + ".lora_b");
+        EXPECT_EQ(a.extents, (std::vector<std::int64_t>{target.in, 4}));
+        EXPECT_EQ(b.extents, (std::vector<std::int64_t>{4, target.out}));
+        std::vector<float> x(static_cast<std::size_t>(a.count())),
+            y(static_cast<std::size_t>(b.count()));
+        file.file().read(a.offset, x.data(), a.bytes);
+        file.file().read(b.offset, y.data(), b.bytes);
+        EXPECT_EQ(std::memcmp(x.data(), adapted.values.data() + target.a, a.bytes), 0);
+        const std::int64_t half = config.head_width / 2;
+        for (std::int64_t head = 0; head < target.out / config.head_width; ++head) {
+            for (std::int64_t j = 0; j < 2; ++j) {
+                for (std::int64_t i = 0; i < half; ++i) {
+                    const std::int64_t ours = head * config.head_width + j * half + i;
+                    const std::int64_t theirs = q ? head * config.head_width + 2 * i + j : ours;
+                    // llama.cpp multiplies by alpha / r = 2; rsLoRA's scale is 8 / sqrt(4) = 4.
+                    ASSERT_EQ(y[static_cast<std::size_t>(4 * theirs)],
+                              2.0f * adapted.values[static_cast<std::size_t>(target.b + 4 * ours)]);
+                }
+            }
+        }
+    }
+}
+
+TEST(MergedWeights, AddTheScaledProductToTheRoundedBase) {
+    const auto model = open_model(kTiny / "llama");
+    const Adapted adapted = adapter_for(model->config(), {"v_proj"});
+    const MergedWeights merged(*model, adapted.layout, adapted.values, DType::kBF16);
+    for (const PlacedWeight& placed : all_weights(model->config())) {
+        const WeightSpec& weight = placed.weight;
+        const std::vector<float> before = values_of(*model, weight);
+        std::vector<float> after(before.size());
+        const std::size_t cut = before.size() / 3;  // inside a row
+        merged.read(weight, 0, std::span(after).first(cut));
+        merged.read(weight, static_cast<std::int64_t>(cut), std::span(after).subspan(cut));
+        for (std::size_t i = 0; i < before.size(); ++i) {
+            double want = to_float(to_bf16(before[i]));
+            if (weight.role == Role::kV) {
+                const AdapterTarget& t = *adapted.layout.find(placed.layer, Role::kV);
+                const auto row = static_cast<std::int64_t>(i) / weight.cols,
+                           column = static_cast<std::int64_t>(i) % weight.cols;
+                for (std::int64_t k = 0; k < 4; ++k) {
+                    want += 2.0 *
+                            static_cast<double>(
+                                adapted.values[static_cast<std::size_t>(t.b + row * 4 + k)]) *
+                            static_cast<double>(
+                                adapted.values[static_cast<std::size_t>(t.a + k * t.in + column)]);
+                }
+            }
+            ASSERT_NEAR(after[i], want, 1e-6) << weight.name << " " << i;
+        }
+    }
+}
+
+TEST(QuantizedWeights, AreTheValuesThatTrainingSaw) {
+    const auto model = open_model(kTiny / "llama");
+    LayoutOptions options;
+    const QuantizedWeights quantized(*model, options, 2);
+    for (const PlacedWeight& placed : all_weights(model->config())) {
+        const WeightSpec& weight = placed.weight;
+        std::vector<float> want = values_of(*model, weight);
+        if (weight.linear) {
+            for (float& value : want) value = to_float(to_bf16(value));
+            std::vector<std::uint8_t> codes(want.size() / 2);
+            std::vector<float> absmax(want.size() / 64);
+            nf4_quantize(want, codes.data(), absmax.data());
+            std::vector<std::uint8_t> nested(absmax.size());
+            std::vector<float> absmax2((absmax.size() + 255) / 256);
+            float offset = 0;
+            double_quantize(absmax, nested.data(), absmax2.data(), &offset);
+            reconstruct_absmax(nested, absmax2.data(), offset, absmax.data());
+            nf4_dequantize(codes.data(), absmax.data(), 0, want);
+        }
+        EXPECT_EQ(values_of(quantized, weight), want) << weight.name;
+    }
+}
+
+}  // namespace
+}  // namespace qshard
