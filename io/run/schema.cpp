@@ -179,7 +179,7 @@ void read_train_files(const YAML::Node& node, std::vector<DataFile>& files) {
         DataFile file;
         if (item.IsMap()) {
             for (const auto& pair : item) {
-                const auto key = pair.first.as<std::string>();
+                const std::string key = pair.first.IsScalar() ? pair.first.Scalar() : "";
                 if (key == "path") {
                     file.path = text(pair.second);
                 } else if (key == "weight") {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Seed files for the fuzzers: python make_seeds.py FOLDER writes FOLDER/{config,gguf,safetensors}/."""
+"""Seed files for the fuzzers: python make_seeds.py FOLDER writes FOLDER/{config,gguf,safetensors,tokenizer,template,rows,run}/."""
 import json
 import pathlib
 import struct
@@ -55,7 +55,7 @@ def safetensors(tensors, metadata=None):
 
 def main():
     root = pathlib.Path(sys.argv[1])
-    for name in ("config", "gguf", "safetensors"):
+    for name in ("config", "gguf", "safetensors", "tokenizer", "template", "rows", "run"):
         (root / name).mkdir(parents=True, exist_ok=True)
     for path in sorted((HERE.parent / "golden" / "tiny").glob("*/config.json")):
         (root / "config" / path.parent.name).write_bytes(path.read_bytes())
@@ -66,6 +66,19 @@ def main():
     (root / "safetensors" / "plain").write_bytes(
         safetensors([("a", "F32", [2, 3], 24), ("b", "BF16", [], 2), ("c", "I64", [0, 7], 0)], {"format": "pt"}))
     (root / "safetensors" / "small").write_bytes(safetensors([("f4", "F4", [4], 2), ("f8", "F8_E4M3", [3], 3)]))
+    golden = HERE.parent / "golden"
+    for path in sorted((golden / "tokenizer").glob("*.json")):
+        if b'"model"' in path.read_bytes()[:1 << 20] and path.stat().st_size < 1 << 17:
+            (root / "tokenizer" / path.name).write_bytes(path.read_bytes())
+    for path in sorted((golden / "chat" / "templates").iterdir()):
+        (root / "template" / path.name).write_bytes(path.read_bytes())
+    rows = {"jsonl": b'\0{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n'
+                     b'{"prompt":"p","completion":"c"}\n{"input_ids":[1,2],"labels":[-100,2]}\n',
+            "json": b'\1[{"instruction":"i","input":"x","output":"o"},{"conversations":[{"from":"human","value":"v"}]}]',
+            "csv": b'\2text,completion\r\n"a ""quoted"", one",b\r\n'}
+    for name, data in rows.items():
+        (root / "rows" / name).write_bytes(data)
+    (root / "run" / "quickstart").write_bytes((HERE.parent.parent / "jobs" / "quickstart.yaml").read_bytes())
 
 
 main()

@@ -76,6 +76,13 @@ TEST_F(RunFileTest, PlacementDoesNotChangeTheIdentityAndSettingsDo) {
     EXPECT_NE(load(good_, {"data.train=other.jsonl"}).identity_yaml(), identity);
 }
 
+TEST_F(RunFileTest, KeysThatAreNoTextAreRefused) {
+    EXPECT_NE(error("model: {base: m}\ndata: {train: [{{path: a}: 1}]}\noutput: o\n")
+                  .find("run.yaml:2: \"data.train\" is a list; expected path and weight"),
+              std::string::npos);
+    EXPECT_NE(error(good_ + "{a: 1}: 2\n").find("run.yaml:4: unknown key \"\""), std::string::npos);
+}
+
 TEST_F(RunFileTest, AMovedFolderKeepsItsIdentity) {
     const RunFile here = parse_run_file(good_, "/here/run.yaml", {});
     const RunFile there = parse_run_file(good_, "/else/where/run.yaml", {});
