@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <functional>
 #include <set>
 #include <unordered_map>
@@ -313,7 +314,8 @@ Value round_filter(Evaluator&, const Value& input, const Arguments& arguments) {
     if (!input.is_number()) throw TemplateError("round takes a number");
     if (method == "common") {
         if (input.is_integral()) return Value::integer(input.as_integer());
-        return Value::real(std::stod(fmt::format("{:.{}f}", input.as_real(), precision)));
+        return Value::real(
+            std::strtod(fmt::format("{:.{}f}", input.as_real(), precision).c_str(), nullptr));
     }
     const double scale = std::pow(10.0, static_cast<double>(precision));
     return Value::real((method == "ceil" ? std::ceil(input.as_real() * scale)

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <optional>
 
 #include "io/chat/parser.h"
@@ -276,7 +277,7 @@ class Lexer {
         std::string digits_only = source_.substr(position_, end - position_);
         std::erase(digits_only, '_');
         if (real) {
-            emit(Token::Type::kReal, "").real = std::stod(digits_only);
+            emit(Token::Type::kReal, "").real = std::strtod(digits_only.c_str(), nullptr);
         } else {
             Token& token = emit(Token::Type::kInteger, "");
             const char* begin = digits_only.data() + (base == 10 ? 0 : 2);

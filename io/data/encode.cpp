@@ -200,7 +200,28 @@ std::size_t RowEncoder::turn_end(const ChatExample& example, std::size_t count,
         text.resize(text.size() - eos->get_string().size());
         if (full.starts_with(text)) return text.size();
     }
+    if (const auto end = rewritten_turn_end(example, count, full)) return *end;
     fail_prefix(*chat_, count);
+}
+
+/// The end of turn `count` - 1 where it is printed otherwise than at the end of a conversation:
+/// with a mark for its content, what follows the mark shows where the content ends, and the same at
+/// the end of a conversation what belongs to the turn.
+std::optional<std::size_t> RowEncoder::rewritten_turn_end(const ChatExample& example,
+                                                          std::size_t count,
+                                                          const std::string& full) const {
+    static constexpr std::string_view kMark = "\ue000\ue001";  // of the private use area
+    ChatExample marked = example;
+    marked.messages[count - 1].as_object()["content"] = kMark;
+    const auto after_mark = [&](std::size_t messages) -> std::optional<std::string> {
+        const std::string text = render(marked, messages, false).text;
+        const std::size_t at = text.find(kMark);
+        if (at == std::string::npos || text.find(kMark, at + 1) != std::string::npos) return {};
+        return text.substr(at + kMark.size());
+    };
+    const auto rest = after_mark(example.messages.size()), mine = after_mark(count);
+    if (!rest || !mine || !full.ends_with(*rest) || !rest->starts_with(*mine)) return {};
+    return full.size() - rest->size() + mine->size();
 }
 
 RowEncoder::Spans RowEncoder::assistant_spans(const ChatExample& example,

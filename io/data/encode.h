@@ -60,9 +60,9 @@ struct EncodeOptions {
 /// special tokens. Loss is on the tokens that touch what the template printed inside {% generation
 /// %} blocks; without such blocks, for each assistant turn, on what is printed beyond the
 /// generation prompt, up to the end of the turn: including the end-of-turn mark and the newline
-/// that ChatML and Gemma write after it (as TRL does). That needs a template that prints a prefix
-/// of a conversation as a prefix of its text; others (Qwen3, SmolLM3 with earlier turns) are
-/// refused with what to do.
+/// that ChatML and Gemma write after it (as TRL does). Where a template prints an assistant turn
+/// otherwise once more follows (Qwen3 drops its thinking), what it prints there is trained.
+/// Templates that print the turns before an assistant's otherwise are refused with what to do.
 class RowEncoder {
   public:
     /// `chat` may be null if there is no template: rows of messages are refused then. Both must
@@ -93,6 +93,8 @@ class RowEncoder {
                              const std::string& full) const;
     std::size_t turn_end(const ChatExample& example, std::size_t count,
                          const std::string& full) const;
+    std::optional<std::size_t> rewritten_turn_end(const ChatExample& example, std::size_t count,
+                                                  const std::string& full) const;
     bool starts_with_bos() const;
 
     const TextEncoder& tokenizer_;

@@ -76,6 +76,10 @@ TEST(ChatTemplate, GenerationPromptAndVariablesAreSeen) {
     EXPECT_EQ(chat.render({}, false, {}).text, "0");
 }
 
+TEST(ChatTemplate, NumbersBeyondTheRangeOfDoubles) {
+    EXPECT_EQ(render("{{ 1e999 }} {{ 4e-400 }} {{ 1e-320|round(3) }}"), "inf 0.0 0.0");
+}
+
 TEST(ChatTemplate, NestingIsLimited) {
     EXPECT_NE(error_of("{{ " + repeated("(", 100000) + repeated(")", 100000) + "}}")
                   .find("nested deeper"),

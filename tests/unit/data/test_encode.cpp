@@ -113,6 +113,20 @@ TEST(Encode, EosAtTheEndOfEveryConversationIsUnderstood) {
     EXPECT_EQ(trained(kConversation, options(), kPhi), "·Hello!.·4.</s>");
 }
 
+TEST(Encode, TurnsThatArePrintedOtherwiseOnceMoreFollowsAreTrainedAsPrinted) {
+    // As Qwen3's: earlier turns lose their thinking, the last one gets an empty one.
+    const char* chat =
+        "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think>"
+        "</think>{% endif %}{{ m.content.split('</think>')[-1] }};\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}";
+    EXPECT_EQ(trained(kConversation, options(), chat), "·Hello!;\n·<think></think>4;\n");
+    EXPECT_EQ(
+        trained(
+            R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"<think>x</think>b;"},{"role":"user","content":"b;"},{"role":"assistant","content":"c"}]})",
+            options(), chat),
+        "·b;;\n·<think></think>c;\n");
+}
+
 TEST(Encode, TemplatesThatRewriteThePastAreRefused) {
     const char* chat =
         "{% for m in messages %}<{{ m.role }}>{% if loop.last %}<think>{% endif %}{{ m.content "
