@@ -12,7 +12,6 @@
 #include "backend/cpu/self_check.h"
 #include "comm/agree.h"
 #include "comm/threads.h"
-#include "model/decoder.h"
 #include "spec/json.h"
 
 namespace qshard {
@@ -75,7 +74,6 @@ TextModel open_text_model(const std::filesystem::path& path,
                           const std::optional<std::string>& tokenizer) {
     TextModel model;
     model.source = open_model_source(path);
-    require_supported(model.config());
     model.bos = model.config().bos_id;
     if (!model.config().eos_ids.empty()) model.eos = model.config().eos_ids.front();
     if (tokenizer) {

@@ -238,6 +238,7 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     config.alpha = run_.adapter.alpha;
     config.dropout = run_.adapter.dropout;
     config.use_rslora = run_.adapter.use_rslora;
+    config.fan_in_fan_out = model_.config().conv1d;
     config.layers_to_transform = parse_layers(run_.adapter.layers);
     if (run_.adapter.target_modules == std::vector<std::string>{"all-linear"}) {
         config.target_modules = target_names(layout);

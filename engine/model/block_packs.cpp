@@ -57,10 +57,11 @@ WeightView factor(const float* values, std::int64_t rows, std::int64_t cols, flo
     return view;
 }
 
-}  // namespace
-
+/// Role of the bias that belongs to a linear.
 Role bias_role(Role linear) {
     switch (linear) {
+        case Role::kQkv:
+            return Role::kQkvBias;
         case Role::kQ:
             return Role::kQBias;
         case Role::kK:
@@ -69,6 +70,8 @@ Role bias_role(Role linear) {
             return Role::kVBias;
         case Role::kO:
             return Role::kOBias;
+        case Role::kGate:
+            return Role::kGateBias;
         case Role::kUp:
             return Role::kUpBias;
         case Role::kDown:
@@ -77,6 +80,27 @@ Role bias_role(Role linear) {
             return Role::kCount;
     }
 }
+
+/// What the decoder computes with: the parts of a fused linear, else the linear itself.
+std::vector<WeightPart> parts_of(const WeightSpec& weight) {
+    if (!weight.parts.empty()) return weight.parts;
+    return {{weight.role, weight.rows}};
+}
+
+/// Gives the parts of a linear their stretches of its bias.
+void set_biases(const WeightSpec& weight, BlockPacks& packs) {
+    if (!weight.linear) return;
+    const Role role = bias_role(weight.role);
+    if (role == Role::kCount || packs.gain(role).empty()) return;
+    float* next = packs.gain(role).as<float>();
+    for (const WeightPart& part : parts_of(weight)) {
+        packs.linear[static_cast<std::size_t>(part.role)].bias =
+            Tensor(next, DType::kF32, {part.rows});
+        next += part.rows;
+    }
+}
+
+}  // namespace
 
 std::size_t block_pack_bytes(const Backend& backend, const UnitLayout& unit, std::int64_t layer,
                              const AdapterLayout* adapter, DType compute, Directions directions) {
@@ -87,12 +111,15 @@ std::size_t block_pack_bytes(const Backend& backend, const UnitLayout& unit, std
             bytes += Scratch::aligned(static_cast<std::size_t>(weight.count()) * sizeof(float));
             continue;
         }
-        bytes += pair_bytes(backend, weight.rows, weight.cols, compute, directions);
         const AdapterTarget* target =
             adapter == nullptr ? nullptr : adapter->find(layer, weight.role);
-        if (target == nullptr) continue;
-        bytes += pair_bytes(backend, target->r, target->in, compute, directions);
-        bytes += pair_bytes(backend, target->out, target->r, compute, directions);
+        for (const WeightPart& part : parts_of(weight)) {
+            bytes += pair_bytes(backend, part.rows, weight.cols, compute, directions);
+            if (target != nullptr)
+                bytes += pair_bytes(backend, part.rows, target->r, compute, directions);
+        }
+        if (target != nullptr)
+            bytes += pair_bytes(backend, target->r, target->in, compute, directions);
     }
     return bytes;
 }
@@ -105,24 +132,34 @@ BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::by
     Packer packer(backend, compute, directions, destination);
     for (const Field& field : unit.fields) {
         const WeightSpec& weight = field.weight;
-        const auto role = static_cast<std::size_t>(weight.role);
+        const WeightView whole = view_of(field, bytes);
         if (!weight.linear) {
-            packs.vector[role] = packer.copy(view_of(field, bytes).plain);
+            packs.vector[static_cast<std::size_t>(weight.role)] = packer.copy(whole.plain);
             continue;
         }
-        LinearPack& pack = packs.linear[role];
-        packer.pack(view_of(field, bytes), pack.forward, pack.backward);
-        pack.target = adapter == nullptr ? nullptr : adapter->find(layer, weight.role);
-        if (pack.target == nullptr) continue;
-        const AdapterTarget& t = *pack.target;
-        packer.pack(factor(adapter_values + t.a, t.r, t.in, 1.0f), pack.a_forward, pack.a_backward);
-        packer.pack(factor(adapter_values + t.b, t.out, t.r, t.scale), pack.b_forward,
-                    pack.b_backward);
+        const AdapterTarget* target =
+            adapter == nullptr ? nullptr : adapter->find(layer, weight.role);
+        LinearPack *first = nullptr, *last = nullptr;
+        std::int64_t row = 0;
+        for (const WeightPart& part : parts_of(weight)) {
+            LinearPack& pack = packs.linear[static_cast<std::size_t>(part.role)];
+            packer.pack(rows_of(whole, row, part.rows), pack.forward, pack.backward);
+            pack.target = target;
+            pack.first_row = row;
+            if (target != nullptr) {
+                const AdapterTarget& t = *target;
+                packer.pack(factor(adapter_values + t.b + row * t.r, part.rows, t.r, t.scale),
+                            pack.b_forward, pack.b_backward);
+            }
+            if (first == nullptr) first = &pack;
+            last = &pack;
+            row += part.rows;
+        }
+        if (target == nullptr) continue;
+        packer.pack(factor(adapter_values + target->a, target->r, target->in, 1.0f),
+                    first->a_forward, last->a_backward);
     }
-    for (const Role role : {Role::kQ, Role::kK, Role::kV, Role::kO, Role::kUp, Role::kDown}) {
-        packs.linear[static_cast<std::size_t>(role)].bias =
-            packs.vector[static_cast<std::size_t>(bias_role(role))];
-    }
+    for (const Field& field : unit.fields) set_biases(field.weight, packs);
     return packs;
 }
 

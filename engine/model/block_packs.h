@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "backend/backend.h"
+#include "model/norm.h"
 #include "spec/adapter.h"
 
 /// One decoder layer made ready for arithmetic: its linears expanded into gemm operands, its LoRA
@@ -17,9 +18,11 @@ struct Directions {
     bool backward = false;
 };
 
-/// One linear y = x W^T + bias + scale B (A x), as gemm operands.
+/// One linear y = x W^T + bias + scale B (A x), as gemm operands. Parts of a fused linear share A:
+/// its first part has a_forward, its last a_backward, and each its own rows of B.
 struct LinearPack {
     const AdapterTarget* target = nullptr;  ///< null: no adapter here
+    std::int64_t first_row = 0;             ///< of B, where this part begins
     Packed forward, backward;
     Packed a_forward, b_forward;    ///< u = x A^T;  y += u (scale B)^T
     Packed a_backward, b_backward;  ///< dx += du A; du = dy (scale B)
@@ -28,15 +31,17 @@ struct LinearPack {
 
 struct BlockPacks {
     std::array<LinearPack, static_cast<std::size_t>(Role::kCount)>
-        linear;  ///< by role; empty where the layer has none
+        linear;  ///< by role (of the parts, where it is fused); empty where the layer has none
     std::array<Tensor, static_cast<std::size_t>(Role::kCount)> vector;  ///< norms and biases, fp32
 
     const LinearPack& at(Role role) const { return linear[static_cast<std::size_t>(role)]; }
     const Tensor& gain(Role role) const { return vector[static_cast<std::size_t>(role)]; }
+    /// A norm over the model's width; its bias has the role after its gain's, where it has one.
+    Norm norm(Role role) const {
+        const bool biased = role == Role::kNorm1 || role == Role::kNorm2;
+        return {gain(role), biased ? vector[static_cast<std::size_t>(role) + 1] : Tensor()};
+    }
 };
-
-/// Role of the bias that belongs to a linear.
-Role bias_role(Role linear);
 
 /// Bytes that prepare_block() writes, for the layer `unit`.
 std::size_t block_pack_bytes(const Backend& backend, const UnitLayout& unit, std::int64_t layer,

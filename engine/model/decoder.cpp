@@ -2,23 +2,22 @@
 
 namespace qshard {
 
-void require_supported(const ModelConfig& config) {
-    std::string missing;
-    if (config.norm == NormKind::kLayer) missing = "LayerNorm";
-    if (config.learned_positions)
-        missing += missing.empty() ? "learned positions" : " and learned positions";
-    if (!missing.empty()) {
-        throw UserError(
-            fmt::format("models of the family \"{}\" need {}, which is not supported yet",
-                        config.family, missing));
-    }
+EmbeddingTables embedding_tables(const UnitLayout& unit, const std::byte* bytes) {
+    EmbeddingTables tables{view_of(unit.at(Role::kEmbed), bytes).plain, {}};
+    const Field* positions = unit.find(Role::kPositions);
+    if (positions != nullptr) tables.positions = view_of(*positions, bytes).plain;
+    return tables;
 }
 
-void embed_tokens(Backend& backend, const ModelConfig& config, Tensor table,
-                  std::span<const std::int32_t> tokens, Tensor x) {
-    const bool rounded = table.dtype() == DType::kBF16;
+void embed_tokens(Backend& backend, const ModelConfig& config, const EmbeddingTables& tables,
+                  std::span<const std::int32_t> tokens, std::span<const std::int32_t> positions,
+                  Tensor x, Tensor scratch) {
+    const bool rounded = tables.tokens.dtype() == DType::kBF16;
     const float scale = rounded ? to_float(to_bf16(config.embed_scale)) : config.embed_scale;
-    backend.embed(table, tokens, scale, x);
+    backend.embed(tables.tokens, tokens, scale, x);
+    if (!config.learned_positions) return;
+    backend.embed(tables.positions, positions, 1.0f, scratch);
+    backend.add(scratch, 1.0f, x);
 }
 
 TokenContext TokenContext::documents(std::span<const std::int32_t> document_begin) {
@@ -35,31 +34,35 @@ TokenContext TokenContext::documents(std::span<const std::int32_t> document_begi
 }
 
 /// y (+)= x W^T + bias + u (scale B)^T, with u = x A^T.
-void Decoder::linear(const LinearPack& pack, Tensor x, Tensor u, Tensor y, bool accumulate) {
+void Decoder::linear(const LinearPack& pack, Tensor x, Tape& tape, Tensor y, bool accumulate) {
     if (pack.target == nullptr) {
         const GemmTerm term{x, pack.forward};
         backend_.gemm({&term, 1}, pack.bias, y, accumulate);
         return;
     }
-    const GemmTerm down{x, pack.a_forward};
-    backend_.gemm({&down, 1}, Tensor(), u, false);
-    const GemmTerm terms[] = {{x, pack.forward}, {u, pack.b_forward}};
+    down_project(pack, x, tape);
+    const GemmTerm terms[] = {{x, pack.forward}, {tape.u_of(*pack.target), pack.b_forward}};
     backend_.gemm(terms, pack.bias, y, accumulate);
+}
+
+/// u = x A^T, unless an earlier part of the same fused linear has made it.
+void Decoder::down_project(const LinearPack& pack, Tensor x, Tape& tape) {
+    if (pack.target == nullptr || pack.a_forward.data == nullptr) return;
+    const GemmTerm term{x, pack.a_forward};
+    backend_.gemm({&term, 1}, Tensor(), tape.u_of(*pack.target), false);
 }
 
 /// x_out += residual_scale * post_norm(linear(x)); the plain case accumulates straight into the
 /// residual stream.
-void Decoder::residual(const LinearPack& pack, Tensor x, Tensor u, Tensor kept, Tensor branch,
-                       Tensor post_norm, Tensor x_out) {
+void Decoder::residual(const LinearPack& pack, Tensor x, Tape& tape, Tensor kept,
+                       const Norm& post_norm, Tensor x_out) {
     if (kept.empty()) {
-        linear(pack, x, u, x_out, true);
+        linear(pack, x, tape, x_out, true);
         return;
     }
-    linear(pack, x, u, kept, false);
-    if (config_.sandwich_norms) {
-        backend_.rms_norm(kept, post_norm, config_.norm_eps, config_.norm_offset, branch);
-    }
-    backend_.add(config_.sandwich_norms ? branch : kept, config_.residual_scale, x_out);
+    linear(pack, x, tape, kept, false);
+    if (config_.post_norms) post_norm.forward(backend_, config_, kept, tape.branch);
+    backend_.add(config_.post_norms ? tape.branch : kept, config_.residual_scale, x_out);
 }
 
 AttentionShape Decoder::attention_shape(std::int64_t layer, const TokenContext& context) const {
@@ -86,23 +89,33 @@ void Decoder::rotate(std::int64_t layer, const TokenContext& context, Tensor q, 
                   inverse);
 }
 
+/// h = norm(x), or x itself in models without norms before attention and MLP.
+void Decoder::pre_norm(const Norm& norm, Tensor x, Tensor h) {
+    if (config_.pre_norms) {
+        norm.forward(backend_, config_, x, h);
+    } else {
+        backend_.copy(x, h);
+    }
+}
+
+/// The norm of queries or keys: over each head, or over all of them at once.
+void Decoder::qk_norm(const BlockPacks& packs, Role role, Tensor raw, Tensor y) {
+    const Tensor gain = packs.gain(role);
+    const std::int64_t width = gain.count(), rows = raw.count() / width;
+    backend_.rms_norm(raw.reshaped({rows, width}), gain, config_.norm_eps, config_.norm_offset,
+                      y.reshaped({rows, width}));
+}
+
 void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenContext& context,
                       Tensor x_in, Tensor x_out, Tape& tape, const KvCache* cache) {
-    const std::int64_t n = context.tokens, d = config_.head_width;
-    const float eps = config_.norm_eps;
-    const bool offset = config_.norm_offset;
-    auto u = [&](Role role) { return tape.u[static_cast<std::size_t>(role)]; };
-
-    backend_.rms_norm(x_in, packs.gain(Role::kNorm1), eps, offset, tape.h1);
+    pre_norm(packs.norm(Role::kNorm1), x_in, tape.h1);
     Tensor q = config_.qk_norm ? tape.q_raw : tape.q, k = config_.qk_norm ? tape.k_raw : tape.k;
-    linear(packs.at(Role::kQ), tape.h1, u(Role::kQ), q, false);
-    linear(packs.at(Role::kK), tape.h1, u(Role::kK), k, false);
-    linear(packs.at(Role::kV), tape.h1, u(Role::kV), tape.v, false);
+    linear(packs.at(Role::kQ), tape.h1, tape, q, false);
+    linear(packs.at(Role::kK), tape.h1, tape, k, false);
+    linear(packs.at(Role::kV), tape.h1, tape, tape.v, false);
     if (config_.qk_norm) {
-        backend_.rms_norm(q.reshaped({n * config_.heads, d}), packs.gain(Role::kQNorm), eps, offset,
-                          tape.q);
-        backend_.rms_norm(k.reshaped({n * config_.kv_heads, d}), packs.gain(Role::kKNorm), eps,
-                          offset, tape.k);
+        qk_norm(packs, Role::kQNorm, q, tape.q);
+        qk_norm(packs, Role::kKNorm, k, tape.k);
     }
     rotate(layer, context, tape.q, tape.k, false);
     Tensor keys = tape.k, values = tape.v;
@@ -120,23 +133,20 @@ void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenCo
     backend_.attention(attention_shape(layer, context), tape.q, keys, values, tape.attention,
                        tape.lse);
     backend_.copy(x_in, tape.x_mid);
-    residual(packs.at(Role::kO), tape.attention, u(Role::kO), tape.attention_out, tape.branch,
-             packs.gain(Role::kPostAttentionNorm), tape.x_mid);
+    residual(packs.at(Role::kO), tape.attention, tape, tape.attention_out,
+             packs.norm(Role::kPostAttentionNorm), tape.x_mid);
 
-    backend_.rms_norm(tape.x_mid, packs.gain(Role::kNorm2), eps, offset, tape.h2);
-    if (config_.gated_mlp) linear(packs.at(Role::kGate), tape.h2, u(Role::kGate), tape.gate, false);
-    linear(packs.at(Role::kUp), tape.h2, u(Role::kUp), tape.up, false);
+    pre_norm(packs.norm(Role::kNorm2), tape.x_mid, tape.h2);
+    if (config_.gated_mlp) linear(packs.at(Role::kGate), tape.h2, tape, tape.gate, false);
+    linear(packs.at(Role::kUp), tape.h2, tape, tape.up, false);
     backend_.activate(config_.activation, tape.gate, tape.up, tape.activated);
     if (x_out.empty()) {
-        const LinearPack& down = packs.at(Role::kDown);
-        if (down.target == nullptr) return;
-        const GemmTerm term{tape.activated, down.a_forward};
-        backend_.gemm({&term, 1}, Tensor(), u(Role::kDown), false);
+        down_project(packs.at(Role::kDown), tape.activated, tape);
         return;
     }
     backend_.copy(tape.x_mid, x_out);
-    residual(packs.at(Role::kDown), tape.activated, u(Role::kDown), tape.mlp_out, tape.branch,
-             packs.gain(Role::kPostFfnNorm), x_out);
+    residual(packs.at(Role::kDown), tape.activated, tape, tape.mlp_out,
+             packs.norm(Role::kPostFfnNorm), x_out);
 }
 
 }  // namespace qshard

@@ -32,13 +32,20 @@ struct TokenContext {
     static TokenContext documents(std::span<const std::int32_t> document_begin);
 };
 
-/// UserError(kBadInput) naming what of the model the decoder cannot compute yet.
-void require_supported(const ModelConfig& config);
+/// Tables of the embedding unit, any dtype.
+struct EmbeddingTables {
+    Tensor tokens;     ///< [V, C]
+    Tensor positions;  ///< [positions, C]; only with learned positions
+};
+
+EmbeddingTables embedding_tables(const UnitLayout& unit, const std::byte* bytes);
 
 /// x[N, C] fp32 = embedding rows of the tokens, times the model's embedding scale rounded to the
-/// table's dtype (Gemma: sqrt(C) is 45.25 in a bf16 model, not 45.2548).
-void embed_tokens(Backend& backend, const ModelConfig& config, Tensor table,
-                  std::span<const std::int32_t> tokens, Tensor x);
+/// table's dtype (Gemma: sqrt(C) is 45.25 in a bf16 model, not 45.2548), plus those of the
+/// positions where they are learned. scratch: as x, not needed after.
+void embed_tokens(Backend& backend, const ModelConfig& config, const EmbeddingTables& tables,
+                  std::span<const std::int32_t> tokens, std::span<const std::int32_t> positions,
+                  Tensor x, Tensor scratch);
 
 class Decoder {
   public:
@@ -69,9 +76,13 @@ class Decoder {
 
   private:
     struct Backward;
-    void linear(const LinearPack& pack, Tensor x, Tensor u, Tensor y, bool accumulate);
-    void residual(const LinearPack& pack, Tensor x, Tensor u, Tensor kept, Tensor branch,
-                  Tensor post_norm, Tensor x_out);
+    void linear(const LinearPack& pack, Tensor x, Tape& tape, Tensor y, bool accumulate);
+    void down_project(const LinearPack& pack, Tensor x, Tape& tape);
+    void residual(const LinearPack& pack, Tensor x, Tape& tape, Tensor kept, const Norm& post_norm,
+                  Tensor x_out);
+    void pre_norm(const Norm& norm, Tensor x, Tensor h);
+    void through_norm(const Norm& norm, Tensor x, Tensor dh, Tensor dx);
+    void qk_norm(const BlockPacks& packs, Role role, Tensor raw, Tensor y);
     AttentionShape attention_shape(std::int64_t layer, const TokenContext& context) const;
     void rotate(std::int64_t layer, const TokenContext& context, Tensor q, Tensor k, bool inverse);
 

@@ -24,7 +24,7 @@ void for_each_tensor(Work& work, const ModelConfig& c, std::int64_t r, DType com
     take(work.dk, DType::kF32, c.kv_width());
     take(work.dv, DType::kF32, c.kv_width());
     take(work.dh, DType::kF32, c.width);
-    if (c.sandwich_norms || c.residual_scale != 1.0f) take(work.branch, DType::kF32, c.width);
+    if (c.post_norms || c.residual_scale != 1.0f) take(work.branch, DType::kF32, c.width);
     if (r > 0) {
         for (Tensor& du : work.du) take(du, compute, r);
     }
@@ -43,35 +43,42 @@ struct Decoder::Backward {
 
     /// A linear seen from its output: its pack, its input x and the derivative of its output.
     struct Branch {
-        Role role;
         const LinearPack& pack;
         Tensor x, dy;
     };
 
     /// dx = sum over branches (they share their input) of dy W + du A, and the LoRA gradients of
-    /// each.
+    /// each. Branches that are parts of one fused linear follow each other.
     void linears(std::initializer_list<Branch> branches, Tensor dx) {
-        GemmTerm terms[6];
-        std::size_t count = 0, index = 0;
+        GemmTerm terms[6], ups[3];
+        std::size_t count = 0, parts = 0, index = 0;
         for (const Branch& branch : branches) {
             terms[count++] = {branch.dy, branch.pack.backward};
-            if (branch.pack.target == nullptr) continue;
+            const LinearPack& pack = branch.pack;
+            if (pack.target == nullptr) continue;
+            ups[parts++] = {branch.dy, pack.b_backward};
+            if (gradient != nullptr) gradient_of_b(branch);
+            if (pack.a_backward.data == nullptr) continue;  // another part follows
             Tensor du = work.du[index++];
-            const GemmTerm up{branch.dy, branch.pack.b_backward};
-            backend.gemm({&up, 1}, Tensor(), du, false);
-            terms[count++] = {du, branch.pack.a_backward};
-            if (gradient != nullptr) lora_gradient(branch, du);
+            backend.gemm({ups, parts}, Tensor(), du, false);
+            parts = 0;
+            terms[count++] = {du, pack.a_backward};
+            if (gradient != nullptr) gradient_of_a(branch, du);
         }
         backend.gemm({terms, count}, Tensor(), dx, false);
     }
 
-    void lora_gradient(const Branch& branch, Tensor du) {
+    void gradient_of_a(const Branch& branch, Tensor du) {
         const AdapterTarget& t = *branch.pack.target;
         Tensor da(gradient + (t.a - layer_begin), DType::kF32, {t.r, t.in});
-        Tensor db(gradient + (t.b - layer_begin), DType::kF32, {t.out, t.r});
         backend.gemm_rows(du, branch.x, 1.0f, compute, da, false);
-        backend.gemm_rows(tape.u[static_cast<std::size_t>(branch.role)], branch.dy, t.scale,
-                          compute, db, true);
+    }
+    /// The rows of B that belong to this part.
+    void gradient_of_b(const Branch& branch) {
+        const AdapterTarget& t = *branch.pack.target;
+        Tensor db(gradient + (t.b - layer_begin + branch.pack.first_row * t.r), DType::kF32,
+                  {branch.dy.cols(), t.r});
+        backend.gemm_rows(tape.u_of(t), branch.dy, t.scale, compute, db, true);
     }
 };
 
@@ -85,11 +92,20 @@ std::size_t Decoder::backward_scratch_bytes(const ModelConfig& config, std::int6
     return bytes;
 }
 
+/// dx += the derivative by x of a branch that starts with a norm (or without one).
+void Decoder::through_norm(const Norm& norm, Tensor x, Tensor dh, Tensor dx) {
+    if (config_.pre_norms) {
+        norm.backward(backend_, config_, x, dh, dx, true);
+    } else {
+        backend_.add(dh, 1.0f, dx);
+    }
+}
+
 void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenContext& context,
                        Tensor x_in, Tape& tape, Tensor dx, float* gradient,
                        std::int64_t layer_begin, std::byte* scratch_memory) {
-    const std::int64_t n = context.tokens, d = config_.head_width;
-    const Tensor& any_u = tape.u[static_cast<std::size_t>(Role::kQ)];
+    const std::int64_t n = context.tokens;
+    const Tensor& any_u = tape.u[static_cast<std::size_t>(Role::kO)];
     const std::int64_t r = any_u.empty() ? 0 : any_u.cols();
     Backward b{backend_, compute_, tape, gradient, layer_begin, {}};
     Scratch scratch(scratch_memory, backward_scratch_bytes(config_, r, n, compute_));
@@ -97,54 +113,53 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
                     [&](Tensor& tensor, DType dtype, std::int64_t cols) {
                         tensor = scratch.take(dtype, {n, cols});
                     });
-    const float eps = config_.norm_eps;
-    const bool offset = config_.norm_offset;
     // Derivative of a branch's linear output from that of the residual stream it was added to.
     auto through_branch = [&](Tensor kept, Role post_norm) {
         if (kept.empty()) return dx;
         backend_.copy(dx, b.work.branch);
         backend_.scale(b.work.branch, config_.residual_scale);
-        if (config_.sandwich_norms) {
-            backend_.rms_norm_backward(kept, packs.gain(post_norm), eps, offset, b.work.branch,
-                                       b.work.branch, false);
+        if (config_.post_norms) {
+            packs.norm(post_norm).backward(backend_, config_, kept, b.work.branch, b.work.branch,
+                                           false);
         }
         return b.work.branch;
     };
 
     const Tensor d_mlp = through_branch(tape.mlp_out, Role::kPostFfnNorm);
-    b.linears({{Role::kDown, packs.at(Role::kDown), tape.activated, d_mlp}}, b.work.d_ffn);
+    b.linears({{packs.at(Role::kDown), tape.activated, d_mlp}}, b.work.d_ffn);
     backend_.activate_backward(config_.activation, tape.gate, tape.up, b.work.d_ffn, tape.gate,
                                tape.up);
     if (config_.gated_mlp) {
-        b.linears({{Role::kGate, packs.at(Role::kGate), tape.h2, tape.gate},
-                   {Role::kUp, packs.at(Role::kUp), tape.h2, tape.up}},
-                  b.work.dh);
+        b.linears(
+            {{packs.at(Role::kGate), tape.h2, tape.gate}, {packs.at(Role::kUp), tape.h2, tape.up}},
+            b.work.dh);
     } else {
-        b.linears({{Role::kUp, packs.at(Role::kUp), tape.h2, tape.up}}, b.work.dh);
+        b.linears({{packs.at(Role::kUp), tape.h2, tape.up}}, b.work.dh);
     }
-    backend_.rms_norm_backward(tape.x_mid, packs.gain(Role::kNorm2), eps, offset, b.work.dh, dx,
-                               true);
+    through_norm(packs.norm(Role::kNorm2), tape.x_mid, b.work.dh, dx);
 
     const Tensor d_out = through_branch(tape.attention_out, Role::kPostAttentionNorm);
-    b.linears({{Role::kO, packs.at(Role::kO), tape.attention, d_out}}, b.work.d_attention);
+    b.linears({{packs.at(Role::kO), tape.attention, d_out}}, b.work.d_attention);
     backend_.attention_backward(attention_shape(layer, context), tape.q, tape.k, tape.v,
                                 tape.attention, tape.lse, b.work.d_attention, b.work.dq, b.work.dk,
                                 b.work.dv);
     rotate(layer, context, b.work.dq, b.work.dk, true);
     if (config_.qk_norm) {
-        auto head_norm = [&](Tensor raw, Role norm, Tensor grad, std::int64_t heads) {
-            const Tensor rows = grad.reshaped({n * heads, d});
-            backend_.rms_norm_backward(raw.reshaped({n * heads, d}), packs.gain(norm), eps, offset,
-                                       rows, rows, false);
+        auto through = [&](Tensor raw, Role role, Tensor grad) {
+            const Tensor gain = packs.gain(role);
+            const std::int64_t width = gain.count(), rows = raw.count() / width;
+            const Tensor flat = grad.reshaped({rows, width});
+            backend_.rms_norm_backward(raw.reshaped({rows, width}), gain, config_.norm_eps,
+                                       config_.norm_offset, flat, flat, false);
         };
-        head_norm(tape.q_raw, Role::kQNorm, b.work.dq, config_.heads);
-        head_norm(tape.k_raw, Role::kKNorm, b.work.dk, config_.kv_heads);
+        through(tape.q_raw, Role::kQNorm, b.work.dq);
+        through(tape.k_raw, Role::kKNorm, b.work.dk);
     }
-    b.linears({{Role::kQ, packs.at(Role::kQ), tape.h1, b.work.dq},
-               {Role::kK, packs.at(Role::kK), tape.h1, b.work.dk},
-               {Role::kV, packs.at(Role::kV), tape.h1, b.work.dv}},
+    b.linears({{packs.at(Role::kQ), tape.h1, b.work.dq},
+               {packs.at(Role::kK), tape.h1, b.work.dk},
+               {packs.at(Role::kV), tape.h1, b.work.dv}},
               b.work.dh);
-    backend_.rms_norm_backward(x_in, packs.gain(Role::kNorm1), eps, offset, b.work.dh, dx, true);
+    through_norm(packs.norm(Role::kNorm1), x_in, b.work.dh, dx);
 }
 
 }  // namespace qshard

@@ -45,9 +45,11 @@ std::int64_t head_chunk_rows(const ModelConfig& config) {
 
 std::size_t head_pack_bytes(const Backend& backend, const ModelConfig& c, DType compute,
                             bool backward) {
-    std::size_t bytes = Scratch::aligned(static_cast<std::size_t>(c.width) * sizeof(float)) +
-                        Scratch::aligned(backend.packed_bytes(c.vocabulary, c.width,
-                                                              Orientation::kForward, compute));
+    const std::size_t vectors = c.norm == NormKind::kLayer ? 2 : 1;
+    std::size_t bytes =
+        vectors * Scratch::aligned(static_cast<std::size_t>(c.width) * sizeof(float)) +
+        Scratch::aligned(
+            backend.packed_bytes(c.vocabulary, c.width, Orientation::kForward, compute));
     if (backward) {
         bytes += Scratch::aligned(
             backend.packed_bytes(c.vocabulary, c.width, Orientation::kBackward, compute));
@@ -59,9 +61,16 @@ HeadPacks prepare_head(Backend& backend, const ModelConfig& config, const UnitLa
                        const std::byte* bytes, DType compute, bool backward,
                        std::byte* destination) {
     HeadPacks packs;
-    packs.final_norm = Tensor(destination, DType::kF32, {config.width});
-    backend.copy(view_of(unit.at(Role::kFinalNorm), bytes).plain, packs.final_norm);
-    destination += Scratch::aligned(packs.final_norm.bytes());
+    auto copy = [&](Role role) {
+        const Field* field = unit.find(role);
+        if (field == nullptr) return Tensor();
+        const Tensor vector(destination, DType::kF32, {config.width});
+        backend.copy(view_of(*field, bytes).plain, vector);
+        destination += Scratch::aligned(vector.bytes());
+        return vector;
+    };
+    packs.final_norm.gain = copy(Role::kFinalNorm);
+    packs.final_norm.bias = copy(Role::kFinalNormBias);
     const WeightView table = view_of(unit.at(config.tied_head ? Role::kEmbed : Role::kHead), bytes);
     packs.forward = backend.pack(table, Orientation::kForward, compute, destination);
     destination += Scratch::aligned(
@@ -94,7 +103,7 @@ void Head::run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> r
     }
     Work work = make_work(config_, count, compute_, backward, scratch);
     backend_.gather_rows(x, rows, work.x);
-    backend_.rms_norm(work.x, packs.final_norm, config_.norm_eps, config_.norm_offset, work.h);
+    packs.final_norm.forward(backend_, config_, work.x, work.h);
     const std::int64_t chunk = work.logits.rows();
     for (std::int64_t begin = 0; begin < count; begin += chunk) {
         const std::int64_t m = std::min(chunk, count - begin);
@@ -117,8 +126,7 @@ void Head::run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> r
         }
     }
     if (backward) {
-        backend_.rms_norm_backward(work.x, packs.final_norm, config_.norm_eps, config_.norm_offset,
-                                   work.dh, work.dh, false);
+        packs.final_norm.backward(backend_, config_, work.x, work.dh, work.dh, false);
         backend_.scatter_rows(work.dh, rows, dx);
     }
 }
@@ -129,7 +137,7 @@ Tensor Head::logits(const HeadPacks& packs, Tensor x, std::span<const std::int32
     check(count <= head_chunk_rows(config_), "logits are asked for one chunk of rows at a time");
     Work work = make_work(config_, count, compute_, false, scratch);
     backend_.gather_rows(x, rows, work.x);
-    backend_.rms_norm(work.x, packs.final_norm, config_.norm_eps, config_.norm_offset, work.h);
+    packs.final_norm.forward(backend_, config_, work.x, work.h);
     const GemmTerm forward{work.h, packs.forward};
     backend_.gemm({&forward, 1}, Tensor(), work.logits, false);
     const std::vector<std::int32_t> targets(rows.size(), 0);

@@ -4,6 +4,7 @@
 #include <span>
 
 #include "backend/backend.h"
+#include "model/norm.h"
 #include "spec/layout.h"
 
 /// Final norm, output embedding and per-token log-probabilities, in chunks of rows: the logits of a
@@ -11,7 +12,7 @@
 namespace qshard {
 
 struct HeadPacks {
-    Tensor final_norm;         ///< fp32 [C]
+    Norm final_norm;
     Packed forward, backward;  ///< output embedding [V, C]
 };
 

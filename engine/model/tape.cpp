@@ -5,9 +5,6 @@
 namespace qshard {
 namespace {
 
-constexpr std::array kLinearRoles = {Role::kQ,    Role::kK,  Role::kV,   Role::kO,
-                                     Role::kGate, Role::kUp, Role::kDown};
-
 /// Calls take(tensor, dtype, columns) for every tensor of a tape: the one description of its
 /// layout.
 template <class Take>
@@ -22,7 +19,7 @@ void for_each_tensor(Tape& tape, const ModelConfig& c, std::int64_t r, DType com
     take(tape.v, compute, c.kv_width());
     take(tape.attention, compute, c.q_width());
     take(tape.lse, DType::kF32, c.heads);
-    const bool keeps_branches = c.sandwich_norms || c.residual_scale != 1.0f;
+    const bool keeps_branches = c.post_norms || c.residual_scale != 1.0f;
     if (keeps_branches) take(tape.attention_out, DType::kF32, c.width);
     take(tape.x_mid, DType::kF32, c.width);
     take(tape.h2, compute, c.width);
@@ -30,9 +27,9 @@ void for_each_tensor(Tape& tape, const ModelConfig& c, std::int64_t r, DType com
     take(tape.up, compute, c.ffn_width);
     take(tape.activated, compute, c.ffn_width);
     if (keeps_branches) take(tape.mlp_out, DType::kF32, c.width);
-    if (c.sandwich_norms) take(tape.branch, DType::kF32, c.width);
+    if (c.post_norms) take(tape.branch, DType::kF32, c.width);
     if (r > 0) {
-        for (Role role : kLinearRoles) take(tape.u[static_cast<std::size_t>(role)], compute, r);
+        for (Role role : linear_roles(c)) take(tape.u[static_cast<std::size_t>(role)], compute, r);
     }
 }
 

@@ -23,9 +23,11 @@ struct Tape {
     Tensor gate, up;    ///< [N, F]; no gate without a gated MLP
     Tensor activated;   ///< [N, F]
     Tensor mlp_out;     ///< [N, C] fp32, likewise
-    Tensor branch;  ///< [N, C] fp32 scratch for a branch's normed output; only with sandwich norms
+    Tensor branch;      ///< [N, C] fp32 scratch for a branch's normed output; only with post norms
     std::array<Tensor, static_cast<std::size_t>(Role::kCount)>
-        u;  ///< [N, R] x A^T of each adapted linear
+        u;  ///< [N, R] x A^T of each adapted linear, by the role it is stored under
+
+    Tensor& u_of(const AdapterTarget& target) { return u[static_cast<std::size_t>(target.role)]; }
 };
 
 /// Bytes of a tape of `tokens` tokens; r = 0 without an adapter.

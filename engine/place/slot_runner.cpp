@@ -201,9 +201,10 @@ void SlotRunner::forward(bool keep) {
     {
         const Timer timer(seconds_.acquire);
         const std::byte* bytes = source_->acquire(unit);
-        const Tensor table = view_of(layout_.units[unit].at(Role::kEmbed), bytes).plain;
+        const EmbeddingTables tables = embedding_tables(layout_.units[unit], bytes);
         for (std::size_t i = 0; i < states_.size(); ++i) {
-            embed_tokens(backend_, config_, table, states_[i].slot->tokens, input(i, 0));
+            embed_tokens(backend_, config_, tables, states_[i].slot->tokens,
+                         states_[i].context.positions, input(i, 0), input(i, 1));
         }
         source_->release(unit);
     }

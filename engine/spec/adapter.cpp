@@ -20,6 +20,15 @@ std::string last_component(std::string_view module) {
     return std::string(module.substr(module.rfind('.') + 1));
 }
 
+[[noreturn]] void refuse_expert(std::string_view target, std::string_view module) {
+    throw UserError(
+        ExitCode::kUsage,
+        fmt::format("adapter.target_modules names \"{}\", which is an expert of a mixture ({}). "
+                    "Experts are frozen: PEFT adapts them as fused parameters, which is not "
+                    "supported yet. Use q_proj, k_proj, v_proj, o_proj, or all-linear.",
+                    target, module));
+}
+
 }  // namespace
 
 const AdapterTarget* AdapterLayout::find(std::int64_t layer, Role role) const {
@@ -61,10 +70,12 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
             std::find(options.layers.begin(), options.layers.end(), l) != options.layers.end();
         for (const WeightSpec& weight : layer_weights(config, l)) {
             if (!weight.linear) continue;
-            modules.insert(last_component(weight.module()));
-            bool wanted = all;
+            const bool can = adaptable(weight.role);
+            if (can) modules.insert(last_component(weight.module()));
+            bool wanted = all && can;
             for (const std::string& target : options.target_modules) {
                 if (!all && matches(weight.module(), target)) {
+                    if (!can) refuse_expert(target, weight.module());
                     wanted = true;
                     used.insert(target);
                 }

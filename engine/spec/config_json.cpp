@@ -21,9 +21,9 @@ constexpr std::int64_t kMaxToken = (std::int64_t{1} << 31) - 1;
 constexpr std::string_view kHarmless[] = {"_attn_implementation",
                                           "_attn_implementation_autoset",
                                           "_name_or_path",
-                                          "add_cross_attention",
                                           "architectures",
                                           "attention_dropout",
+                                          "attn_pdrop",
                                           "auto_map",
                                           "bad_words_ids",
                                           "begin_suppress_tokens",
@@ -35,6 +35,7 @@ constexpr std::string_view kHarmless[] = {"_attn_implementation",
                                           "do_sample",
                                           "dtype",
                                           "early_stopping",
+                                          "embd_pdrop",
                                           "embedding_dropout",
                                           "encoder_no_repeat_ngram_size",
                                           "exponential_decay_length_penalty",
@@ -53,6 +54,7 @@ constexpr std::string_view kHarmless[] = {"_attn_implementation",
                                           "max_length",
                                           "max_sequence_length",
                                           "min_length",
+                                          "n_ctx",
                                           "no_repeat_ngram_size",
                                           "num_beam_groups",
                                           "num_beams",
@@ -66,12 +68,19 @@ constexpr std::string_view kHarmless[] = {"_attn_implementation",
                                           "problem_type",
                                           "pruned_heads",
                                           "remove_invalid_values",
+                                          "reorder_and_upcast_attn",
                                           "repetition_penalty",
+                                          "resid_pdrop",
                                           "residual_dropout",
                                           "return_dict",
                                           "return_dict_in_generate",
                                           "router_aux_loss_coef",
                                           "sep_token_id",
+                                          "summary_activation",
+                                          "summary_first_dropout",
+                                          "summary_proj_to_labels",
+                                          "summary_type",
+                                          "summary_use_proj",
                                           "suppress_tokens",
                                           "task_specific_params",
                                           "temperature",
@@ -100,16 +109,18 @@ std::int64_t dimension(JsonKeys& keys, std::string_view key, std::int64_t high,
 
 void parse_dimensions(JsonKeys& keys, const Family& family, ModelConfig& config) {
     const Family::Defaults& d = family.defaults;
-    config.layers = dimension(keys, "num_hidden_layers", 4096, d.layers);
-    config.width = dimension(keys, "hidden_size", 1 << 20, d.width);
-    config.heads = dimension(keys, "num_attention_heads", 1 << 16, d.heads);
+    const DimensionKeys& k = family.keys;
+    config.layers = dimension(keys, k.layers, 4096, d.layers);
+    config.width = dimension(keys, k.width, 1 << 20, d.width);
+    config.heads = dimension(keys, k.heads, 1 << 16, d.heads);
     config.kv_heads =
         dimension(keys, "num_key_value_heads", 1 << 16, d.kv_heads > 0 ? d.kv_heads : config.heads);
     const std::int64_t head_width = d.head_width > 0 ? d.head_width : config.width / config.heads;
     config.head_width = dimension(keys, "head_dim", 1 << 16, head_width);
-    config.ffn_width = dimension(keys, "intermediate_size", 1 << 24, d.ffn_width);
+    config.ffn_width = dimension(keys, k.ffn_width, 1 << 24,
+                                 d.ffn_factor > 0 ? d.ffn_factor * config.width : d.ffn_width);
     config.vocabulary = dimension(keys, "vocab_size", 1 << 24, d.vocabulary);
-    config.max_positions = dimension(keys, "max_position_embeddings", 1 << 30, d.max_positions);
+    config.max_positions = dimension(keys, k.max_positions, 1 << 30, d.max_positions);
     if (config.heads % config.kv_heads != 0)
         keys.fail("num_key_value_heads", "a divisor of num_attention_heads");
     if (config.head_width % 2 != 0) keys.fail("head_dim", "even");
@@ -117,13 +128,14 @@ void parse_dimensions(JsonKeys& keys, const Family& family, ModelConfig& config)
 
 Activation parse_activation(JsonKeys& keys, const Family& family) {
     const std::optional<std::string> hidden_activation = keys.text("hidden_activation");
-    const std::string name = keys.text("hidden_act").value_or(hidden_activation.value_or(""));
+    const std::string_view key = family.keys.activation;
+    const std::string name = keys.text(key).value_or(hidden_activation.value_or(""));
     if (name.empty() || family.fixed_activation) return family.activation;
     if (name == "silu" || name == "swish") return Activation::kSilu;
     if (name == "gelu_pytorch_tanh" || name == "gelu_new") return Activation::kGeluTanh;
     if (name == "gelu") return Activation::kGeluErf;
     if (name == "relu") return Activation::kRelu;
-    keys.fail("hidden_act", "silu, gelu, gelu_new, gelu_pytorch_tanh or relu");
+    keys.fail(key, "silu, gelu, gelu_new, gelu_pytorch_tanh or relu");
 }
 
 bool parse_switch(JsonKeys& keys, std::string_view key, bool absent) {
@@ -140,20 +152,14 @@ float parse_softcap(JsonKeys& keys, std::string_view key, const boost::json::obj
 
 void parse_switches(JsonKeys& keys, const Family& family, const boost::json::object& object,
                     ModelConfig& config) {
-    config.norm = family.norm;
     config.norm_eps = static_cast<float>(keys.number(family.eps_key).value_or(family.eps));
     if (!(config.norm_eps >= 0)) keys.fail(family.eps_key, "not negative");
-    config.norm_offset = family.norm_offset;
-    config.qk_norm = family.qk_norm;
-    config.sandwich_norms = family.sandwich_norms;
-    config.gated_mlp = family.gated_mlp;
     config.activation = parse_activation(keys, family);
     config.qkv_bias =
         family.qkv_bias || parse_switch(keys, family.qkv_bias_key, family.bias_default);
-    config.o_bias = parse_switch(keys, family.o_bias_key, family.bias_default);
-    config.mlp_bias = parse_switch(keys, family.mlp_bias_key, family.bias_default);
-    if (config.gated_mlp && config.mlp_bias)
-        keys.fail(family.mlp_bias_key, "false: biases of a gated MLP are not supported");
+    config.o_bias = family.o_bias || parse_switch(keys, family.o_bias_key, family.bias_default);
+    config.mlp_bias =
+        family.mlp_bias || parse_switch(keys, family.mlp_bias_key, family.bias_default);
     config.tied_head = keys.boolean("tie_word_embeddings").value_or(family.tied);
 
     double scale = 1.0 / std::sqrt(static_cast<double>(config.head_width));
@@ -164,9 +170,6 @@ void parse_switches(JsonKeys& keys, const Family& family, const boost::json::obj
             parse_softcap(keys, "attn_logit_softcapping", object, family.attention_softcap);
         config.logit_softcap =
             parse_softcap(keys, "final_logit_softcapping", object, family.logit_softcap);
-    }
-    if (family.scaled_embedding) {
-        config.embed_scale = static_cast<float>(std::sqrt(static_cast<double>(config.width)));
     }
     if (family.multipliers) {
         config.embed_scale = static_cast<float>(keys.number("embedding_multiplier").value_or(1.0));
@@ -289,9 +292,11 @@ void refuse_prequantized(JsonKeys& keys) {
 }
 
 void refuse_odd_switches(JsonKeys& keys) {
-    for (std::string_view key : {"rope_interleaved", "use_bidirectional_attention"}) {
+    for (std::string_view key : {"rope_interleaved", "use_bidirectional_attention",
+                                 "scale_attn_by_inverse_layer_idx", "add_cross_attention"}) {
         if (keys.boolean(key).value_or(false)) keys.fail(key, "false");
     }
+    if (!keys.boolean("scale_attn_weights").value_or(true)) keys.fail("scale_attn_weights", "true");
 }
 
 ModelConfig parse(const boost::json::object& object, const std::string& origin) {
@@ -310,14 +315,14 @@ ModelConfig parse(const boost::json::object& object, const std::string& origin) 
                                     origin, model_type, known_model_types()));
     }
     ModelConfig config;
-    config.family = family->name;
     config.model_type = model_type;
     config.name = keys.text("_name_or_path").value_or("");
     parse_dimensions(keys, *family, config);
+    set_family_switches(*family, config);
     parse_switches(keys, *family, object, config);
     parse_windows(keys, *family, object, config);
     parse_nope(keys, *family, config);
-    parse_ropes(keys, *family, config);
+    if (!config.learned_positions) parse_ropes(keys, *family, config);
     parse_tokens(keys, config);
     refuse_odd_switches(keys);
     keys.ignore(kHarmless);

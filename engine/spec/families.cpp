@@ -1,6 +1,7 @@
 #include "spec/families.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/error.h"
 
@@ -14,6 +15,8 @@ constexpr WeightName kCommonNames[] = {
     {Role::kHead, "lm_head.weight", "output.weight"},
     {Role::kNorm1, "input_layernorm.weight", "attn_norm.weight"},
     {Role::kNorm1Bias, "input_layernorm.bias", "attn_norm.bias"},
+    {Role::kQkv, "self_attn.qkv_proj.weight", "attn_qkv.weight"},
+    {Role::kQkvBias, "self_attn.qkv_proj.bias", "attn_qkv.bias"},
     {Role::kQ, "self_attn.q_proj.weight", "attn_q.weight"},
     {Role::kQBias, "self_attn.q_proj.bias", "attn_q.bias"},
     {Role::kK, "self_attn.k_proj.weight", "attn_k.weight"},
@@ -26,11 +29,17 @@ constexpr WeightName kCommonNames[] = {
     {Role::kKNorm, "self_attn.k_norm.weight", "attn_k_norm.weight"},
     {Role::kNorm2, "post_attention_layernorm.weight", "ffn_norm.weight"},
     {Role::kNorm2Bias, "post_attention_layernorm.bias", "ffn_norm.bias"},
+    {Role::kGateUp, "mlp.gate_up_proj.weight", "ffn_up.weight"},
     {Role::kGate, "mlp.gate_proj.weight", "ffn_gate.weight"},
+    {Role::kGateBias, "mlp.gate_proj.bias", "ffn_gate.bias"},
     {Role::kUp, "mlp.up_proj.weight", "ffn_up.weight"},
     {Role::kUpBias, "mlp.up_proj.bias", "ffn_up.bias"},
     {Role::kDown, "mlp.down_proj.weight", "ffn_down.weight"},
     {Role::kDownBias, "mlp.down_proj.bias", "ffn_down.bias"},
+    {Role::kRouter, "mlp.gate.weight", "ffn_gate_inp.weight"},
+    {Role::kExpertGate, "mlp.experts.{}.gate_proj.weight", "ffn_gate_exps.weight"},
+    {Role::kExpertUp, "mlp.experts.{}.up_proj.weight", "ffn_up_exps.weight"},
+    {Role::kExpertDown, "mlp.experts.{}.down_proj.weight", "ffn_down_exps.weight"},
 };
 
 // The name that means the norm before the MLP elsewhere is the one after attention here.
@@ -45,6 +54,32 @@ constexpr WeightName kStarcoder2Names[] = {
     {Role::kUpBias, "mlp.c_fc.bias", "ffn_up.bias"},
     {Role::kDown, "mlp.c_proj.weight", "ffn_down.weight"},
     {Role::kDownBias, "mlp.c_proj.bias", "ffn_down.bias"},
+};
+
+constexpr WeightName kGpt2Names[] = {
+    {Role::kEmbed, "transformer.wte.weight", "token_embd.weight"},
+    {Role::kPositions, "transformer.wpe.weight", "position_embd.weight"},
+    {Role::kFinalNorm, "transformer.ln_f.weight", "output_norm.weight"},
+    {Role::kFinalNormBias, "transformer.ln_f.bias", "output_norm.bias"},
+    {Role::kNorm1, "ln_1.weight", "attn_norm.weight"},
+    {Role::kNorm1Bias, "ln_1.bias", "attn_norm.bias"},
+    {Role::kQkv, "attn.c_attn.weight", "attn_qkv.weight"},
+    {Role::kQkvBias, "attn.c_attn.bias", "attn_qkv.bias"},
+    {Role::kO, "attn.c_proj.weight", "attn_output.weight"},
+    {Role::kOBias, "attn.c_proj.bias", "attn_output.bias"},
+    {Role::kNorm2, "ln_2.weight", "ffn_norm.weight"},
+    {Role::kNorm2Bias, "ln_2.bias", "ffn_norm.bias"},
+    {Role::kUp, "mlp.c_fc.weight", "ffn_up.weight"},
+    {Role::kUpBias, "mlp.c_fc.bias", "ffn_up.bias"},
+    {Role::kDown, "mlp.c_proj.weight", "ffn_down.weight"},
+    {Role::kDownBias, "mlp.c_proj.bias", "ffn_down.bias"},
+};
+
+constexpr WeightName kMixtralNames[] = {
+    {Role::kRouter, "block_sparse_moe.gate.weight", "ffn_gate_inp.weight"},
+    {Role::kExpertGate, "block_sparse_moe.experts.{}.w1.weight", "ffn_gate_exps.weight"},
+    {Role::kExpertUp, "block_sparse_moe.experts.{}.w3.weight", "ffn_up_exps.weight"},
+    {Role::kExpertDown, "block_sparse_moe.experts.{}.w2.weight", "ffn_down_exps.weight"},
 };
 
 /// Gemma 1, which the later Gemmas vary.
@@ -68,7 +103,7 @@ Family gemma2() {
     f.name = "gemma2";
     f.model_types = f.architectures = {"gemma2"};
     f.names = kSandwichNames;
-    f.sandwich_norms = true;
+    f.post_norms = true;
     f.scalar_scale = true;
     f.soft_caps = true;
     f.attention_softcap = 50.0;
@@ -182,6 +217,55 @@ Family starcoder2() {
     return f;
 }
 
+Family phi3() {
+    Family f;
+    f.name = "phi3";  // Phi-3, Phi-3.5, Phi-4 and its mini
+    f.model_types = f.architectures = {"phi3"};
+    f.eps = 1e-5;
+    f.fused_qkv = f.fused_gate_up = true;
+    f.window = WindowRule::kAll;
+    f.defaults.max_positions = 4096;
+    return f;
+}
+
+Family olmo2() {
+    Family f;
+    f.name = "olmo2";
+    f.model_types = f.architectures = {"olmo2"};
+    f.names = kSandwichNames;
+    f.eps = 1e-5;
+    f.pre_norms = false;
+    f.post_norms = true;
+    f.qk_norm = f.qk_norm_wide = true;
+    f.qkv_bias_key = f.o_bias_key = "attention_bias";
+    return f;
+}
+
+Family gpt2() {
+    Family f;
+    f.name = "gpt2";
+    f.model_types = f.architectures = {"gpt2"};
+    f.names = kGpt2Names;
+    f.layer_prefix = "transformer.h.";
+    f.keys = {.layers = "n_layer",
+              .width = "n_embd",
+              .heads = "n_head",
+              .ffn_width = "n_inner",
+              .max_positions = "n_positions",
+              .activation = "activation_function"};
+    f.norm = NormKind::kLayer;
+    f.eps_key = "layer_norm_epsilon";
+    f.eps = 1e-5;
+    f.gated_mlp = false;
+    f.fused_qkv = f.conv1d = f.learned_positions = true;
+    f.qkv_bias = f.o_bias = f.mlp_bias = true;
+    f.activation = Activation::kGeluTanh;
+    f.tied = true;
+    f.defaults.max_positions = 1024;
+    f.defaults.ffn_factor = 4;
+    return f;
+}
+
 std::string_view name_in(std::span<const WeightName> names, Role role, bool gguf) {
     const auto it = std::find_if(names.begin(), names.end(),
                                  [role](const WeightName& n) { return n.role == role; });
@@ -189,12 +273,14 @@ std::string_view name_in(std::span<const WeightName> names, Role role, bool gguf
     return gguf ? it->gguf : it->hugging_face;
 }
 
-std::string full_name(const Family& family, Role role, std::int64_t layer, bool gguf) {
+std::string full_name(const Family& family, Role role, std::int64_t layer, std::int64_t expert,
+                      bool gguf) {
     std::string_view name = name_in(family.names, role, gguf);
     if (name.empty()) name = name_in(kCommonNames, role, gguf);
     check(!name.empty(), "the family names every weight it has");
     if (role < Role::kNorm1) return std::string(name);
-    return fmt::format("{}{}.{}", gguf ? "blk." : "model.layers.", layer, name);
+    const std::string numbered = fmt::format(fmt::runtime(name), expert);
+    return fmt::format("{}{}.{}", gguf ? "blk." : family.layer_prefix, layer, numbered);
 }
 
 const Family* find_by(std::vector<std::string_view> Family::*list, std::string_view name) {
@@ -217,10 +303,28 @@ std::string joined(std::vector<std::string_view> Family::*list) {
 }  // namespace
 
 std::span<const Family> families() {
-    static const std::vector<Family> rows = {llama(),   mistral(),   qwen2(),  qwen3(),
-                                             gemma(),   gemma2(),    gemma3(), smollm3(),
-                                             granite(), starcoder2()};
+    static const std::vector<Family> rows = {
+        llama(),   mistral(), qwen2(),      qwen3(), gemma(), gemma2(), gemma3(),
+        smollm3(), granite(), starcoder2(), phi3(),  olmo2(), gpt2()};
     return rows;
+}
+
+void set_family_switches(const Family& family, ModelConfig& config) {
+    config.family = family.name;
+    config.norm = family.norm;
+    config.norm_offset = family.norm_offset;
+    config.qk_norm = family.qk_norm;
+    config.qk_norm_wide = family.qk_norm_wide;
+    config.pre_norms = family.pre_norms;
+    config.post_norms = family.post_norms;
+    config.gated_mlp = family.gated_mlp;
+    config.activation = family.activation;
+    config.fused_qkv = family.fused_qkv;
+    config.fused_gate_up = family.fused_gate_up;
+    config.conv1d = family.conv1d;
+    config.learned_positions = family.learned_positions;
+    if (family.scaled_embedding)
+        config.embed_scale = static_cast<float>(std::sqrt(static_cast<double>(config.width)));
 }
 
 const Family& family_named(std::string_view name) {
@@ -246,11 +350,12 @@ std::string known_architectures() {
     return joined(&Family::architectures);
 }
 
-std::string hugging_face_name(const Family& family, Role role, std::int64_t layer) {
-    return full_name(family, role, layer, false);
+std::string hugging_face_name(const Family& family, Role role, std::int64_t layer,
+                              std::int64_t expert) {
+    return full_name(family, role, layer, expert, false);
 }
 std::string gguf_name(const Family& family, Role role, std::int64_t layer) {
-    return full_name(family, role, layer, true);
+    return full_name(family, role, layer, 0, true);
 }
 
 }  // namespace qshard

@@ -13,8 +13,9 @@
 /// To add a family, add a row to families.cpp and a golden config to tests/unit/spec.
 namespace qshard {
 
-/// A weight's names: whole for the weights outside the layers, after "model.layers.N." and "blk.N."
-/// inside them.
+/// A weight's names: whole for the weights outside the layers, after "model.layers.N." (or the
+/// family's own) and "blk.N." inside them. "{}" stands for the number of an expert; GGUF keeps all
+/// experts in one tensor.
 struct WeightName {
     Role role;
     std::string_view hugging_face;
@@ -29,19 +30,30 @@ enum class WindowRule : std::uint8_t {
     kPattern,   ///< all but every window_pattern-th layer
 };
 
+/// Names of the numbers in config.json.
+struct DimensionKeys {
+    std::string_view layers = "num_hidden_layers", width = "hidden_size",
+                     heads = "num_attention_heads", ffn_width = "intermediate_size",
+                     max_positions = "max_position_embeddings", activation = "hidden_act";
+};
+
 /// One row. Keys are those of config.json; an empty key means that the family has no such switch.
 struct Family {
     std::string_view name;
     std::vector<std::string_view> model_types;    ///< of config.json
     std::vector<std::string_view> architectures;  ///< of GGUF
     std::span<const WeightName> names;  ///< entries that replace those of the common table
+    std::string_view layer_prefix = "model.layers.";  ///< of Hugging Face's names
+    DimensionKeys keys;
 
     NormKind norm = NormKind::kRms;
     std::string_view eps_key = "rms_norm_eps";
     double eps = 1e-6;  ///< if the key is absent
-    bool norm_offset = false, qk_norm = false, sandwich_norms = false, gated_mlp = true;
+    bool norm_offset = false, qk_norm = false, qk_norm_wide = false;
+    bool pre_norms = true, post_norms = false, gated_mlp = true;
+    bool fused_qkv = false, fused_gate_up = false, conv1d = false, learned_positions = false;
 
-    bool qkv_bias = false;  ///< always
+    bool qkv_bias = false, o_bias = false, mlp_bias = false;  ///< always
     std::string_view qkv_bias_key, o_bias_key, mlp_bias_key;
     bool bias_default = false;  ///< value of an absent bias key
 
@@ -61,6 +73,12 @@ struct Family {
     WindowRule window = WindowRule::kNone;
     std::int64_t window_pattern = 0;
 
+    std::string_view experts_key;       ///< every layer is a mixture of so many experts, but for
+    bool sparse_layer_keys = false;     ///< decoder_sparse_step and mlp_only_layers,
+    std::string_view expert_width_key;  ///< each of this width
+    std::string_view normalize_key;     ///< whether the chosen ones' probabilities sum to 1;
+    bool normalized_experts = false;    ///< always, without such a key
+
     bool permuted_gguf = false;    ///< rows of q and k are interleaved in GGUF files
     std::string_view gguf_family;  ///< whose GGUF files this family's are, if not its own
 
@@ -69,10 +87,14 @@ struct Family {
         std::int64_t layers = 0, width = 0, heads = 0, kv_heads = 0, head_width = 0, ffn_width = 0,
                      vocabulary = 0;
         std::int64_t max_positions = 2048, window = 0;
+        std::int64_t ffn_factor = 0;  ///< > 0: an absent ffn_width is so many times the width
+        std::int64_t experts = 0, experts_per_token = 0, expert_width = 0;
     } defaults;
 };
 
 std::span<const Family> families();
+/// The switches that the family alone decides, whatever the format of the file.
+void set_family_switches(const Family& family, ModelConfig& config);
 /// BugError if there is no such row.
 const Family& family_named(std::string_view name);
 /// Null if unknown.
@@ -85,7 +107,8 @@ std::string known_model_types();
 std::string known_architectures();
 
 /// Full names; `layer` is ignored for weights outside the layers.
-std::string hugging_face_name(const Family& family, Role role, std::int64_t layer);
+std::string hugging_face_name(const Family& family, Role role, std::int64_t layer,
+                              std::int64_t expert = 0);
 std::string gguf_name(const Family& family, Role role, std::int64_t layer);
 
 }  // namespace qshard

@@ -42,7 +42,8 @@ struct RopeConfig {
 struct LayerConfig {
     std::int64_t window = 0;  ///< attended tokens including self; 0 = all
     bool rope = true;
-    int rope_index = 0;  ///< index into ModelConfig::ropes
+    int rope_index = 0;    ///< index into ModelConfig::ropes
+    bool experts = false;  ///< the MLP is a mixture of experts
 };
 
 /// Numbers and switches of one decoder-only model. Dimension letters as in the glossary of
@@ -63,14 +64,25 @@ struct ModelConfig {
 
     NormKind norm = NormKind::kRms;
     float norm_eps = 1e-5f;
-    bool norm_offset = false;  ///< gain is 1 + w (Gemma)
-    bool qk_norm = false;      ///< RMSNorm of every head of q and k before RoPE
+    bool norm_offset = false;   ///< gain is 1 + w (Gemma)
+    bool qk_norm = false;       ///< RMSNorm of every head of q and k before RoPE
+    bool qk_norm_wide = false;  ///< of all heads at once instead (OLMo 2)
     bool qkv_bias = false, o_bias = false, mlp_bias = false;
-    bool sandwich_norms = false;  ///< also norms after attention and after the MLP (Gemma 2 and 3)
+    bool pre_norms = true;    ///< norms before attention and before the MLP
+    bool post_norms = false;  ///< norms after them, before the residual sum (Gemma 2 and 3, OLMo 2)
     bool gated_mlp = true;
+    bool fused_qkv = false;      ///< one matrix of q's, k's and v's rows (Phi-3, GPT-2)
+    bool fused_gate_up = false;  ///< one matrix of gate's and up's rows (Phi-3)
+    bool conv1d =
+        false;  ///< Hugging Face stores linears as [in, out] (GPT-2); PEFT's fan_in_fan_out
     Activation activation = Activation::kSilu;
     bool learned_positions = false;  ///< GPT-2's wpe
     bool tied_head = false;
+
+    std::int64_t experts = 0;            ///< of a layer that has them
+    std::int64_t experts_per_token = 0;  ///< the most probable ones
+    std::int64_t expert_width = 0;       ///< feed-forward width of one expert
+    bool normalized_experts = false;     ///< the chosen experts' probabilities are made to sum to 1
 
     float embed_scale = 1.0f;        ///< rounded to the embedding's dtype where it is applied
     float attention_scale = 0.0f;    ///< multiplies q.k; always set by the loaders

@@ -12,16 +12,34 @@ class UnitWeights {
     UnitWeights(const ModelConfig& config, std::int64_t layer)
         : family_(family_named(config.family)), layer_(layer) {}
 
-    void linear(Role role, std::int64_t rows, std::int64_t cols) { add(role, rows, cols, true); }
-    void matrix(Role role, std::int64_t rows, std::int64_t cols) { add(role, rows, cols, false); }
+    WeightSpec& linear(Role role, std::int64_t rows, std::int64_t cols, std::int64_t expert = 0) {
+        return add(role, rows, cols, true, expert);
+    }
+    void fused(Role role, std::vector<WeightPart> parts, std::int64_t cols) {
+        std::int64_t rows = 0;
+        for (const WeightPart& part : parts) rows += part.rows;
+        linear(role, rows, cols).parts = std::move(parts);
+    }
+    void matrix(Role role, std::int64_t rows, std::int64_t cols) {
+        add(role, rows, cols, false, 0);
+    }
     void vector(bool present, Role role, std::int64_t cols) {
-        if (present) add(role, 1, cols, false);
+        if (present) add(role, 1, cols, false, 0);
     }
     std::vector<WeightSpec> take() { return std::move(weights_); }
 
   private:
-    void add(Role role, std::int64_t rows, std::int64_t cols, bool is_linear) {
-        weights_.push_back({role, hugging_face_name(family_, role, layer_), rows, cols, is_linear});
+    WeightSpec& add(Role role, std::int64_t rows, std::int64_t cols, bool is_linear,
+                    std::int64_t expert) {
+        WeightSpec& weight = weights_.emplace_back();
+        weight.role = role;
+        weight.name = hugging_face_name(family_, role, layer_, expert);
+        weight.rows = rows;
+        weight.cols = cols;
+        weight.linear = is_linear;
+        weight.expert = expert;
+        weight.transposed = is_linear && family_.conv1d;
+        return weight;
     }
 
     const Family& family_;
@@ -32,6 +50,39 @@ class UnitWeights {
 void add_final_norm(UnitWeights& unit, const ModelConfig& config) {
     unit.vector(true, Role::kFinalNorm, config.width);
     unit.vector(config.norm == NormKind::kLayer, Role::kFinalNormBias, config.width);
+}
+
+void add_experts(UnitWeights& unit, const ModelConfig& config) {
+    for (std::int64_t e = 0; e < config.experts; ++e) {
+        unit.linear(Role::kExpertGate, config.expert_width, config.width, e);
+        unit.linear(Role::kExpertUp, config.expert_width, config.width, e);
+        unit.linear(Role::kExpertDown, config.width, config.expert_width, e);
+    }
+    unit.matrix(Role::kRouter, config.experts, config.width);
+}
+
+void add_vectors(UnitWeights& unit, const ModelConfig& config, bool experts) {
+    const std::int64_t c = config.width, q = config.q_width(), kv = config.kv_width(),
+                       f = config.ffn_width;
+    const bool biased_norms = config.pre_norms && config.norm == NormKind::kLayer;
+    const bool split_bias = config.qkv_bias && !config.fused_qkv;
+    const bool mlp_bias = config.mlp_bias && !experts;
+    unit.vector(config.pre_norms, Role::kNorm1, c);
+    unit.vector(biased_norms, Role::kNorm1Bias, c);
+    unit.vector(config.qk_norm, Role::kQNorm, config.qk_norm_wide ? q : config.head_width);
+    unit.vector(config.qk_norm, Role::kKNorm, config.qk_norm_wide ? kv : config.head_width);
+    unit.vector(config.post_norms, Role::kPostAttentionNorm, c);
+    unit.vector(config.pre_norms, Role::kNorm2, c);
+    unit.vector(biased_norms, Role::kNorm2Bias, c);
+    unit.vector(config.post_norms, Role::kPostFfnNorm, c);
+    unit.vector(config.qkv_bias && config.fused_qkv, Role::kQkvBias, q + 2 * kv);
+    unit.vector(split_bias, Role::kQBias, q);
+    unit.vector(split_bias, Role::kKBias, kv);
+    unit.vector(split_bias, Role::kVBias, kv);
+    unit.vector(config.o_bias, Role::kOBias, c);
+    unit.vector(mlp_bias && config.gated_mlp, Role::kGateBias, f);
+    unit.vector(mlp_bias, Role::kUpBias, f);
+    unit.vector(mlp_bias, Role::kDownBias, c);
 }
 
 }  // namespace
@@ -47,30 +98,58 @@ std::vector<WeightSpec> embedding_weights(const ModelConfig& config) {
 std::vector<WeightSpec> layer_weights(const ModelConfig& config, std::int64_t layer) {
     const std::int64_t c = config.width, q = config.q_width(), kv = config.kv_width(),
                        f = config.ffn_width;
-    const bool layer_norm = config.norm == NormKind::kLayer;
+    const bool experts = config.layer[static_cast<std::size_t>(layer)].experts;
     UnitWeights unit(config, layer);
-    unit.linear(Role::kQ, q, c);
-    unit.linear(Role::kK, kv, c);
-    unit.linear(Role::kV, kv, c);
-    unit.linear(Role::kO, c, q);
-    if (config.gated_mlp) unit.linear(Role::kGate, f, c);
-    unit.linear(Role::kUp, f, c);
-    unit.linear(Role::kDown, c, f);
-    unit.vector(true, Role::kNorm1, c);
-    unit.vector(layer_norm, Role::kNorm1Bias, c);
-    unit.vector(config.qk_norm, Role::kQNorm, config.head_width);
-    unit.vector(config.qk_norm, Role::kKNorm, config.head_width);
-    unit.vector(config.sandwich_norms, Role::kPostAttentionNorm, c);
-    unit.vector(true, Role::kNorm2, c);
-    unit.vector(layer_norm, Role::kNorm2Bias, c);
-    unit.vector(config.sandwich_norms, Role::kPostFfnNorm, c);
-    unit.vector(config.qkv_bias, Role::kQBias, q);
-    unit.vector(config.qkv_bias, Role::kKBias, kv);
-    unit.vector(config.qkv_bias, Role::kVBias, kv);
-    unit.vector(config.o_bias, Role::kOBias, c);
-    unit.vector(config.mlp_bias, Role::kUpBias, f);
-    unit.vector(config.mlp_bias, Role::kDownBias, c);
+    for (const Role role : linear_roles(config)) {
+        switch (role) {
+            case Role::kQkv:
+                unit.fused(role, {{Role::kQ, q}, {Role::kK, kv}, {Role::kV, kv}}, c);
+                break;
+            case Role::kQ:
+                unit.linear(role, q, c);
+                break;
+            case Role::kK:
+            case Role::kV:
+                unit.linear(role, kv, c);
+                break;
+            case Role::kO:
+                unit.linear(role, c, q);
+                break;
+            case Role::kGateUp:
+                if (!experts) unit.fused(role, {{Role::kGate, f}, {Role::kUp, f}}, c);
+                break;
+            case Role::kDown:
+                if (!experts) unit.linear(role, c, f);
+                break;
+            default:
+                if (!experts) unit.linear(role, f, c);
+        }
+    }
+    if (experts) add_experts(unit, config);
+    add_vectors(unit, config, experts);
     return unit.take();
+}
+
+std::vector<Role> linear_roles(const ModelConfig& config) {
+    std::vector<Role> roles;
+    if (config.fused_qkv) {
+        roles = {Role::kQkv};
+    } else {
+        roles = {Role::kQ, Role::kK, Role::kV};
+    }
+    roles.push_back(Role::kO);
+    if (config.fused_gate_up) {
+        roles.push_back(Role::kGateUp);
+    } else {
+        if (config.gated_mlp) roles.push_back(Role::kGate);
+        roles.push_back(Role::kUp);
+    }
+    roles.push_back(Role::kDown);
+    return roles;
+}
+
+bool adaptable(Role linear) {
+    return linear != Role::kExpertGate && linear != Role::kExpertUp && linear != Role::kExpertDown;
 }
 
 std::vector<WeightSpec> head_weights(const ModelConfig& config) {

@@ -21,6 +21,8 @@ enum class Role : std::uint8_t {
     kHead,
     kNorm1,
     kNorm1Bias,
+    kQkv,
+    kQkvBias,
     kQ,
     kQBias,
     kK,
@@ -34,13 +36,25 @@ enum class Role : std::uint8_t {
     kPostAttentionNorm,
     kNorm2,
     kNorm2Bias,
+    kGateUp,
     kGate,
+    kGateBias,
     kUp,
     kUpBias,
     kDown,
     kDownBias,
     kPostFfnNorm,
+    kRouter,
+    kExpertGate,
+    kExpertUp,
+    kExpertDown,
     kCount
+};
+
+/// Rows of a weight that the decoder computes with as a linear of its own.
+struct WeightPart {
+    Role role = Role::kEmbed;
+    std::int64_t rows = 0;
 };
 
 /// One weight: shape [rows, cols] (vectors have rows = 1), named as in the Hugging Face checkpoint
@@ -51,6 +65,9 @@ struct WeightSpec {
     std::int64_t rows = 0, cols = 0;
     bool linear = false;  ///< a frozen linear of a decoder layer: quantized, and a LoRA target by
                           ///< the module's name
+    std::vector<WeightPart> parts = {};  ///< of a fused linear, in the order of its rows
+    std::int64_t expert = 0;             ///< which one, of a mixture of experts
+    bool transposed = false;             ///< Hugging Face stores [cols, rows]
 
     std::int64_t count() const { return rows * cols; }
     /// The module's path: the name without its last component ("model.layers.0.self_attn.q_proj").
@@ -59,9 +76,13 @@ struct WeightSpec {
 
 /// Weights of the embedding unit: embedding, and (tied head) the final norm.
 std::vector<WeightSpec> embedding_weights(const ModelConfig& config);
-/// Weights of decoder layer `layer`, in the order q, k, v, o, gate, up, down (linears), then norms
-/// and biases.
+/// Weights of decoder layer `layer`, in the order q, k, v, o, gate, up, down (linears), then
+/// experts, norms and biases.
 std::vector<WeightSpec> layer_weights(const ModelConfig& config, std::int64_t layer);
+/// The linears of a layer without experts as they are stored (a fused one once), in that order.
+std::vector<Role> linear_roles(const ModelConfig& config);
+/// Whether an adapter can be put on a linear: not on one of a mixture's experts.
+bool adaptable(Role linear);
 /// Weights of the head unit: final norm and lm_head; empty if the head is tied.
 std::vector<WeightSpec> head_weights(const ModelConfig& config);
 

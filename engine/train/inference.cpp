@@ -41,8 +41,10 @@ Inference::Inference(Backend& backend, const ModelConfig& config, const ModelLay
     }
     head_packs_ =
         arena.reserve("expanded head", head_pack_bytes(backend, config, options.compute, false));
-    const Field& embed = layout.units[layout.embed_unit()].at(Role::kEmbed);
-    embed_ = arena.reserve("embedding", embed.data_bytes);
+    const UnitLayout& embed = layout.units[layout.embed_unit()];
+    embed_ = arena.reserve("embedding", embed.at(Role::kEmbed).data_bytes);
+    const Field* positions = embed.find(Role::kPositions);
+    if (positions != nullptr) positions_ = arena.reserve("embedding", positions->data_bytes);
     cache_stride_ = Scratch::aligned(
         static_cast<std::size_t>(options.max_sequences * options.max_context * config.kv_width()) *
         bytes_of(options.compute));
@@ -74,9 +76,14 @@ void Inference::start(WeightSource& source, const float* adapter_values) {
         const std::byte* bytes = source.acquire(u);
         const UnitLayout& unit = layout_.units[u];
         if (u == layout_.embed_unit()) {
-            const Tensor table = view_of(unit.at(Role::kEmbed), bytes).plain;
-            table_ = Tensor(arena_.at(embed_), table.dtype(), {table.rows(), table.cols()});
-            backend_.copy(table, table_);
+            auto keep = [&](Tensor table, Arena::Handle place) {
+                if (table.empty()) return Tensor();
+                const Tensor copy(arena_.at(place), table.dtype(), {table.rows(), table.cols()});
+                backend_.copy(table, copy);
+                return copy;
+            };
+            const EmbeddingTables tables = embedding_tables(unit, bytes);
+            tables_ = {keep(tables.tokens, embed_), keep(tables.positions, positions_)};
         }
         if (u == layout_.head_unit()) {
             head_packs_ready_ = prepare_head(backend_, config_, unit, bytes, options_.compute,
@@ -105,7 +112,7 @@ Tensor Inference::forward(const TokenContext& context, std::span<const std::int3
         return Tensor(arena_.at(x_) + static_cast<std::size_t>(layer % 2) * x_stride_, DType::kF32,
                       {context.tokens, config_.width});
     };
-    embed_tokens(backend_, config_, table_, tokens, x(0));
+    embed_tokens(backend_, config_, tables_, tokens, context.positions, x(0), x(1));
     Tape tape = make_tape(config_, r_, context.tokens, options_.compute, arena_.at(work_));
     for (std::int64_t l = 0; l < config_.layers; ++l) {
         const KvCache layer_cache = cache(l);

@@ -74,11 +74,12 @@ class Inference {
     Arena& arena_;
     const std::int64_t r_;
     std::vector<Arena::Handle> layer_packs_;
-    Arena::Handle head_packs_ = 0, embed_ = 0, cache_ = 0, x_ = 0, work_ = 0, ropes_ = 0;
+    Arena::Handle head_packs_ = 0, embed_ = 0, positions_ = 0, cache_ = 0, x_ = 0, work_ = 0,
+                  ropes_ = 0;
     std::size_t x_stride_ = 0, cache_stride_ = 0;
     std::vector<BlockPacks> blocks_;
     HeadPacks head_packs_ready_;
-    Tensor table_;
+    EmbeddingTables tables_;
     std::unique_ptr<Decoder> decoder_;
     std::unique_ptr<Head> head_;
     std::vector<float> host_logits_;

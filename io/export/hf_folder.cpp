@@ -1,5 +1,6 @@
 #include "io/export/hf_folder.h"
 
+#include <algorithm>
 #include <array>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
@@ -64,12 +65,16 @@ std::vector<Shard> shards_of(const ModelConfig& config, const ExportOptions& opt
 void write_shard(const fs::path& file, Shard shard, DType dtype, WeightStream& stream) {
     std::ranges::sort(shard, {}, &WeightSpec::name);  // one dtype: the reference writer's order
     std::vector<SafetensorsEntry> entries;
-    for (const WeightSpec& weight : shard)
-        entries.push_back({weight.name, type_of(dtype), shape_of(weight)});
+    for (const WeightSpec& weight : shard) {
+        std::vector<std::int64_t> shape = shape_of(weight);
+        if (weight.transposed) std::reverse(shape.begin(), shape.end());
+        entries.push_back({weight.name, type_of(dtype), shape});
+    }
     const std::string header = safetensors_header(entries);
     PendingFile pending(file);
     pending.write(std::as_bytes(std::span(header)));
-    for (const WeightSpec& weight : shard) stream.write(weight, dtype, {}, pending);
+    for (const WeightSpec& weight : shard)
+        stream.write(weight, dtype, {.transposed = weight.transposed}, pending);
     pending.finish();
     pending.rename();
 }

@@ -47,7 +47,9 @@ std::string difference_of(const ModelConfig& a, const ModelConfig& b) {
                &M::vocabulary)) {
         return "dimensions";
     }
-    if (differ(&M::norm, &M::norm_offset, &M::qk_norm, &M::sandwich_norms)) return "norms";
+    if (differ(&M::norm, &M::norm_offset, &M::qk_norm, &M::qk_norm_wide, &M::pre_norms,
+               &M::post_norms))
+        return "norms";
     if (far(&M::norm_eps)) return "norm_eps";
     if (differ(&M::qkv_bias, &M::o_bias, &M::mlp_bias)) return "biases";
     if (differ(&M::gated_mlp, &M::activation)) return "activation";

@@ -66,8 +66,24 @@ void WeightStream::convert(const WeightSpec& weight, DType dtype, const WeightCh
     store(values, dtype, weight, out.data());
 }
 
+void WeightStream::write_transposed(const WeightSpec& weight, DType dtype, PendingFile& file) {
+    std::vector<float> ours(static_cast<std::size_t>(weight.count())), theirs(ours.size());
+    weights_.read(weight, 0, ours);
+    const auto rows = static_cast<std::size_t>(weight.rows),
+               cols = static_cast<std::size_t>(weight.cols);
+    for (std::size_t r = 0; r < rows; ++r) {
+        for (std::size_t c = 0; c < cols; ++c) theirs[c * rows + r] = ours[r * cols + c];
+    }
+    buffer_.resize(theirs.size() * bytes_of(dtype));
+    store(theirs, dtype, weight, buffer_.data());
+    file.write(buffer_);
+    done_ += weight.count();
+    if (options_.progress) options_.progress(done_, total_);
+}
+
 void WeightStream::write(const WeightSpec& weight, DType dtype, const WeightChange& change,
                          PendingFile& file) {
+    if (change.transposed) return write_transposed(weight, dtype, file);
     const std::size_t element = bytes_of(dtype);
     // Whole rows, so that rows can be permuted.
     const std::int64_t row_length =

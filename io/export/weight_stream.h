@@ -24,8 +24,9 @@ struct ExportOptions {
 /// What a writer does to a weight on its way into the file.
 struct WeightChange {
     std::int64_t interleaved_heads =
-        0;            ///< > 0: rows of each of so many heads, as GGUF orders them
-    float added = 0;  ///< to every element
+        0;                    ///< > 0: rows of each of so many heads, as GGUF orders them
+    float added = 0;          ///< to every element
+    bool transposed = false;  ///< written as [cols, rows]; the weight is then held in memory
 };
 
 /// Writes weights to files through a buffer of a few MiB, reading and converting on all threads.
@@ -39,6 +40,7 @@ class WeightStream {
                PendingFile& file);
 
   private:
+    void write_transposed(const WeightSpec& weight, DType dtype, PendingFile& file);
     void convert(const WeightSpec& weight, DType dtype, const WeightChange& change,
                  std::int64_t first, std::span<std::byte> out) const;
 

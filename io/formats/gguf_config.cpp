@@ -9,6 +9,10 @@
 namespace qshard {
 namespace {
 
+constexpr const char *kFrequencies = "rope_freqs.weight",
+                     *kShortFactors = "rope_factors_short.weight",
+                     *kLongFactors = "rope_factors_long.weight";
+
 /// Access to the keys of one architecture.
 class Keys {
   public:
@@ -117,18 +121,12 @@ bool has(const GgufFile& file, const Family& family, Role role) {
 
 void set_switches(const GgufFile& file, const Keys& keys, const Family& family,
                   ModelConfig& config) {
-    config.norm = family.norm;
     const std::string_view eps_key = family.norm == NormKind::kRms
                                          ? "attention.layer_norm_rms_epsilon"
                                          : "attention.layer_norm_epsilon";
     config.norm_eps = static_cast<float>(keys.number(eps_key).value_or(family.eps));
     if (!(config.norm_eps >= 0)) keys.fail(eps_key, "not negative");
-    config.norm_offset = family.norm_offset;
-    config.qk_norm = family.qk_norm;
-    config.sandwich_norms = family.sandwich_norms;
-    config.gated_mlp = family.gated_mlp;
-    config.activation = family.activation;
-    config.qkv_bias = has(file, family, Role::kQBias);
+    config.qkv_bias = has(file, family, config.fused_qkv ? Role::kQkvBias : Role::kQBias);
     config.o_bias = has(file, family, Role::kOBias);
     config.mlp_bias = has(file, family, Role::kDownBias);
     config.tied_head = file.find(gguf_name(family, Role::kHead, 0)) == nullptr;
@@ -148,9 +146,6 @@ void set_switches(const GgufFile& file, const Keys& keys, const Family& family,
         scale_width = static_cast<double>(config.width) / static_cast<double>(config.heads);
     }
     double scale = 1.0 / std::sqrt(scale_width);
-    if (family.scaled_embedding) {
-        config.embed_scale = static_cast<float>(std::sqrt(static_cast<double>(config.width)));
-    }
     if (family.multipliers) {
         config.embed_scale = static_cast<float>(keys.number("embedding_scale").value_or(1.0));
         config.residual_scale = static_cast<float>(keys.number("residual_scale").value_or(1.0));
@@ -163,21 +158,40 @@ void set_switches(const GgufFile& file, const Keys& keys, const Family& family,
     config.attention_scale = static_cast<float>(scale);
 }
 
-std::vector<float> frequency_divisors(const GgufFile& file, std::int64_t count) {
-    const GgufTensor* tensor = file.find("rope_freqs.weight");
+/// Values of a tensor of rotary divisors, or nothing if there is none.
+std::vector<float> divisors_of(const GgufFile& file, const char* name, std::int64_t count) {
+    const GgufTensor* tensor = file.find(name);
     if (tensor == nullptr) return {};
     if (tensor->type != GgmlType::kF32 || tensor->count() != count) {
-        throw UserError(fmt::format("{}: rope_freqs.weight must be {} values of type F32",
-                                    file.file().name(), count));
+        throw UserError(
+            fmt::format("{}: {} must be {} values of type F32", file.file().name(), name, count));
     }
     std::vector<float> divisors(static_cast<std::size_t>(count));
     file.file().read(tensor->offset, divisors.data(), divisors.size() * sizeof(float));
     if (std::any_of(divisors.begin(), divisors.end(),
                     [](float d) { return !(d > 0) || !std::isfinite(d); })) {
-        throw UserError(file.file().name() +
-                        ": rope_freqs.weight holds a value that is not positive");
+        throw UserError(
+            fmt::format("{}: {} holds a value that is not positive", file.file().name(), name));
     }
     return divisors;
+}
+
+/// Phi-3's long contexts: no scaling type, but a tensor of divisors for each range of lengths.
+void set_longrope(const GgufFile& file, const Keys& keys, const ModelConfig& config,
+                  RopeConfig& rope) {
+    const std::vector<float> shorts = divisors_of(file, kShortFactors, rope.rotary_width / 2);
+    const std::vector<float> longs = divisors_of(file, kLongFactors, rope.rotary_width / 2);
+    if (shorts.empty() && longs.empty()) return;
+    if (shorts.empty() || longs.empty() || rope.kind != RopeKind::kDefault) {
+        throw UserError(fmt::format("{}: expected both {} and {}, and no other scaling",
+                                    file.file().name(), kShortFactors, kLongFactors));
+    }
+    rope.kind = RopeKind::kLongrope;
+    rope.short_factor.assign(shorts.begin(), shorts.end());
+    rope.long_factor.assign(longs.begin(), longs.end());
+    rope.factor = static_cast<double>(config.max_positions) /
+                  static_cast<double>(rope.original_max_positions);
+    rope.attention_factor = keys.number("rope.scaling.attn_factor");
 }
 
 void set_ropes(const GgufFile& file, const Keys& keys, const Family& family, ModelConfig& config) {
@@ -202,7 +216,8 @@ void set_ropes(const GgufFile& file, const Keys& keys, const Family& family, Mod
     } else if (scaling != "none") {
         keys.fail("rope.scaling.type", "none, linear or yarn");
     }
-    rope.frequency_divisors = frequency_divisors(file, rope.rotary_width / 2);
+    rope.frequency_divisors = divisors_of(file, kFrequencies, rope.rotary_width / 2);
+    set_longrope(file, keys, config, rope);
     config.ropes.push_back(rope);
     if (family.local_theta > 0) config.ropes.push_back(local);
 }
@@ -244,15 +259,19 @@ void set_tokens(const GgufFile& file, ModelConfig& config) {
 
 }  // namespace
 
+bool is_rope_tensor(std::string_view name) {
+    return name == kFrequencies || name == kShortFactors || name == kLongFactors;
+}
+
 ModelConfig model_config_from_gguf(const GgufFile& file) {
     const Family& family = check_kind(file);
     const Keys keys(file, *file.text("general.architecture"));
     ModelConfig config;
-    config.family = family.name;
     config.model_type = *file.text("general.architecture");
     set_dimensions(file, keys, family, config);
+    set_family_switches(family, config);
     set_switches(file, keys, family, config);
-    set_ropes(file, keys, family, config);
+    if (!config.learned_positions) set_ropes(file, keys, family, config);
     set_layers(keys, family, config);
     set_tokens(file, config);
     return config;

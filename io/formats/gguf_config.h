@@ -9,5 +9,7 @@ namespace qshard {
 /// UserError if the architecture is not one of the families table, a value is out of range, or the
 /// file is an adapter, a split or a mixture of experts.
 ModelConfig model_config_from_gguf(const GgufFile& file);
+/// A tensor that holds part of the configuration, not a weight.
+bool is_rope_tensor(std::string_view name);
 
 }  // namespace qshard

@@ -18,6 +18,7 @@ constexpr std::size_t kChunkBytes = std::size_t{1} << 18;
 /// Where a weight of ours is in the file, and what the file did to it.
 struct Located {
     const GgufTensor* tensor = nullptr;
+    std::int64_t begin = 0;  ///< element of the tensor that the weight begins with: an expert's
     std::int64_t permuted_heads = 0;  ///< > 0: rows are interleaved within each of so many heads
     bool plus_one = false;
 };
@@ -59,7 +60,7 @@ class GgufModel : public WeightReader {
         for (std::int64_t l = 0; l < config_.layers; ++l) locate(layer_weights(config_, l), l);
         locate(head_weights(config_), 0);
         for (const auto& [name, tensor] : file_->tensors()) {
-            if (name != "rope_freqs.weight" && !used_.contains(name)) {
+            if (!is_rope_tensor(name) && !used_.contains(name)) {
                 throw UserError(fmt::format(
                     "{}: the tensor \"{}\" is not part of a \"{}\" model as this program knows it",
                     file_->file().name(), name, config_.family));
@@ -85,7 +86,7 @@ class GgufModel : public WeightReader {
         if (located.permuted_heads > 0) {
             read_permuted(weight, located, first, out);
         } else {
-            read_elements(file_->file(), *located.tensor, first, count, out.data());
+            read_elements(file_->file(), *located.tensor, located.begin + first, count, out.data());
         }
         if (located.plus_one) {
             for (float& value : out) value -= 1.0f;
@@ -122,6 +123,7 @@ class GgufModel : public WeightReader {
                 throw UserError(fmt::format("{}: the tensor \"{}\" is missing", origin, name));
             std::vector<std::int64_t> expected = {weight.cols};
             if (weight.rows > 1 || weight.linear) expected.push_back(weight.rows);
+            if (!adaptable(weight.role)) expected.push_back(config_.experts);
             if (tensor->extents != expected) {
                 throw UserError(fmt::format("{}: the tensor \"{}\" has shape [{}], expected [{}]",
                                             origin, name, fmt::join(tensor->extents, ", "),
@@ -132,7 +134,7 @@ class GgufModel : public WeightReader {
                     "{}: the tensor \"{}\" has type {}, which is not supported\nSupported: {}",
                     origin, name, traits_of(tensor->type).name, supported_ggml_types()));
             }
-            Located located{.tensor = tensor};
+            Located located{.tensor = tensor, .begin = weight.expert * weight.count()};
             if (family.permuted_gguf) {
                 if (weight.role == Role::kQ || weight.role == Role::kQBias)
                     located.permuted_heads = config_.heads;

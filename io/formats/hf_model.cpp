@@ -14,6 +14,7 @@
 #include "io/formats/gguf_dequant.h"
 #include "io/formats/safetensors.h"
 #include "spec/config_json.h"
+#include "spec/families.h"
 #include "spec/json.h"
 #include "spec/json_keys.h"
 
@@ -36,8 +37,11 @@ struct Located {
 struct Prefix {
     std::string_view theirs, ours;
 };
-constexpr std::array<Prefix, 4> kPrefixes = {
-    {{"", ""}, {"model.language_model.", "model."}, {"language_model.", ""}, {"", "model."}}};
+constexpr std::array<Prefix, 5> kPrefixes = {{{"", ""},
+                                              {"model.language_model.", "model."},
+                                              {"language_model.", ""},
+                                              {"", "model."},
+                                              {"", "transformer."}}};
 
 std::string under(const Prefix& prefix, std::string_view name) {
     if (!name.starts_with(prefix.ours)) return std::string(name);
@@ -47,6 +51,12 @@ std::string under(const Prefix& prefix, std::string_view name) {
 GgmlType plain_type(SafetensorsType type) {
     if (type == SafetensorsType::kBF16) return GgmlType::kBF16;
     return type == SafetensorsType::kF16 ? GgmlType::kF16 : GgmlType::kF32;
+}
+
+/// What old files kept beside the weights: frequencies, and GPT-2's causal masks.
+bool is_buffer(std::string_view name) {
+    return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attn.bias") ||
+           name.ends_with(".attn.masked_bias");
 }
 
 class HuggingFaceModel : public WeightReader {
@@ -78,16 +88,10 @@ class HuggingFaceModel : public WeightReader {
         check(first >= 0 && first <= weight.count() &&
                   static_cast<std::int64_t>(out.size()) <= weight.count() - first,
               "a read lies inside its weight");
-        const GgmlTraits& traits = traits_of(plain_type(located.tensor->type));
-        std::vector<std::byte> raw(std::min(out.size(), kChunk) * traits.block_bytes);
-        std::uint64_t offset =
-            located.tensor->offset + static_cast<std::uint64_t>(first) * traits.block_bytes;
-        for (std::size_t done = 0; done < out.size();) {
-            const std::size_t count = std::min(out.size() - done, kChunk);
-            located.file->file().read(offset, raw.data(), count * traits.block_bytes);
-            traits.dequantize(raw.data(), static_cast<std::int64_t>(count), out.data() + done);
-            offset += count * traits.block_bytes;
-            done += count;
+        if (weight.transposed) {
+            read_transposed(weight, located, first, out);
+        } else {
+            read_elements(located, first, out);
         }
     }
 
@@ -112,6 +116,38 @@ class HuggingFaceModel : public WeightReader {
     }
 
   private:
+    /// Elements [first, first + out.size()) as they lie in the file.
+    static void read_elements(const Located& located, std::int64_t first, std::span<float> out) {
+        const GgmlTraits& traits = traits_of(plain_type(located.tensor->type));
+        std::vector<std::byte> raw(std::min(out.size(), kChunk) * traits.block_bytes);
+        std::uint64_t offset =
+            located.tensor->offset + static_cast<std::uint64_t>(first) * traits.block_bytes;
+        for (std::size_t done = 0; done < out.size();) {
+            const std::size_t count = std::min(out.size() - done, kChunk);
+            located.file->file().read(offset, raw.data(), count * traits.block_bytes);
+            traits.dequantize(raw.data(), static_cast<std::int64_t>(count), out.data() + done);
+            offset += count * traits.block_bytes;
+            done += count;
+        }
+    }
+
+    /// The file has [cols, rows]: one stretch of every row of the file holds the wanted columns.
+    static void read_transposed(const WeightSpec& weight, const Located& located,
+                                std::int64_t first, std::span<float> out) {
+        const auto end = first + static_cast<std::int64_t>(out.size());
+        const std::int64_t row = first / weight.cols, last = (end + weight.cols - 1) / weight.cols;
+        std::vector<float> stretch(static_cast<std::size_t>(last - row));
+        for (std::int64_t c = 0; c < weight.cols; ++c) {
+            read_elements(located, c * weight.rows + row, stretch);
+            for (std::int64_t r = row; r < last; ++r) {
+                const std::int64_t at = r * weight.cols + c;
+                if (at >= first && at < end)
+                    out[static_cast<std::size_t>(at - first)] =
+                        stretch[static_cast<std::size_t>(r - row)];
+            }
+        }
+    }
+
     const Located& at(const WeightSpec& weight) const {
         const auto it = located_.find(weight.name);
         check(it != located_.end(), "the weight belongs to the model");
@@ -219,7 +255,8 @@ class HuggingFaceModel : public WeightReader {
                                             under(prefix_, weight.name)));
             }
             std::vector<std::int64_t> expected = {weight.cols};
-            if (weight.rows > 1 || weight.linear) expected.insert(expected.begin(), weight.rows);
+            if (weight.rows > 1 || weight.linear)
+                expected.insert(weight.transposed ? expected.end() : expected.begin(), weight.rows);
             if (located.tensor->shape != expected) {
                 throw UserError(fmt::format("{}: the tensor \"{}\" has shape [{}], expected [{}]",
                                             folder_.string(), weight.name,
@@ -241,11 +278,9 @@ class HuggingFaceModel : public WeightReader {
     /// A weight of the text model that the config does not account for means that the model
     /// computes something else.
     void refuse_unknown() {
-        const std::string layers = under(prefix_, "model.layers.");
+        const std::string layers = under(prefix_, family_named(config_.family).layer_prefix);
         for (const auto& [name, located] : all_) {
-            const bool rotary =
-                name.ends_with(".rotary_emb.inv_freq");  // a buffer that old files kept
-            if (name.starts_with(layers) && !used_.contains(name) && !rotary) {
+            if (name.starts_with(layers) && !used_.contains(name) && !is_buffer(name)) {
                 throw UserError(
                     fmt::format("{}: the tensor \"{}\" is not part of a \"{}\" model as "
                                 "config.json describes it",

@@ -85,7 +85,8 @@ void refuse_unsupported(const json::object& object, JsonKeys& keys, const std::s
     }
     keys.ignore(kHarmless);
     for (const auto& [key, value] : object) {
-        static constexpr std::array<std::string_view, 14> kRead = {"r",
+        static constexpr std::array<std::string_view, 15> kRead = {"r",
+                                                                   "fan_in_fan_out",
                                                                    "lora_alpha",
                                                                    "lora_dropout",
                                                                    "use_rslora",
@@ -158,6 +159,7 @@ PeftConfig parse_peft_config(std::string_view text, const std::string& origin) {
     config.alpha = keys.number("lora_alpha").value_or(config.alpha);
     config.dropout = keys.number("lora_dropout").value_or(0);
     config.use_rslora = keys.boolean("use_rslora").value_or(false);
+    config.fan_in_fan_out = keys.boolean("fan_in_fan_out").value_or(false);
     const json::value* targets = keys.find("target_modules");
     if (targets != nullptr && targets->is_string()) {
         config.target_pattern = targets->get_string();
@@ -184,7 +186,7 @@ std::string peft_config_text(const PeftConfig& config) {
         {"auto_mapping", nullptr},
         {"base_model_name_or_path", text_or_null(config.base_model)},
         {"bias", "none"},
-        {"fan_in_fan_out", false},
+        {"fan_in_fan_out", config.fan_in_fan_out},
         {"inference_mode", true},
         {"init_lora_weights", true},
         {"layers_pattern", list_or_null(config.layers_pattern)},

@@ -14,6 +14,7 @@ struct PeftConfig {
     double alpha = 8;
     double dropout = 0;
     bool use_rslora = false;
+    bool fan_in_fan_out = false;  ///< the base's linears are Conv1D; A and B are as elsewhere
     std::vector<std::string>
         target_modules;          ///< names or path suffixes; empty if there is a pattern
     std::string target_pattern;  ///< a regular expression, or "all-linear"

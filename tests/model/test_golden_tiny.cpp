@@ -19,8 +19,9 @@
 namespace qshard {
 namespace {
 
-const std::vector<std::string> kFamilies = {"llama", "llama_tied", "mistral", "qwen2",   "qwen3",
-                                            "gemma", "gemma2",     "gemma3",  "smollm3", "granite"};
+const std::vector<std::string> kFamilies = {
+    "llama",   "llama_tied", "mistral",    "qwen2", "qwen3", "gemma", "gemma2",    "gemma3",
+    "smollm3", "granite",    "starcoder2", "phi3",  "olmo2", "gpt2",  "llama_bias"};
 
 /// A golden model on one backend, fp32.
 class TinyModel {

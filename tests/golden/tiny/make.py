@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 
+import bitsandbytes.functional
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
@@ -61,6 +62,14 @@ FAMILIES = {
     "starcoder2": row("starcoder2", rope_theta=100000.0, tie_word_embeddings=True, sliding_window=5, use_bias=True),
     "gpt2": dict(model_type="gpt2", vocab_size=VOCAB, n_embd=48, n_layer=2, n_head=3, n_inner=80, n_positions=64,
                  resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2),
+    "mixtral": row("mixtral", rms_norm_eps=1e-5, rope_theta=1000000.0, intermediate_size=36, num_local_experts=4,
+                   num_experts_per_tok=2, sliding_window=None),
+    "qwen3_moe": row("qwen3_moe", rms_norm_eps=1e-6, head_dim=24, rope_theta=1000000.0, num_hidden_layers=3,
+                     mlp_only_layers=[1], num_experts=5, num_experts_per_tok=3, moe_intermediate_size=28,
+                     norm_topk_prob=False),
+    "llama_bias": row("llama", rms_norm_eps=1e-5, head_dim=16, rope_theta=10000.0, attention_bias=True, mlp_bias=True,
+                      rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
+                                       "original_max_position_embeddings": 16}),
 }
 
 
@@ -76,7 +85,7 @@ def set_parameters(model, seed):
         elif "embed" in name or "wte" in name or "wpe" in name:
             value = noise * 0.25
         else:
-            value = noise * 1.3 / parameter.shape[1] ** 0.5
+            value = noise * 1.3 / parameter.shape[-1] ** 0.5
         parameter.data = value.to(torch.bfloat16)
 
 
@@ -114,11 +123,32 @@ def load(folder, quantized):
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.float32)
         options["device_map"] = "cpu"
-    return AutoModelForCausalLM.from_pretrained(folder, **options).requires_grad_(False)
+    model = AutoModelForCausalLM.from_pretrained(folder, **options).requires_grad_(False)
+    if quantized:
+        quantize_experts(model)
+    return model
+
+
+def quantize_experts(model):
+    """transformers 5 keeps experts as fused parameters, which bitsandbytes leaves alone: here each matrix of each expert
+    is quantized by itself, as the checkpoint names it, and expanded again."""
+    def through_nf4(matrix):
+        codes, state = bitsandbytes.functional.quantize_4bit(matrix.contiguous(), quant_type="nf4",
+                                                             compress_statistics=True)
+        return bitsandbytes.functional.dequantize_4bit(codes, state)
+
+    for name, parameter in model.named_parameters():
+        if ".experts." in name:
+            for expert in parameter.data:
+                for matrix in expert.chunk(2) if name.endswith("gate_up_proj") else [expert]:
+                    matrix.copy_(through_nf4(matrix))
 
 
 def attach_lora(model, seed):
-    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    # On a mixture, PEFT's all-linear would adapt the fused experts and the router too.
+    mixture = any(".experts." in name for name, _ in model.named_parameters())
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if mixture else "all-linear"
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
     model = get_peft_model(model, config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(model.named_parameters()):

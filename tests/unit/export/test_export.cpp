@@ -24,8 +24,9 @@ using testing::TemporaryFolder;
 
 const fs::path kTiny = fs::path(QSHARD_TEST_DATA) / "golden" / "tiny";
 
-const std::vector<std::string> kFamilies = {"llama", "llama_tied", "mistral", "qwen2",  "qwen3",
-                                            "gemma", "gemma2",     "gemma3",  "granite"};
+const std::vector<std::string> kFamilies = {
+    "llama",  "llama_tied", "mistral",    "qwen2", "qwen3", "gemma", "gemma2",
+    "gemma3", "granite",    "starcoder2", "phi3",  "olmo2", "gpt2",  "llama_bias"};
 
 std::vector<float> values_of(const WeightReader& reader, const WeightSpec& weight) {
     std::vector<float> values(static_cast<std::size_t>(weight.count()));

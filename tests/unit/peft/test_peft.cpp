@@ -119,7 +119,7 @@ TEST(PeftConfig, UnsupportedFeaturesAreRefusedByName) {
         {R"({"init_lora_weights": "pissa"})", "pissa"},
         {R"({"target_parameters": ["experts"]})", "target_parameters"},
         {R"({"loftq_config": {"loftq_bits": 4}})", "loftq_config"},
-        {R"({"fan_in_fan_out": true})", "fan_in_fan_out"},
+        {R"({"fan_in_fan_out": "yes"})", "fan_in_fan_out"},
         {R"({"some_new_feature": 3})", "some_new_feature"},
         {R"({"r": 0})", "\"r\""},
         {R"({"r": 4, "r": 8})", "r"},

@@ -115,7 +115,7 @@ TEST(Config, GemmaScalesEmbeddingsAndIgnoresItsActivationKey) {
     EXPECT_EQ(c.activation, Activation::kGeluTanh);
     EXPECT_TRUE(c.norm_offset);
     EXPECT_TRUE(c.tied_head);
-    EXPECT_FALSE(c.sandwich_norms);
+    EXPECT_FALSE(c.post_norms);
 }
 
 TEST(Config, Gemma2AlternatesWindowsAndCaps) {
@@ -209,6 +209,65 @@ TEST(Config, Starcoder2HasLayerNormsAndAPlainMlp) {
     EXPECT_TRUE(has(embedding_weights(c), Role::kFinalNormBias));
 }
 
+TEST(Config, Phi3FusesItsProjections) {
+    const ModelConfig c = parse(
+        "phi3",
+        R"("partial_rotary_factor":0.5,"original_max_position_embeddings":2048,"rope_scaling":{"type":"su",)"
+        R"("short_factor":[1,1,1,1],"long_factor":[2,2,2,2]},"sliding_window":512,"resid_pdrop":0.0)");
+    const std::vector<WeightSpec> weights = layer_weights(c, 0);
+    EXPECT_EQ(weights[0].name, "model.layers.0.self_attn.qkv_proj.weight");
+    EXPECT_EQ(weights[0].rows, 64 + 2 * 32);
+    EXPECT_EQ(weights[0].parts[2].role, Role::kV);
+    EXPECT_EQ(weights[2].name, "model.layers.0.mlp.gate_up_proj.weight");
+    EXPECT_EQ(weights[2].rows, 2 * 96);
+    EXPECT_FALSE(has(weights, Role::kQ));
+    EXPECT_EQ(c.norm_eps, 1e-5f);
+    EXPECT_EQ(c.ropes.at(0).kind, RopeKind::kLongrope);
+    EXPECT_EQ(c.ropes[0].rotary_width, 8);
+    EXPECT_EQ(c.ropes[0].factor, 2.0);
+    EXPECT_EQ(windows(c), (Windows{512, 512, 512, 512}));
+}
+
+TEST(Config, Olmo2HasOnlyNormsAfter) {
+    const ModelConfig c = parse("olmo2", R"("attention_bias":false)");
+    const std::vector<WeightSpec> weights = layer_weights(c, 0);
+    EXPECT_FALSE(has(weights, Role::kNorm1));
+    EXPECT_FALSE(has(weights, Role::kNorm2));
+    EXPECT_TRUE(has(weights, Role::kPostAttentionNorm));
+    for (const WeightSpec& weight : weights) {
+        const bool q = weight.role == Role::kQNorm, k = weight.role == Role::kKNorm;
+        if (q || k) {
+            EXPECT_EQ(weight.cols, q ? 64 : 32);
+        }
+    }
+}
+
+TEST(Config, Gpt2HasKeysAndNamesOfItsOwn) {
+    const ModelConfig c = model_config_from_json(
+        R"({"model_type":"gpt2","n_embd":64,"n_layer":2,"n_head":4,"n_inner":null,"vocab_size":100,"n_ctx":1024,)"
+        R"("activation_function":"gelu_new","attn_pdrop":0.1,"summary_type":"cls_index"})",
+        "config.json");
+    EXPECT_EQ(c.ffn_width, 256);
+    EXPECT_EQ(c.max_positions, 1024);
+    EXPECT_TRUE(c.learned_positions && c.tied_head && c.o_bias && c.mlp_bias && c.conv1d);
+    EXPECT_TRUE(c.ropes.empty());
+    EXPECT_EQ(c.activation, Activation::kGeluTanh);
+    const std::vector<WeightSpec> weights = layer_weights(c, 1);
+    EXPECT_EQ(weights[0].name, "transformer.h.1.attn.c_attn.weight");
+    EXPECT_TRUE(weights[0].transposed);
+    EXPECT_TRUE(has(weights, Role::kQkvBias));
+    EXPECT_EQ(embedding_weights(c)[1].name, "transformer.wpe.weight");
+    EXPECT_EQ(refusal("gpt2", R"("n_embd":64,"n_layer":2,"n_head":4)").find("accepted"),
+              std::string::npos)
+        << "keys of another family are refused";
+}
+
+TEST(Config, AGatedMlpMayHaveBiases) {
+    const std::vector<WeightSpec> weights = layer_weights(parse("llama", R"("mlp_bias":true)"), 0);
+    for (Role role : {Role::kGateBias, Role::kUpBias, Role::kDownBias})
+        EXPECT_TRUE(has(weights, role));
+}
+
 TEST(Config, WhatIsNotUnderstoodIsRefusedByName) {
     EXPECT_NE(refusal("mamba", "").find("Supported: gemma, gemma2"), std::string::npos);
     struct Case {
@@ -227,8 +286,11 @@ TEST(Config, WhatIsNotUnderstoodIsRefusedByName) {
         {"llama", R"("partial_rotary_factor":1.5)", "partial_rotary_factor"},
         {"llama", R"("quantization_config":{"quant_method":"gptq"})", "gptq"},
         {"llama", R"("hidden_act":"mish")", "mish"},
-        {"llama", R"("mlp_bias":true)", "mlp_bias"},
         {"llama", R"("rope_interleaved":true)", "rope_interleaved"},
+        {"llama", R"("scale_attn_by_inverse_layer_idx":true)", "scale_attn_by_inverse_layer_idx"},
+        {"phi3", R"("scale_attn_weights":false)", "scale_attn_weights"},
+        {"olmo2", R"("clip_qkv":8.0)", "clip_qkv"},
+        {"phi3", R"("blocksparse_block_size":64)", "blocksparse_block_size"},
         {"llama", R"("head_dim":0)", "head_dim"},
         {"llama", R"("head_dim":15)", "head_dim"},
         {"llama", R"("rms_norm_eps":"small")", "rms_norm_eps"},
