@@ -95,6 +95,9 @@ class Communicator {
     int rank() const { return rank_; }
     int count() const { return count_; }
     virtual std::string_view transport() const = 0;  ///< "self", "threads" or "mpi"
+    /// Whether all_gather, exchange and broadcast take a GPU's memory too. Host memory always
+    /// works.
+    virtual bool takes_device_memory() const { return false; }
 
     /// all = the `mine` of every rank in rank order. all is count() * mine.size() bytes; mine is
     /// apart from all, or lies in it at this rank's own place. The same bytes on every rank.

@@ -4,7 +4,7 @@
 #   tests/run.sh [--quick] [--backend NAME] [--transport NAME]
 #
 #   --quick             no sanitizer build and no Slurm
-#   --backend NAME      only this backend where a test has a choice (QSHARD_TEST_BACKEND): cpu, reference, cuda
+#   --backend NAME      only this backend where a test has a choice (QSHARD_TEST_BACKEND): cpu, reference, guarded, cuda
 #   --transport NAME    only this transport likewise (QSHARD_TEST_TRANSPORT): self, threads, mpi, nccl
 #
 # Needs jobs/packages.txt (jobs/install_packages.sh). The last line is "N passed, N failed" and ", N skipped" if any; the

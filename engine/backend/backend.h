@@ -111,8 +111,14 @@ class Backend {
     virtual int threads() const = 0;
     /// Memory of the backend's own (packing buffers, per-thread scratch), fixed at construction.
     virtual std::size_t workspace_bytes() const = 0;
+    /// Bytes that allocate() may be asked for in all, workspace included; 0: ask the host.
+    virtual std::size_t memory_bytes() const { return 0; }
 
-    // Memory. Pointers are 64-byte aligned; on CPU backends they are ordinary host pointers.
+    // Memory. Pointers are 64-byte aligned. upload and download are ordered with the operations
+    // issued before and after; the host's side is free again when the call returns.
+    /// Whether allocate() gives ordinary memory of the host. Elsewhere only operations, upload and
+    /// download may touch it.
+    virtual bool host_accessible() const { return true; }
     virtual void* allocate(
         std::size_t bytes) = 0;  ///< SystemError(kUnavailable) if there is not enough
     virtual void release(void* pointer) = 0;

@@ -1,5 +1,7 @@
 #include <chrono>
+#include <utility>
 
+#include "backend/device_buffer.h"
 #include "base/parallel.h"
 #include "comm/bench.h"
 #include "io/checkpoint/atomic_file.h"
@@ -48,15 +50,21 @@ int bench_quantize(const BenchArguments& arguments) {
                          double_quantize(absmax, second.data(), nested.data(), &offset);
                      }));
     }
+    const DeviceBuffer device(*backend, codes.size() + second.size() + nested.size() * 4 + 4);
+    auto* next = static_cast<std::uint8_t*>(device.get());
+    auto put = [&](const void* host, std::size_t bytes) {
+        backend->upload(next, host, bytes);
+        return std::exchange(next, next + bytes);
+    };
     WeightView view;
     view.storage = Storage::kNf4;
     view.rows = matrix.rows;
     view.cols = matrix.cols;
-    view.codes = codes.data();
+    view.codes = put(codes.data(), codes.size());
     view.double_quant = true;
-    view.absmax_codes = second.data();
-    view.absmax2 = nested.data();
-    view.absmax_offset = &offset;
+    view.absmax_codes = put(second.data(), second.size());
+    view.absmax2 = reinterpret_cast<const float*>(put(nested.data(), nested.size() * 4));
+    view.absmax_offset = reinterpret_cast<const float*>(put(&offset, 4));
     void* packed = backend->allocate(
         backend->packed_bytes(view.rows, view.cols, Orientation::kForward, DType::kBF16));
     for (int round = 0; round < 5; ++round) {
@@ -143,8 +151,8 @@ int bench_links(std::int64_t largest, bool json) {
 }
 
 void add_compute_flags(CLI::App& command, BenchArguments& arguments, bool model) {
-    command.add_option("--backend", arguments.backend.backend, "auto | cpu | reference")
-        ->check(CLI::IsMember({"auto", "cpu", "reference"}));
+    command.add_option("--backend", arguments.backend.backend, "auto | cpu | cuda | reference")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda", "reference"}));
     command.add_option("--threads", arguments.backend.threads, "per rank (default: all cores)")
         ->check(CLI::Range(1, 4096));
     command.add_option("--cpu-isa", arguments.backend.cpu_isa,

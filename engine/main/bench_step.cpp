@@ -35,7 +35,7 @@ std::int64_t peak_resident_bytes() {
 }
 
 TrainerOptions trainer_options(const BenchArguments& arguments, std::int64_t slots,
-                               int local_ranks) {
+                               std::size_t memory_limit) {
     TrainerOptions options;
     options.compute = arguments.compute();
     options.placement =
@@ -43,7 +43,7 @@ TrainerOptions trainer_options(const BenchArguments& arguments, std::int64_t slo
     options.recompute = arguments.recompute == "always"  ? Recompute::kAlways
                         : arguments.recompute == "never" ? Recompute::kNever
                                                          : Recompute::kAuto;
-    options.memory_limit = default_memory_limit(local_ranks);
+    options.memory_limit = memory_limit;
     options.max_slot_tokens = arguments.max_length * arguments.micro_batch_size;
     options.max_step_slots = slots;
     options.schedule = {LrScheduler::kConstant, 1e-4, 0, arguments.steps + 1};
@@ -125,8 +125,9 @@ void bench_step(const BenchArguments& arguments, Communicator& group, int local_
     adapter.target_modules = {"all-linear"};
     std::unique_ptr<Trainer> trainer;
     agree(group, "planning the memory", [&] {
-        trainer = std::make_unique<Trainer>(*backend, group, weights->config(), layout, adapter,
-                                            trainer_options(arguments, slots, local_ranks));
+        trainer = std::make_unique<Trainer>(
+            *backend, group, weights->config(), layout, adapter,
+            trainer_options(arguments, slots, default_memory_limit(*backend, local_ranks)));
     });
     trainer->load(*weights, backend->threads(), {});
     std::vector<float> values(static_cast<std::size_t>(trainer->adapter_layout().count));

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "backend/cpu/peak.h"
+#include "backend/cuda/cuda.h"
 #include "comm/launch.h"
 #include "io/checkpoint/atomic_file.h"
 #include "main/commands.h"
@@ -89,13 +90,24 @@ std::vector<Finding> examine(const std::string& folder, bool& healthy) {
     const auto backend = make_cpu_backend({cores, "auto"});
     const double rate = measure_peak_flops(*backend);
     add("bf16_gemm_flops", fmt::format("{:.0f} GFLOP/s, {} threads", rate / 1e9, cores), rate);
-    const std::size_t memory = default_memory_limit(1);
+    const std::size_t memory = default_memory_limit(*backend, 1);
     add("memory",
         fmt::format("{} for qshard (80 % of what is free or allowed)", human_bytes(memory)),
         memory);
     say("mpi", Launch::library());
     say("launcher", launcher());
-    say("gpu", "without CUDA");
+    const CudaPlatform cuda = cuda_platform();
+    std::string gpus;
+    boost::json::array gpu_list;
+    for (const CudaDevice& device : cuda.devices) {
+        gpus +=
+            fmt::format("{}{}, {}, compute capability {}.{}", gpus.empty() ? "" : "\n", device.name,
+                        human_bytes(device.total_bytes), device.major, device.minor);
+        gpu_list.push_back({{"name", device.name},
+                            {"bytes", device.total_bytes},
+                            {"capability", fmt::format("{}.{}", device.major, device.minor)}});
+    }
+    add("gpu", gpus.empty() ? "none: " + cuda.problem : gpus, gpu_list);
     const auto space = free_bytes(folder);
     healthy = space.has_value();
     add("folder",

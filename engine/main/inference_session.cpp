@@ -7,7 +7,6 @@
 
 #include "comm/agree.h"
 #include "main/progress.h"
-#include "place/import.h"
 #include "train/trainer.h"
 
 namespace qshard {
@@ -30,8 +29,8 @@ void InferenceFlags::add_model(CLI::App& command) {
 }
 
 void InferenceFlags::add_compute(CLI::App& command) {
-    command.add_option("--backend", backend.backend, "auto | cpu | reference")
-        ->check(CLI::IsMember({"auto", "cpu", "reference"}));
+    command.add_option("--backend", backend.backend, "auto | cpu | cuda | reference")
+        ->check(CLI::IsMember({"auto", "cpu", "cuda", "reference"}));
     command.add_option("--compute-dtype", compute_dtype, "bfloat16 | float32")
         ->check(CLI::IsMember({"bfloat16", "float32"}));
     command
@@ -75,7 +74,7 @@ InferenceSession::InferenceSession(const ModelSource& source, const BaseOptions&
       options_(options),
       backend_(backend),
       group_(group),
-      memory_limit_(default_memory_limit(local_ranks)),
+      memory_limit_(default_memory_limit(backend, local_ranks)),
       layout_options_{options.quantization, options.double_quant, options.compute},
       layout_(make_layout(source.weights->config(), layout_options_)) {}
 
@@ -84,33 +83,16 @@ InferenceSession::~InferenceSession() = default;
 void InferenceSession::import() {
     const int world = group_.count();
     auto memory = std::make_unique<Memory>(backend_);
-    std::vector<Arena::Handle> handles;
-    for (const UnitLayout& unit : layout_.units)
-        handles.push_back(memory->arena.reserve("base " + unit.name, unit.shard_bytes(world)));
-    const Arena::Handle buffer = memory->arena.reserve(
-        "gather buffer", world > 1 ? GatheredSource::buffer_bytes(layout_, world) : 0);
+    auto base = std::make_unique<FrozenBase>(backend_, group_, layout_, world > 1, memory->arena);
     memory->commit();
-    std::vector<std::span<std::byte>> shards;
-    for (std::size_t u = 0; u < handles.size(); ++u)
-        shards.push_back({memory->arena.at(handles[u]), memory->arena.bytes(handles[u])});
-    std::int64_t total = 0;
-    for (const UnitLayout& unit : layout_.units) {
-        for (const Field& field : unit.fields) total += field.weight.count();
-    }
-    ProgressBar bar("loading the model", total / world, TerminalStyle::of_stderr("auto"),
+    ProgressBar bar("loading the model", 100, TerminalStyle::of_stderr("auto"),
                     group_.rank() == 0 && isatty(STDERR_FILENO) == 1);
-    import_shards(*source_.weights, layout_, layout_options_, group_, backend_.threads(), shards,
-                  [&](std::int64_t done, std::int64_t) { bar.update(done, ""); });
-    if (world > 1) {
-        weights_ = std::make_unique<GatheredSource>(
-            layout_, group_, std::vector<std::span<const std::byte>>(shards.begin(), shards.end()),
-            memory->arena.at(buffer));
-    } else {
-        std::vector<const std::byte*> units;
-        for (const auto& shard : shards) units.push_back(shard.data());
-        weights_ = std::make_unique<ResidentSource>(std::move(units));
-    }
-    base_ = std::move(memory);
+    base->load(*source_.weights, layout_options_, backend_.threads(),
+               [&](std::int64_t done, std::int64_t total) {
+                   bar.update(done * 100 / std::max<std::int64_t>(total, 1), "");
+               });
+    base_memory_ = std::move(memory);
+    base_ = std::move(base);
 }
 
 Inference& InferenceSession::use(const AdapterFile* adapter, std::int64_t batch,
@@ -150,13 +132,13 @@ Inference& InferenceSession::use(const AdapterFile* adapter, std::int64_t batch,
         flat = reinterpret_cast<float*>(model_->arena.at(place));
         backend_.upload(flat, values.data(), values.size() * sizeof(float));
     }
-    inference_->start(*weights_, flat);
+    inference_->start(base_->source(), flat);
     return *inference_;
 }
 
 void InferenceSession::release_base() {
-    weights_.reset();
     base_.reset();
+    base_memory_.reset();
 }
 
 std::int64_t context_limit(const ModelConfig& config) {

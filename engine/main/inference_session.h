@@ -9,7 +9,7 @@
 
 #include "main/adapter_file.h"
 #include "main/session.h"
-#include "place/weight_sources.h"
+#include "place/frozen_base.h"
 #include "train/inference.h"
 #include "train/slot_tree.h"
 
@@ -68,8 +68,8 @@ class InferenceSession {
     const LayoutOptions layout_options_;
     const ModelLayout layout_;
     AdapterLayout adapter_layout_;
-    std::unique_ptr<Memory> base_, model_;
-    std::unique_ptr<WeightSource> weights_;
+    std::unique_ptr<Memory> base_memory_, model_;
+    std::unique_ptr<FrozenBase> base_;
     std::unique_ptr<Inference> inference_;
 };
 

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "backend/cpu/self_check.h"
+#include "backend/cuda/cuda.h"
 #include "comm/agree.h"
 #include "comm/threads.h"
 #include "spec/json.h"
@@ -107,9 +108,60 @@ TextModel open_text_model(const std::filesystem::path& path,
     return model;
 }
 
+namespace {
+
+/// Null if "auto" finds no GPU on any host.
+std::unique_ptr<Backend> make_agreed_cuda(const BackendChoice& choice, Communicator& group) {
+    if (choice.backend != "auto" && choice.backend != "cuda") return nullptr;
+    const CudaPlatform platform = cuda_platform();
+    const auto count = static_cast<std::int64_t>(platform.devices.size());
+    const std::vector<std::int64_t> counts = group.all_gather_value(count);
+    const bool anywhere = std::any_of(counts.begin(), counts.end(), [](auto n) { return n > 0; });
+    if (choice.backend == "auto" && !anywhere) return nullptr;
+    char host[256] = "unknown";
+    gethostname(host, sizeof host - 1);
+    const std::vector<std::string> hosts = group.all_gather_strings(host);
+    const auto self = hosts.begin() + group.rank();
+    const auto ranks = std::count(hosts.begin(), hosts.end(), *self);
+    const auto place = std::count(hosts.begin(), self, *self);
+    std::unique_ptr<Backend> backend;
+    agree(group, "taking a GPU", [&] {
+        if (count == 0) {
+            throw UserError(
+                ExitCode::kUnavailable,
+                fmt::format("no GPU to compute with: {}.\nUse placement.backend cpu, or "
+                            "start where there are GPUs.",
+                            platform.problem));
+        }
+        if (ranks > count * choice.ranks_per_gpu) {
+            throw UserError(
+                ExitCode::kUnavailable,
+                fmt::format("{} ranks on {}, which has {} GPU{}. Start as many ranks as GPUs, or "
+                            "set placement.ranks_per_gpu (or placement.backend cpu).",
+                            ranks, host, count, count == 1 ? "" : "s"));
+        }
+        CudaOptions options;
+        options.device = static_cast<int>(place % count);
+        options.sharing = static_cast<int>((ranks - options.device + count - 1) / count);
+        backend = make_cuda_backend(options);
+    });
+    const std::vector<std::string> sets = group.all_gather_strings(std::string(backend->isa()));
+    if (group.rank() == 0 &&
+        std::adjacent_find(sets.begin(), sets.end(), std::not_equal_to<>()) != sets.end()) {
+        std::fprintf(
+            stderr,
+            "warning: the ranks have GPUs of different kinds: the adapter's bits depend on "
+            "which of them computes what\n");
+    }
+    return backend;
+}
+
+}  // namespace
+
 std::unique_ptr<Backend> make_agreed_backend(const BackendChoice& choice, Communicator& group,
                                              int local_ranks) {
     if (choice.backend == "reference") return make_reference_backend();
+    if (auto cuda = make_agreed_cuda(choice, group)) return cuda;
     const auto cores = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
     CpuOptions options;
     options.threads = static_cast<int>(
@@ -199,7 +251,8 @@ int run_ranks(
     return 0;
 }
 
-std::size_t default_memory_limit(int local_ranks) {
+std::size_t default_memory_limit(const Backend& backend, int local_ranks) {
+    if (backend.memory_bytes() > 0) return backend.memory_bytes();
     std::int64_t available = 0;
     std::ifstream meminfo("/proc/meminfo");
     for (std::string line; std::getline(meminfo, line);) {

@@ -39,12 +39,14 @@ TextModel open_text_model(const std::filesystem::path& path,
                           const std::optional<std::string>& tokenizer);
 
 struct BackendChoice {
-    std::string backend = "auto";  ///< auto | cpu | reference
+    std::string backend = "auto";  ///< auto | cpu | cuda | reference
     std::string cpu_isa = "auto";
     std::optional<std::int64_t> threads;  ///< absent: cores of the host shared by its ranks
+    std::int64_t ranks_per_gpu = 1;
 };
-/// This rank's backend. With "auto" all ranks take the best kernel set that each of them has;
-/// UserError(kUnavailable) if one lacks the set asked for. Collective.
+/// This rank's backend. With "auto" all ranks take GPUs if any host has some, else the best kernel
+/// set that each of them has. UserError(kUnavailable) if one lacks the set asked for, or a host has
+/// fewer GPUs than its ranks need. Collective.
 std::unique_ptr<Backend> make_agreed_backend(const BackendChoice& choice, Communicator& group,
                                              int local_ranks);
 
@@ -55,8 +57,8 @@ int run_ranks(
     const std::string& transport, int thread_ranks,
     const std::function<void(Communicator& group, int local_ranks, const Launch* launch)>& body);
 
-/// Memory this process may use when nothing says otherwise: 80 % of what the machine (or its
-/// cgroup, or Slurm) has free, shared by the ranks of the host.
-std::size_t default_memory_limit(int local_ranks);
+/// Memory this process may use when nothing says otherwise: what the backend's device has, else
+/// 80 % of what the machine (or its cgroup, or Slurm) has free, shared by the ranks of the host.
+std::size_t default_memory_limit(const Backend& backend, int local_ranks);
 
 }  // namespace qshard

@@ -144,11 +144,11 @@ void TrainRun::open() {
 
 void TrainRun::plan() {
     const bool alone = group_.count() == 1;
-    backend_ = make_agreed_backend(
-        {run_.placement.backend, run_.placement.cpu_isa, run_.placement.threads}, group_,
-        local_ranks_);
+    backend_ = make_agreed_backend({run_.placement.backend, run_.placement.cpu_isa,
+                                    run_.placement.threads, run_.placement.ranks_per_gpu},
+                                   group_, local_ranks_);
     memory_limit_ = static_cast<std::size_t>(run_.placement.memory_limit.value_or(
-        static_cast<std::int64_t>(default_memory_limit(local_ranks_))));
+        static_cast<std::int64_t>(default_memory_limit(*backend_, local_ranks_))));
     std::size_t smallest = memory_limit_;
     for (std::size_t limit : group_.all_gather_value(memory_limit_))
         smallest = std::min(smallest, limit);

@@ -4,7 +4,7 @@
 
 #include <boost/version.hpp>
 
-#include "backend/backend.h"
+#include "backend/cuda/cuda.h"
 
 namespace qshard {
 
@@ -18,10 +18,9 @@ std::string version_text() {
         isas += fmt::format("{}{}", isas.empty() ? "" : ", ", isa);
     return fmt::format(
         "qshard {} (commit {})\ncompiler: {}\nlibraries: MPI {}, HDF5 {}, Boost {}.{}\nCPU kernels "
-        "here: {}\nwithout "
-        "CUDA",
+        "here: {}\n{}",
         QSHARD_VERSION, QSHARD_COMMIT, __VERSION__, QSHARD_MPI_VERSION, QSHARD_HDF5_VERSION,
-        BOOST_VERSION / 100000, BOOST_VERSION / 100 % 1000, isas);
+        BOOST_VERSION / 100000, BOOST_VERSION / 100 % 1000, isas, cuda_build());
 }
 
 }  // namespace qshard

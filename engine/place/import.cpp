@@ -165,20 +165,11 @@ class UnitImport {
 
 }  // namespace
 
-void import_shards(const WeightReader& reader, const ModelLayout& layout,
-                   const LayoutOptions& options, Communicator& group, int threads,
-                   std::span<const std::span<std::byte>> shards, const ImportProgress& progress) {
-    check(shards.size() == layout.units.size(), "there is a shard for every unit");
-    std::int64_t total = 0, done = 0;
-    for (const UnitLayout& unit : layout.units) {
-        for (const Field& field : unit.fields) total += field.weight.count() / group.count();
-    }
-    for (std::size_t u = 0; u < shards.size(); ++u) {
-        check(shards[u].size() == layout.units[u].shard_bytes(group.count()),
-              "a shard has the layout's bytes");
-        done += UnitImport(reader, layout.units[u], options, group, threads, shards[u]).run();
-        if (progress) progress(std::min(done, total), total);
-    }
+std::int64_t import_unit(const WeightReader& reader, const UnitLayout& unit,
+                         const LayoutOptions& options, Communicator& group, int threads,
+                         std::span<std::byte> shard) {
+    check(shard.size() == unit.shard_bytes(group.count()), "a shard has the layout's bytes");
+    return UnitImport(reader, unit, options, group, threads, shard).run();
 }
 
 }  // namespace qshard

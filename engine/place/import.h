@@ -17,12 +17,13 @@ namespace qshard {
 /// all.
 using ImportProgress = std::function<void(std::int64_t done, std::int64_t total)>;
 
-/// Fills this rank's shard of every unit: shards[u] has layout.units[u].shard_bytes(W) bytes.
-/// Collective (the absmax values of a matrix are exchanged, because double quantization needs their
-/// mean). Values are rounded to bf16 before quantizing unless the source is fp32 or fp16 and
-/// options.plain_dtype is fp32, as transformers does on loading.
-void import_shards(const WeightReader& reader, const ModelLayout& layout,
-                   const LayoutOptions& options, Communicator& group, int threads,
-                   std::span<const std::span<std::byte>> shards, const ImportProgress& progress);
+/// Fills this rank's shard of one unit, in host memory: shard has unit.shard_bytes(W) bytes.
+/// Returns the number of weights read. Collective (the absmax values of a matrix are exchanged,
+/// because double quantization needs their mean). Values are rounded to bf16 before quantizing
+/// unless the source is fp32 or fp16 and options.plain_dtype is fp32, as transformers does on
+/// loading.
+std::int64_t import_unit(const WeightReader& reader, const UnitLayout& unit,
+                         const LayoutOptions& options, Communicator& group, int threads,
+                         std::span<std::byte> shard);
 
 }  // namespace qshard

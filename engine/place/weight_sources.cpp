@@ -39,12 +39,16 @@ const std::byte* GatheredSource::acquire(std::size_t unit) {
     wait_seconds_ +=
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     in_flight_ = false;
-    return buffer_;
+    if (device_ == nullptr) return buffer_;
+    backend_.upload(device_, buffer_, layout_.units[unit].bytes);
+    return device_;
 }
 
 void GatheredSource::release(std::size_t unit) {
     check(next_ < order_.size() && order_[next_] == unit, "the unit released is the one held");
     ++next_;
+    // The next gather overwrites what the backend may still be reading.
+    if (device_ == nullptr) backend_.synchronize();
     fetch();
 }
 

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "backend/backend.h"
 #include "comm/communicator.h"
 #include "model/weight_source.h"
 #include "spec/layout.h"
@@ -28,10 +29,18 @@ class ResidentSource final : public WeightSource {
 /// long as it expands it.
 class GatheredSource final : public WeightSource {
   public:
-    /// shards[u]: this rank's shard; buffer: buffer_bytes(layout, W) bytes.
-    GatheredSource(const ModelLayout& layout, Communicator& group,
-                   std::vector<std::span<const std::byte>> shards, std::byte* buffer)
-        : layout_(layout), group_(group), shards_(std::move(shards)), buffer_(buffer) {}
+    /// shards[u]: this rank's shard; buffer: buffer_bytes(layout, W) bytes, both where the group
+    /// can read them. `device`, if given, is the backend's copy of the buffer, to which a unit is
+    /// uploaded when it is acquired.
+    GatheredSource(const ModelLayout& layout, Backend& backend, Communicator& group,
+                   std::vector<std::span<const std::byte>> shards, std::byte* buffer,
+                   std::byte* device = nullptr)
+        : layout_(layout),
+          backend_(backend),
+          group_(group),
+          shards_(std::move(shards)),
+          buffer_(buffer),
+          device_(device) {}
 
     static std::size_t buffer_bytes(const ModelLayout& layout, int world);
     void expect(std::span<const std::size_t> units) override;
@@ -44,9 +53,11 @@ class GatheredSource final : public WeightSource {
     void fetch();
 
     const ModelLayout& layout_;
+    Backend& backend_;
     Communicator& group_;
     std::vector<std::span<const std::byte>> shards_;
     std::byte* buffer_;
+    std::byte* device_;
     std::vector<std::size_t> order_;
     std::size_t next_ = 0;  ///< position in order_ of the unit in the buffer or on its way
     bool in_flight_ = false;

@@ -150,14 +150,15 @@ Tensor SlotTree::reduce(Communicator& group) {
             all_roots.push_back(node);
         }
     }
-    group.exchange(std::move(sends), std::move(receives)).wait();
+    DeviceGroup device_group(backend_, group, staging_);
+    device_group.exchange(std::move(sends), std::move(receives));
     const std::size_t result = combine({0, tree_leaves(slot_count_)}, all_roots);
     std::byte* sum = arena_.at(sum_);
     const std::span<std::byte> mine{sum + static_cast<std::size_t>(rank_) * bytes, bytes};
     backend_.copy(Tensor(received(result), DType::kF32, {piece_}),
                   Tensor(mine.data(), DType::kF32, {piece_}));
     backend_.synchronize();
-    group.all_gather(mine, {sum, bytes * static_cast<std::size_t>(world_)}).wait();
+    device_group.all_gather(mine, {sum, bytes * static_cast<std::size_t>(world_)});
     return {sum, DType::kF32, {layout_.count}};
 }
 

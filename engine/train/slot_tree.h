@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "comm/communicator.h"
+#include "place/device_group.h"
 #include "spec/adapter.h"
 #include "tensor/arena.h"
 
@@ -64,6 +65,7 @@ class SlotTree {
     std::int64_t padded_ = 0;  ///< W * piece_
     Arena& arena_;
     Arena::Handle roots_ = 0, levels_ = 0, received_ = 0, sum_ = 0;
+    std::vector<std::byte> staging_;  ///< of a group that cannot read the backend's memory
     std::int64_t slot_count_ = 0;
     SlotRange mine_;
     std::vector<TreeNode> my_roots_;

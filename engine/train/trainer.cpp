@@ -23,18 +23,12 @@ class Clock {
     std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 };
 
-std::uint64_t mix(std::uint64_t x) {  // splitmix64's finalizer (Steele, Lea, Flood 2014)
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 }  // namespace
 
 /// Everything of a rank that owns a reservation in the arena.
 struct Trainer::Parts {
-    std::vector<Arena::Handle> units;  ///< replicated: whole padded units; gathered: shards
-    Arena::Handle buffer = 0, parameters = 0;
+    std::unique_ptr<FrozenBase> base;
+    Arena::Handle parameters = 0;
     std::unique_ptr<SlotRunner> runner;
     std::unique_ptr<SlotTree> tree;  ///< null without training
     std::unique_ptr<Optimizer> optimizer;
@@ -67,14 +61,7 @@ std::unique_ptr<Trainer::Parts> Trainer::make_parts(const TrainerOptions& option
     auto parts = std::make_unique<Parts>();
     const bool gathered = options.placement == PlacementMode::kGathered;
     const int world = group_.count();
-    for (const UnitLayout& unit : layout_.units) {
-        const std::size_t bytes =
-            unit.shard_bytes(world) * static_cast<std::size_t>(gathered ? 1 : world);
-        parts->units.push_back(arena.reserve("base " + unit.name, bytes));
-    }
-    if (gathered)
-        parts->buffer =
-            arena.reserve("gather buffer", GatheredSource::buffer_bytes(layout_, world));
+    parts->base = std::make_unique<FrozenBase>(backend_, group_, layout_, gathered, arena);
     const auto count = static_cast<std::size_t>(adapter_.count);
     parts->parameters = arena.reserve("adapter", count * sizeof(float));
     RunnerOptions runner;
@@ -169,69 +156,20 @@ void Trainer::refuse(std::size_t needed) const {
                     tries.empty() ? "" : "\n        Try ", tries.empty() ? "" : tries + "."));
 }
 
-std::span<std::byte> Trainer::shard(std::size_t unit) const {
-    const std::size_t bytes = layout_.units[unit].shard_bytes(group_.count());
-    const bool gathered = options_.placement == PlacementMode::kGathered;
-    const std::size_t at = gathered ? 0 : bytes * static_cast<std::size_t>(group_.rank());
-    return {arena_->at(parts_->units[unit]) + at, bytes};
-}
-
 std::size_t Trainer::resident_base_bytes() const {
-    std::size_t bytes = 0;
-    for (Arena::Handle handle : parts_->units) bytes += arena_->bytes(handle);
-    return bytes;
+    return parts_->base->resident_bytes();
 }
 
 void Trainer::load(const WeightReader& reader, int threads, const ImportProgress& progress) {
     arena_->commit([this](std::size_t bytes) { return backend_.allocate(bytes); });
-    std::vector<std::span<std::byte>> shards;
-    for (std::size_t u = 0; u < layout_.units.size(); ++u) shards.push_back(shard(u));
-    import_shards(reader, layout_, layout_options_, group_, threads, shards, progress);
-    if (options_.placement == PlacementMode::kGathered) {
-        auto source = std::make_unique<GatheredSource>(
-            layout_, group_, std::vector<std::span<const std::byte>>(shards.begin(), shards.end()),
-            arena_->at(parts_->buffer));
-        gathered_ = source.get();
-        source_ = std::move(source);
-    } else {
-        std::vector<const std::byte*> units;
-        for (std::size_t u = 0; u < shards.size(); ++u) {
-            std::byte* whole = arena_->at(parts_->units[u]);
-            if (group_.count() > 1)
-                group_.all_gather(shards[u], {whole, arena_->bytes(parts_->units[u])}).wait();
-            units.push_back(whole);
-        }
-        source_ = std::make_unique<ResidentSource>(std::move(units));
-    }
+    parts_->base->load(reader, layout_options_, threads, progress);
     auto* parameters = reinterpret_cast<float*>(arena_->at(parts_->parameters));
-    parts_->runner->start(*source_, parameters);
+    parts_->runner->start(parts_->base->source(), parameters);
     if (parts_->optimizer) parts_->optimizer->start();
 }
 
 std::string Trainer::base_fingerprint() {
-    std::array<std::uint64_t, 2> sums{};
-    std::uint64_t position = 0;
-    for (std::size_t u = 0; u < layout_.units.size(); ++u) {
-        const std::span<const std::byte> mine = shard(u);
-        // Positions count real bytes of the units, so that padding (zeros past the end) never
-        // enters.
-        const std::size_t begin = mine.size() * static_cast<std::size_t>(group_.rank());
-        const std::size_t end = std::min(begin + mine.size(), layout_.units[u].bytes);
-        for (std::size_t at = begin; at + 8 <= end; at += 8) {
-            std::uint64_t word = 0;
-            std::memcpy(&word, mine.data() + (at - begin), 8);
-            const std::uint64_t mixed = mix(word ^ mix(position + at + 0x9e3779b97f4a7c15u));
-            sums[0] += mixed;
-            sums[1] += mix(mixed + 0xd1b54a32d192ed03u);
-        }
-        position += layout_.units[u].bytes;
-    }
-    std::uint64_t total[2] = {0, 0};
-    for (const auto& pair : group_.all_gather_value(sums)) {
-        total[0] += pair[0];
-        total[1] += pair[1];
-    }
-    return fmt::format("{:016x}{:016x}", total[0], total[1]);
+    return parts_->base->fingerprint();
 }
 
 void Trainer::set_adapter(std::span<const float> values) {

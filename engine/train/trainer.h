@@ -8,9 +8,8 @@
 
 #include "comm/communicator.h"
 #include "comm/watchdog.h"
-#include "place/import.h"
+#include "place/frozen_base.h"
 #include "place/slot_runner.h"
-#include "place/weight_sources.h"
 #include "spec/batch.h"
 #include "train/optimizer.h"
 #include "train/slot_tree.h"
@@ -79,9 +78,7 @@ class Trainer {
 
     /// Allocates and imports the base. Collective.
     void load(const WeightReader& reader, int threads, const ImportProgress& progress);
-    /// 128 bits over the whole imported base, the same for every number of ranks and placement: a
-    /// sum of mixed words by position, so that shards add up. Finds accidents, not attacks.
-    /// Collective.
+    /// FrozenBase::fingerprint(). Collective.
     std::string base_fingerprint();
 
     void set_adapter(std::span<const float> values);
@@ -107,7 +104,6 @@ class Trainer {
     void plan();
     [[noreturn]] void refuse(std::size_t needed) const;
     std::int64_t group_slots(const TrainerOptions& options) const;
-    std::span<std::byte> shard(std::size_t unit) const;
     double sum_over_slots(const std::vector<double>& mine);
 
     Backend& backend_;
@@ -119,8 +115,6 @@ class Trainer {
     AdapterLayout adapter_;
     std::unique_ptr<Arena> arena_;
     std::unique_ptr<Parts> parts_;
-    std::unique_ptr<WeightSource> source_;
-    GatheredSource* gathered_ = nullptr;
     std::int64_t recomputed_layers_ = 0;
 };
 

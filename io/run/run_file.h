@@ -66,6 +66,7 @@ struct RunFile {
     std::string objective_type = "sft";
     struct Placement {
         std::string mode = "auto", backend = "auto", transport = "auto";
+        std::int64_t ranks_per_gpu = 1;
         std::optional<std::int64_t> threads;       ///< absent: auto
         std::optional<std::int64_t> memory_limit;  ///< bytes; absent: auto
         std::string cpu_isa = "auto";

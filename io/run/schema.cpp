@@ -314,7 +314,8 @@ void add_train(Table& t, RunFile& run) {
 void add_rest(Table& t, RunFile& run) {
     t.choice("placement.mode", run.placement.mode, {"auto", "replicated", "gathered"},
              {"hybrid", "pipeline", "host_streamed"});
-    t.choice("placement.backend", run.placement.backend, {"auto", "cpu", "reference"}, {"cuda"});
+    t.choice("placement.backend", run.placement.backend, {"auto", "cpu", "cuda", "reference"});
+    t.integer("placement.ranks_per_gpu", run.placement.ranks_per_gpu, 1, 64);
     t.choice("placement.transport", run.placement.transport, {"auto", "self", "threads", "mpi"},
              {"nccl"});
     t.optional_integer("placement.threads", run.placement.threads, "auto", 1);

@@ -8,8 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include "backend/backend.h"
+#include "backend/cuda/cuda.h"
 #include "base/philox.h"
+#include "guarded_backend.h"
 #include "spec/batch.h"
 #include "spec/weights.h"
 
@@ -103,11 +104,16 @@ class SyntheticBatches final : public BatchSource {
     std::uint64_t seed_;
 };
 
-/// The backend that QSHARD_TEST_BACKEND names (cpu without it).
-inline std::unique_ptr<Backend> make_backend(int threads) {
-    const char* name = std::getenv("QSHARD_TEST_BACKEND");
-    if (name != nullptr && std::string_view(name) == "reference") return make_reference_backend();
-    return make_cpu_backend({threads, "auto"});
+/// The backend of this name; by default the one that QSHARD_TEST_BACKEND names, or cpu. "guarded"
+/// is the CPU's over memory that the host cannot touch.
+inline std::unique_ptr<Backend> make_backend(int threads, std::string_view name = {}) {
+    const char* variable = std::getenv("QSHARD_TEST_BACKEND");
+    if (name.empty()) name = variable == nullptr ? "cpu" : variable;
+    if (name == "reference") return make_reference_backend();
+    if (name == "cuda") return make_cuda_backend({});
+    auto cpu = make_cpu_backend({threads, "auto"});
+    if (name == "guarded") return make_guarded_backend(std::move(cpu));
+    return cpu;
 }
 
 }  // namespace qshard::test

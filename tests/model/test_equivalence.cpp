@@ -19,6 +19,7 @@ struct Variant {
     int threads = 1;
     PlacementMode placement = PlacementMode::kReplicated;
     Recompute recompute = Recompute::kNever;
+    std::string_view backend = {};
 };
 
 struct Outcome {
@@ -36,7 +37,7 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
     Outcome outcome;
     std::mutex mutex;
     run_threads(variant.ranks, [&](Communicator& group) {
-        const auto backend = test::make_backend(variant.threads);
+        const auto backend = test::make_backend(variant.threads, variant.backend);
         TrainerOptions options;
         options.compute = compute;
         options.placement = variant.placement;
@@ -93,6 +94,20 @@ TEST(Equivalence, AdapterBitsDoNotDependOnRanksPlacementThreadsOrRecomputation) 
                 EXPECT_EQ(other.base, reference.base);
                 EXPECT_EQ(other.losses, reference.losses);
             }
+        }
+    }
+}
+
+TEST(Equivalence, TheHostNeverTouchesTheBackendsMemory) {
+    const Outcome open = run({}, 3);
+    for (const int ranks : {1, 2, 3}) {
+        for (const PlacementMode placement :
+             {PlacementMode::kReplicated, PlacementMode::kGathered}) {
+            SCOPED_TRACE(fmt::format("{} ranks", ranks));
+            const Outcome guarded = run({ranks, 1, placement, Recompute::kAlways, "guarded"}, 3);
+            EXPECT_EQ(guarded.adapter_sha256, open.adapter_sha256);
+            EXPECT_EQ(guarded.base, open.base);
+            EXPECT_EQ(guarded.losses, open.losses);
         }
     }
 }

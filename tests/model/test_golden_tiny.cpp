@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "comm/threads.h"
+#include "backend/device_buffer.h"
 #include "golden_files.h"
 #include "io/data/training_set.h"
 #include "io/formats/model_reader.h"
 #include "io/peft/adapter_folder.h"
-#include "place/import.h"
+#include "place/frozen_base.h"
 #include "place/slot_runner.h"
-#include "place/weight_sources.h"
 #include "synthetic.h"
 #include "train/inference.h"
 
@@ -23,6 +22,18 @@ const std::vector<std::string> kFamilies = {
     "llama",   "llama_tied", "mistral",    "qwen2", "qwen3", "gemma", "gemma2",    "gemma3",
     "smollm3", "granite",    "starcoder2", "phi3",  "olmo2", "gpt2",  "llama_bias"};
 
+/// An arena with memory of its own.
+struct OwnArena : Arena {
+    void allocate(Backend& backend) {
+        commit([&](std::size_t bytes) { return backend.allocate(bytes); });
+        owner = &backend;
+    }
+    ~OwnArena() {
+        if (owner != nullptr) owner->release(data());
+    }
+    Backend* owner = nullptr;
+};
+
 /// A golden model on one backend, fp32.
 class TinyModel {
   public:
@@ -33,17 +44,11 @@ class TinyModel {
         const LayoutOptions options{quantization, true, DType::kF32};
         layout_ = make_layout(config(), options);
         if (adapted) read_adapter();
-        run_threads(1, [&](Communicator& group) {
-            std::vector<std::span<std::byte>> shards;
-            for (const UnitLayout& unit : layout_.units) {
-                storage_.emplace_back(unit.shard_bytes(1) + 64);
-                auto* begin = storage_.back().data();
-                begin += (64 - reinterpret_cast<std::uintptr_t>(begin) % 64) % 64;
-                shards.push_back({begin, unit.shard_bytes(1)});
-                units_.push_back(begin);
-            }
-            import_shards(*reader_, layout_, options, group, 2, shards, {});
-        });
+        base_ = std::make_unique<FrozenBase>(*backend_, *group_, layout_, false, arena_);
+        arena_.allocate(*backend_);
+        base_->load(*reader_, options, 2, {});
+        device_values_ = std::make_unique<DeviceBuffer>(*backend_, values_.size() * sizeof(float));
+        backend_->upload(device_values_->get(), values_.data(), values_.size() * sizeof(float));
     }
 
     const ModelConfig& config() const { return reader_->config(); }
@@ -51,8 +56,9 @@ class TinyModel {
     const AdapterLayout* adapter() const { return adapter_.targets.empty() ? nullptr : &adapter_; }
     Backend& backend() { return *backend_; }
     const ModelLayout& layout() const { return layout_; }
-    ResidentSource source() const { return ResidentSource(units_); }
-    const float* values() const { return values_.data(); }
+    WeightSource& source() { return base_->source(); }
+    /// The adapter's flat vector, on the backend.
+    const float* values() const { return static_cast<const float*>(device_values_->get()); }
 
   private:
     void read_adapter() {
@@ -82,20 +88,10 @@ class TinyModel {
     ModelLayout layout_;
     AdapterLayout adapter_;
     std::vector<float> values_;
-    std::vector<std::vector<std::byte>> storage_;
-    std::vector<const std::byte*> units_;
-};
-
-/// An arena with memory of its own.
-struct OwnArena : Arena {
-    void allocate(Backend& backend) {
-        commit([&](std::size_t bytes) { return backend.allocate(bytes); });
-        owner = &backend;
-    }
-    ~OwnArena() {
-        if (owner != nullptr) owner->release(data());
-    }
-    Backend* owner = nullptr;
+    std::unique_ptr<Communicator> group_ = make_self_communicator();
+    OwnArena arena_;
+    std::unique_ptr<FrozenBase> base_;
+    std::unique_ptr<DeviceBuffer> device_values_;
 };
 
 std::vector<EncodedRow> documents_of(const boost::json::value& golden) {
@@ -119,8 +115,7 @@ void compare_logits(const std::string& family, Quantization quantization, bool a
     Inference inference(model.backend(), model.config(), model.layout(), model.adapter(),
                         {DType::kF32, 1, 32, 5}, arena);
     arena.allocate(model.backend());
-    ResidentSource source = model.source();
-    inference.start(source, model.values());
+    inference.start(model.source(), model.values());
     float largest = 0, worst = 0;
     for (float value : want) largest = std::max(largest, std::abs(value));
     const auto width = static_cast<std::size_t>(model.config().vocabulary);
@@ -163,8 +158,7 @@ void compare_gradients(const std::string& family, Quantization quantization,
     SlotRunner runner(model.backend(), model.config(), model.layout(), model.adapter(), options,
                       arena);
     arena.allocate(model.backend());
-    ResidentSource source = model.source();
-    runner.start(source, model.values());
+    runner.start(model.source(), model.values());
     const AdapterLayout& adapter = *model.adapter();
     std::vector<float> gradient(static_cast<std::size_t>(adapter.count));
     double loss = 0;
@@ -175,8 +169,9 @@ void compare_gradients(const std::string& family, Quantization quantization,
             for (float value : logprob) loss -= double{value} / supervised;
         },
         [&](std::int64_t layer, std::size_t, const float* values) {
-            std::copy_n(values, adapter.layer_count(layer),
-                        gradient.begin() + adapter.layer_begin[static_cast<std::size_t>(layer)]);
+            model.backend().download(
+                gradient.data() + adapter.layer_begin[static_cast<std::size_t>(layer)], values,
+                static_cast<std::size_t>(adapter.layer_count(layer)) * sizeof(float));
         });
     EXPECT_NEAR(loss, golden.at("loss").at("lora_" + key).to_number<double>(), 2e-5 * loss);
     for (const AdapterTarget& t : adapter.targets) {

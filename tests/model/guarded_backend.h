@@ -1,0 +1,14 @@
+#pragma once
+
+#include <memory>
+
+#include "backend/backend.h"
+
+namespace qshard::test {
+
+/// `inner` over memory that is mapped without access and opened only while one of its operations
+/// runs: whoever touches it from outside, as code may do that was only ever run on CPUs, is ended
+/// by a segmentation fault.
+std::unique_ptr<Backend> make_guarded_backend(std::unique_ptr<Backend> inner);
+
+}  // namespace qshard::test
