@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 
+#include "../gpu/emulated/emulated_cuda.h"
 #include "backend/cpu/cpu_backend.h"
 #include "emulated_kernels.h"
 
@@ -21,7 +22,7 @@ Tensor view(void* data, DType dtype, const std::vector<std::int64_t>& shape) {
     }
 }
 
-/// cpu (every kernel set) or reference.
+/// cpu (every kernel set, and the CUDA kernels emulated), cuda or reference.
 std::string backend_under_test() {
     const char* name = std::getenv("QSHARD_TEST_BACKEND");
     return name == nullptr ? "cpu" : name;
@@ -46,7 +47,8 @@ const auto* const kAbsentSets = testing::AddGlobalTestEnvironment(new AbsentSets
 std::vector<std::string> kernel_sets() {
     if (backend_under_test() != "cpu") return {backend_under_test()};
     std::vector<std::string> names(cpu_isas().begin(), cpu_isas().end());
-    names.insert(names.end(), {"emulated_avx512", "emulated_avx512_bf16", "emulated_amx_bf16"});
+    names.insert(names.end(), {"emulated_avx512", "emulated_avx512_bf16", "emulated_amx_bf16",
+                               "emulated_cuda_sm_90", "emulated_cuda_sm_75"});
     return names;
 }
 
@@ -92,6 +94,9 @@ Array Memory::get(const Tensor& x) {
 std::unique_ptr<Backend> Ops::make(int threads) const {
     const std::string& set = GetParam();
     if (set == "reference") return make_reference_backend();
+    if (set == "cuda") return make_cuda_backend({});
+    if (set == "emulated_cuda_sm_90") return make_emulated_cuda_backend({0});
+    if (set == "emulated_cuda_sm_75") return make_emulated_cuda_backend({1});
     const cpu::Kernels* emulated = set == "emulated_avx512" ? &cpu::emulated_avx512_kernels()
                                    : set == "emulated_avx512_bf16"
                                        ? &cpu::emulated_avx512_bf16_kernels()
@@ -139,7 +144,9 @@ void Ops::expect_reference(const Compute& run, double absolute, double relative)
         EXPECT_LE(worst, 1.0) << "result " << a << ", element " << where << ": expected "
                               << expected[a].at(where) << ", found " << found[a].at(where);
     }
-    for (int threads : {2, 3}) {
+    // A GPU has no threads to choose: once more is enough.
+    const bool gpu = GetParam().find("cuda") != std::string::npos;
+    for (int threads = 2; threads <= (gpu ? 2 : 3); ++threads) {
         const std::vector<Array> again = run_on(*make(threads), run);
         for (std::size_t a = 0; a < found.size(); ++a) {
             expect_same_bits(found[a], again[a], fmt::format("result {}, {} threads", a, threads));

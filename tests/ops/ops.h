@@ -98,7 +98,10 @@ class Ops : public testing::TestWithParam<std::string> {
     std::unique_ptr<Backend> make(int threads = 1) const;
     bool native() const { return GetParam().rfind("emulated", 0) != 0; }
     /// Attention's probabilities are rounded to bf16 in this set.
-    bool coarse_attention() const { return GetParam().find("bf16") != std::string::npos; }
+    bool coarse_attention() const {
+        return GetParam().find("bf16") != std::string::npos || GetParam() == "cuda" ||
+               GetParam() == "emulated_cuda_sm_90";
+    }
     /// Value and determinism: |result - reference| <= absolute + relative * |reference|.
     void expect_reference(const Compute& run, double absolute, double relative = 0) const;
     /// Gradient: sum(weights * f(x)) along a random direction against `gradient`, to `tolerance` of

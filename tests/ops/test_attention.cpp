@@ -104,7 +104,8 @@ TEST_P(Attention, ForwardMatchesReference) {
         SCOPED_TRACE(x.what);
         const Inputs in(x);
         expect_reference([&](Backend& b, Memory& m) { return forward(b, m, x, in); },
-                         tolerance(x, 2), x.dtype == DType::kBF16 ? kEps16 : 0);
+                         // One that rounds the other way is one ulp off.
+                         tolerance(x, 2), x.dtype == DType::kBF16 ? 2 * kEps16 : 0);
     }
 }
 

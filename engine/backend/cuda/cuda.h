@@ -11,6 +11,7 @@
 namespace qshard {
 
 struct CudaDevice {
+    int index = 0;             ///< the driver's number of it
     std::string name;          ///< "NVIDIA H100 80GB HBM3"
     int major = 0, minor = 0;  ///< compute capability
     int multiprocessors = 0;
@@ -28,7 +29,7 @@ CudaPlatform cuda_platform();
 std::string cuda_build();
 
 struct CudaOptions {
-    int device = 0;
+    int device = 0;   ///< place in CudaPlatform::devices
     int sharing = 1;  ///< ranks that share the device, and so its memory
 };
 /// Takes the device and its workspace. SystemError(kUnavailable) if there is no driver, it is too

@@ -1,0 +1,274 @@
+#include "backend/cuda/attention_tiles.cuh"
+
+/// Derivatives of attention in two kernels without atomics: one goes over the keys of a tile of
+/// queries, the other over the queries of a tile of keys; both compute the probabilities again from
+/// lse. (Dao, "FlashAttention-2", 2023, algorithm 2)
+namespace qshard::cuda {
+namespace {
+
+template <int kWidth>
+__global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp)
+    attention_dq_kernel(AttentionCall call, const QueryTile* tiles) {
+    using Sizes = AttentionSizes<kWidth>;
+    constexpr int kThreads = Sizes::kBackwardWarps * kWarp, kQueries = Sizes::kBackwardWarps * 16;
+    constexpr int kKeys = Sizes::kBackwardKeys, kStride = Sizes::kStride;
+    bf16* q = reinterpret_cast<bf16*>(dynamic_shared());
+    bf16* dout = q + kQueries * kStride;
+    bf16* k = dout + kQueries * kStride;
+    bf16* v = k + kKeys * kStride;
+
+    const QueryTile tile = tiles[blockIdx.x];
+    const auto head = static_cast<std::int64_t>(blockIdx.y);
+    const std::int64_t kv_head = head / (call.heads / call.kv_heads);
+    const int width = static_cast<int>(call.width);
+    const std::int64_t q_stride = call.heads * call.width, k_stride = call.kv_heads * call.width;
+    const std::int64_t q_at = tile.q_row * q_stride + head * call.width;
+    const std::int64_t k_at = tile.k_row * k_stride + kv_head * call.width;
+
+    const int window = static_cast<int>(call.window);
+    const int key_count = tile.visible + tile.rows - 1;
+    const int first_key = window > 0 && tile.visible > window ? tile.visible - window : 0;
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int warp = static_cast<int>(threadIdx.x) / kWarp;
+    const int my_row = warp * 16 + lane / 4;
+
+    load_tile<kWidth, kQueries, kThreads>(q, static_cast<const bf16*>(call.q) + q_at, 0, tile.rows,
+                                          q_stride, width);
+    load_tile<kWidth, kQueries, kThreads>(dout, static_cast<const bf16*>(call.dout) + q_at, 0,
+                                          tile.rows, q_stride, width);
+    float lse[2], delta[2];
+    for (int half = 0; half < 2; ++half) {
+        const int row = my_row + half * 8;
+        const std::int64_t at = (tile.q_row + row) * call.heads + head;
+        lse[half] = row < tile.rows ? call.lse[at] : 0.0f;
+        delta[half] = row < tile.rows ? call.delta[at] : 0.0f;
+    }
+    float dq[kWidth / 8][4] = {};
+    for (int key = first_key / kKeys * kKeys; key < key_count; key += kKeys) {
+        load_tile<kWidth, kKeys, kThreads>(k, static_cast<const bf16*>(call.k) + k_at, key,
+                                           key_count, k_stride, width);
+        load_tile<kWidth, kKeys, kThreads>(v, static_cast<const bf16*>(call.v) + k_at, key,
+                                           key_count, k_stride, width);
+        copy_async_commit();
+        copy_async_wait<0>();
+        __syncthreads();
+        float s[kKeys / 8][4] = {}, dp[kKeys / 8][4] = {};
+#pragma unroll
+        for (int c = 0; c < kWidth; c += 16) {
+            std::uint32_t a[4], d[4];
+            load_a(a, q + warp * 16 * kStride + c, kStride, lane);
+            load_a(d, dout + warp * 16 * kStride + c, kStride, lane);
+#pragma unroll
+            for (int j = 0; j < kKeys / 16; ++j) {
+                std::uint32_t b[4];
+                load_b_columns(b, k + j * 16 * kStride + c, kStride, lane);
+                multiply(s[2 * j], a, b[0], b[1]);
+                multiply(s[2 * j + 1], a, b[2], b[3]);
+                load_b_columns(b, v + j * 16 * kStride + c, kStride, lane);
+                multiply(dp[2 * j], d, b[0], b[1]);
+                multiply(dp[2 * j + 1], d, b[2], b[3]);
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int visible = tile.visible + my_row + e / 2 * 8;
+                const int at = key + j * 8 + lane % 4 * 2 + e % 2;
+                const bool seen = at < visible && (window == 0 || at >= visible - window) &&
+                                  my_row + e / 2 * 8 < tile.rows;
+                const Score z = score_of(s[j][e], call.scale, call.softcap);
+                const float p = seen ? exp2f((z.value - lse[e / 2]) * kLog2E) : 0.0f;
+                s[j][e] = p * (dp[j][e] - delta[e / 2]) * z.slope * call.scale;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < kKeys / 16; ++i) {
+            const std::uint32_t ds[4] = {
+                pair(s[2 * i][0], s[2 * i][1]), pair(s[2 * i][2], s[2 * i][3]),
+                pair(s[2 * i + 1][0], s[2 * i + 1][1]), pair(s[2 * i + 1][2], s[2 * i + 1][3])};
+#pragma unroll
+            for (int j = 0; j < kWidth / 16; ++j) {
+                std::uint32_t b[4];
+                load_b(b, k + i * 16 * kStride + j * 16, kStride, lane);
+                multiply(dq[2 * j], ds, b[0], b[1]);
+                multiply(dq[2 * j + 1], ds, b[2], b[3]);
+            }
+        }
+        __syncthreads();
+    }
+    copy_async_wait<0>();
+#pragma unroll
+    for (int j = 0; j < kWidth / 8; ++j) {
+        const int c = j * 8 + lane % 4 * 2;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = my_row + half * 8;
+            if (row >= tile.rows || c >= width) continue;
+            *reinterpret_cast<float2*>(call.dq + q_at + row * q_stride + c) =
+                float2{dq[j][2 * half], dq[j][2 * half + 1]};
+        }
+    }
+}
+
+/// dk and dv of a tile of keys, summed over the heads of their group and over their queries, both
+/// ascending. Wide heads are done in two halves of their columns (blockIdx.z).
+template <int kWidth>
+__global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp)
+    attention_dkdv_kernel(AttentionCall call, const KeyTile* tiles) {
+    using Sizes = AttentionSizes<kWidth>;
+    constexpr int kThreads = Sizes::kBackwardWarps * kWarp, kKeys = Sizes::kBackwardWarps * 16;
+    constexpr int kQueries = Sizes::kBackwardQueries, kStride = Sizes::kStride;
+    constexpr int kOutputs = Sizes::kOutputs;
+    __shared__ float lse[kQueries], delta[kQueries];
+    bf16* k = reinterpret_cast<bf16*>(dynamic_shared());
+    bf16* v = k + kKeys * kStride;
+    bf16* q = v + kKeys * kStride;
+    bf16* dout = q + kQueries * kStride;
+
+    const KeyTile tile = tiles[blockIdx.x];
+    const auto kv_head = static_cast<std::int64_t>(blockIdx.y);
+    const int column0 = static_cast<int>(blockIdx.z) * kOutputs;
+    const int width = static_cast<int>(call.width);
+    const std::int64_t q_stride = call.heads * call.width, k_stride = call.kv_heads * call.width;
+    const std::int64_t k_at = (tile.row + tile.first) * k_stride + kv_head * call.width;
+    const int window = static_cast<int>(call.window);
+    const int last_key = tile.first + tile.count - 1;
+    const int query_end =
+        window > 0 && last_key + window < tile.length ? last_key + window : tile.length;
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int warp = static_cast<int>(threadIdx.x) / kWarp;
+    const int my_key = tile.first + warp * 16 + lane / 4;  // and the one 8 below
+
+    load_tile<kWidth, kKeys, kThreads>(k, static_cast<const bf16*>(call.k) + k_at, 0, tile.count,
+                                       k_stride, width);
+    load_tile<kWidth, kKeys, kThreads>(v, static_cast<const bf16*>(call.v) + k_at, 0, tile.count,
+                                       k_stride, width);
+    float dk[kOutputs / 8][4] = {}, dv[kOutputs / 8][4] = {};
+    const std::int64_t group = call.heads / call.kv_heads;
+    for (std::int64_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+        const std::int64_t q_at = tile.row * q_stride + head * call.width;
+        for (int query = tile.first; query < query_end; query += kQueries) {
+            load_tile<kWidth, kQueries, kThreads>(q, static_cast<const bf16*>(call.q) + q_at, query,
+                                                  query_end, q_stride, width);
+            load_tile<kWidth, kQueries, kThreads>(dout, static_cast<const bf16*>(call.dout) + q_at,
+                                                  query, query_end, q_stride, width);
+            copy_async_commit();
+            for (int i = static_cast<int>(threadIdx.x); i < kQueries; i += kThreads) {
+                const std::int64_t at = (tile.row + query + i) * call.heads + head;
+                lse[i] = query + i < query_end ? call.lse[at] : 0.0f;
+                delta[i] = query + i < query_end ? call.delta[at] : 0.0f;
+            }
+            copy_async_wait<0>();
+            __syncthreads();
+            float s[kQueries / 8][4] = {}, dp[kQueries / 8][4] = {};  // keys by queries
+#pragma unroll
+            for (int c = 0; c < kWidth; c += 16) {
+                std::uint32_t a[4], d[4];
+                load_a(a, k + warp * 16 * kStride + c, kStride, lane);
+                load_a(d, v + warp * 16 * kStride + c, kStride, lane);
+#pragma unroll
+                for (int j = 0; j < kQueries / 16; ++j) {
+                    std::uint32_t b[4];
+                    load_b_columns(b, q + j * 16 * kStride + c, kStride, lane);
+                    multiply(s[2 * j], a, b[0], b[1]);
+                    multiply(s[2 * j + 1], a, b[2], b[3]);
+                    load_b_columns(b, dout + j * 16 * kStride + c, kStride, lane);
+                    multiply(dp[2 * j], d, b[0], b[1]);
+                    multiply(dp[2 * j + 1], d, b[2], b[3]);
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < kQueries / 8; ++j) {
+#pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    const int i = j * 8 + lane % 4 * 2 + e % 2, at = query + i;
+                    const int key = my_key + e / 2 * 8;
+                    const bool seen = at >= key && (window == 0 || at - key < window) &&
+                                      at < query_end && key <= last_key;
+                    const Score z = score_of(s[j][e], call.scale, call.softcap);
+                    const float p = seen ? exp2f((z.value - lse[i]) * kLog2E) : 0.0f;
+                    s[j][e] = p;
+                    dp[j][e] = p * (dp[j][e] - delta[i]) * z.slope * call.scale;
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < kQueries / 16; ++i) {
+                const std::uint32_t p[4] = {
+                    pair(s[2 * i][0], s[2 * i][1]), pair(s[2 * i][2], s[2 * i][3]),
+                    pair(s[2 * i + 1][0], s[2 * i + 1][1]), pair(s[2 * i + 1][2], s[2 * i + 1][3])};
+                const std::uint32_t ds[4] = {pair(dp[2 * i][0], dp[2 * i][1]),
+                                             pair(dp[2 * i][2], dp[2 * i][3]),
+                                             pair(dp[2 * i + 1][0], dp[2 * i + 1][1]),
+                                             pair(dp[2 * i + 1][2], dp[2 * i + 1][3])};
+#pragma unroll
+                for (int j = 0; j < kOutputs / 16; ++j) {
+                    std::uint32_t b[4];
+                    load_b(b, dout + i * 16 * kStride + column0 + j * 16, kStride, lane);
+                    multiply(dv[2 * j], p, b[0], b[1]);
+                    multiply(dv[2 * j + 1], p, b[2], b[3]);
+                    load_b(b, q + i * 16 * kStride + column0 + j * 16, kStride, lane);
+                    multiply(dk[2 * j], ds, b[0], b[1]);
+                    multiply(dk[2 * j + 1], ds, b[2], b[3]);
+                }
+            }
+            __syncthreads();
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < kOutputs / 8; ++j) {
+        const int c = column0 + j * 8 + lane % 4 * 2;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = warp * 16 + lane / 4 + half * 8;
+            if (row >= tile.count || c >= width) continue;
+            const std::int64_t at = k_at + row * k_stride + c;
+            *reinterpret_cast<float2*>(call.dk + at) = float2{dk[j][2 * half], dk[j][2 * half + 1]};
+            *reinterpret_cast<float2*>(call.dv + at) = float2{dv[j][2 * half], dv[j][2 * half + 1]};
+        }
+    }
+}
+
+template <int kWidth>
+constexpr std::size_t kBackwardBytes = AttentionSizes<kWidth>::bytes(
+    2 * AttentionSizes<kWidth>::kBackwardWarps * 16 + 2 * AttentionSizes<kWidth>::kBackwardKeys);
+template <int kWidth>
+constexpr std::size_t kKeyBytes = AttentionSizes<kWidth>::bytes(
+    2 * AttentionSizes<kWidth>::kBackwardWarps * 16 + 2 * AttentionSizes<kWidth>::kBackwardQueries);
+
+}  // namespace
+
+int query_tile(std::int64_t width) {
+    int queries = 0;
+    for_width(width, [&](auto w) { queries = AttentionSizes<w()>::kBackwardWarps * 16; });
+    return queries;
+}
+
+int key_tile(std::int64_t width) {
+    return query_tile(width);
+}
+
+void attention_dq(const AttentionCall& call, const QueryTile* tiles, std::int64_t count,
+                  Stream stream) {
+    for_width(call.width, [&](auto w) {
+        allow_shared(attention_dq_kernel<w()>, kBackwardBytes<w()>);
+        launch(attention_dq_kernel<w()>,
+               dim3(static_cast<unsigned>(count), static_cast<unsigned>(call.heads)),
+               dim3(AttentionSizes<w()>::kBackwardWarps * kWarp), kBackwardBytes<w()>, stream, call,
+               tiles);
+    });
+}
+
+void attention_dkdv(const AttentionCall& call, const KeyTile* tiles, std::int64_t count,
+                    Stream stream) {
+    for_width(call.width, [&](auto w) {
+        using Sizes = AttentionSizes<w()>;
+        allow_shared(attention_dkdv_kernel<w()>, kKeyBytes<w()>);
+        launch(attention_dkdv_kernel<w()>,
+               dim3(static_cast<unsigned>(count), static_cast<unsigned>(call.kv_heads),
+                    static_cast<unsigned>(w() / Sizes::kOutputs)),
+               dim3(Sizes::kBackwardWarps * kWarp), kKeyBytes<w()>, stream, call, tiles);
+    });
+}
+
+}  // namespace qshard::cuda

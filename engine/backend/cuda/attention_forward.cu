@@ -1,0 +1,167 @@
+#include "backend/cuda/attention_tiles.cuh"
+
+/// Attention over tiles of 64 queries, one head: the keys go by in blocks, with a running maximum
+/// and sum. (Dao, "FlashAttention-2", 2023)
+namespace qshard::cuda {
+namespace {
+
+template <int kWidth>
+__global__ void __launch_bounds__(AttentionSizes<kWidth>::kForwardWarps* kWarp)
+    attention_forward_kernel(AttentionCall call, const QueryTile* tiles) {
+    using Sizes = AttentionSizes<kWidth>;
+    constexpr int kThreads = Sizes::kForwardWarps * kWarp, kQueries = Sizes::kForwardWarps * 16;
+    constexpr int kKeys = Sizes::kForwardKeys, kStride = Sizes::kStride;
+    bf16* q = reinterpret_cast<bf16*>(dynamic_shared());
+    bf16* k = q + kQueries * kStride;
+    bf16* v = k + kKeys * kStride;
+
+    const QueryTile tile = tiles[blockIdx.x];
+    const auto head = static_cast<std::int64_t>(blockIdx.y);
+    const std::int64_t kv_head = head / (call.heads / call.kv_heads);
+    const int width = static_cast<int>(call.width);
+    const std::int64_t q_stride = call.heads * call.width, k_stride = call.kv_heads * call.width;
+    const bf16* q_from =
+        static_cast<const bf16*>(call.q) + tile.q_row * q_stride + head * call.width;
+    const std::int64_t k_at = tile.k_row * k_stride + kv_head * call.width;
+    const bf16* k_from = static_cast<const bf16*>(call.k) + k_at;
+    const bf16* v_from = static_cast<const bf16*>(call.v) + k_at;
+
+    const int window = static_cast<int>(call.window);
+    const int key_count = tile.visible + tile.rows - 1;  // keys that the last query sees
+    const int first_key = window > 0 && tile.visible > window ? tile.visible - window : 0;
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    const int warp = static_cast<int>(threadIdx.x) / kWarp;
+    const int my_row = warp * 16 + lane / 4;  // and the one 8 below
+
+    load_tile<kWidth, kQueries, kThreads>(q, q_from, 0, tile.rows, q_stride, width);
+    int key = first_key / kKeys * kKeys;
+    load_tile<kWidth, kKeys, kThreads>(k, k_from, key, key_count, k_stride, width);
+    copy_async_commit();
+
+    float top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+    float out[kWidth / 8][4] = {};
+    for (; key < key_count; key += kKeys) {
+        load_tile<kWidth, kKeys, kThreads>(v, v_from, key, key_count, k_stride, width);
+        copy_async_commit();
+        copy_async_wait<1>();
+        __syncthreads();
+        float s[kKeys / 8][4] = {};
+#pragma unroll
+        for (int c = 0; c < kWidth; c += 16) {
+            std::uint32_t a[4];
+            load_a(a, q + warp * 16 * kStride + c, kStride, lane);
+#pragma unroll
+            for (int j = 0; j < kKeys / 16; ++j) {
+                std::uint32_t b[4];
+                load_b_columns(b, k + j * 16 * kStride + c, kStride, lane);
+                multiply(s[2 * j], a, b[0], b[1]);
+                multiply(s[2 * j + 1], a, b[2], b[3]);
+            }
+        }
+        __syncthreads();  // everyone has read k
+        load_tile<kWidth, kKeys, kThreads>(k, k_from, key + kKeys, key_count, k_stride, width);
+        copy_async_commit();
+
+        float block_top[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+        for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int visible = tile.visible + my_row + e / 2 * 8;
+                const int at = key + j * 8 + lane % 4 * 2 + e % 2;
+                const bool seen = at < visible && (window == 0 || at >= visible - window);
+                s[j][e] = seen ? score_of(s[j][e], call.scale, call.softcap).value : -INFINITY;
+                block_top[e / 2] = fmaxf(block_top[e / 2], s[j][e]);
+            }
+        }
+        float base[2];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float m = block_top[half];
+            m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 1));
+            m = fmaxf(m, __shfl_xor_sync(kAllLanes, m, 2));
+            m = fmaxf(m, top[half]);
+            base[half] = m == -INFINITY ? 0.0f : m;  // nothing seen so far
+            const float shrink = exp2f((top[half] - base[half]) * kLog2E);
+            top[half] = m;
+            sum[half] *= shrink;
+#pragma unroll
+            for (int j = 0; j < kWidth / 8; ++j) {
+                out[j][2 * half] *= shrink;
+                out[j][2 * half + 1] *= shrink;
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < kKeys / 8; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                s[j][e] = exp2f((s[j][e] - base[e / 2]) * kLog2E);
+                sum[e / 2] += s[j][e];
+            }
+        }
+        copy_async_wait<1>();
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < kKeys / 16; ++i) {
+            const std::uint32_t p[4] = {
+                pair(s[2 * i][0], s[2 * i][1]), pair(s[2 * i][2], s[2 * i][3]),
+                pair(s[2 * i + 1][0], s[2 * i + 1][1]), pair(s[2 * i + 1][2], s[2 * i + 1][3])};
+#pragma unroll
+            for (int j = 0; j < kWidth / 16; ++j) {
+                std::uint32_t b[4];
+                load_b(b, v + i * 16 * kStride + j * 16, kStride, lane);
+                multiply(out[2 * j], p, b[0], b[1]);
+                multiply(out[2 * j + 1], p, b[2], b[3]);
+            }
+        }
+        __syncthreads();  // everyone has read v
+    }
+    copy_async_wait<0>();
+
+    bf16* to = static_cast<bf16*>(call.out) + tile.q_row * q_stride + head * call.width;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int row = my_row + half * 8;
+        float total = sum[half];
+        total += __shfl_xor_sync(kAllLanes, total, 1);
+        total += __shfl_xor_sync(kAllLanes, total, 2);
+        if (row >= tile.rows) continue;
+        const float inverse = 1.0f / total;
+#pragma unroll
+        for (int j = 0; j < kWidth / 8; ++j) {
+            const int c = j * 8 + lane % 4 * 2;
+            if (c >= width) continue;
+            *reinterpret_cast<std::uint32_t*>(to + row * q_stride + c) =
+                pair(out[j][2 * half] * inverse, out[j][2 * half + 1] * inverse);
+        }
+        if (call.lse != nullptr && lane % 4 == 0)
+            call.lse[(tile.q_row + row) * call.heads + head] = top[half] + logf(total);
+    }
+}
+
+}  // namespace
+
+bool tensor_core_width(std::int64_t width) {
+    return width % 8 == 0 && width <= 256;
+}
+
+int forward_tile(std::int64_t width) {
+    int queries = 0;
+    for_width(width, [&](auto w) { queries = AttentionSizes<w()>::kForwardWarps * 16; });
+    return queries;
+}
+
+void attention_forward(const AttentionCall& call, const QueryTile* tiles, std::int64_t count,
+                       Stream stream) {
+    for_width(call.width, [&](auto w) {
+        using Sizes = AttentionSizes<w()>;
+        constexpr std::size_t kBytes =
+            Sizes::bytes(Sizes::kForwardWarps * 16 + 2 * Sizes::kForwardKeys);
+        allow_shared(attention_forward_kernel<w()>, kBytes);
+        launch(attention_forward_kernel<w()>,
+               dim3(static_cast<unsigned>(count), static_cast<unsigned>(call.heads)),
+               dim3(Sizes::kForwardWarps * kWarp), kBytes, stream, call, tiles);
+    });
+}
+
+}  // namespace qshard::cuda

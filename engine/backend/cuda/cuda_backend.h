@@ -1,0 +1,100 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backend/cuda/cuda.h"
+#include "backend/cuda/matmul.h"
+#include "backend/cuda/staging.h"
+
+namespace qshard::cuda {
+
+/// The backend of one NVIDIA GPU: everything goes over one stream, memory of its own is taken when
+/// it is made. Large products are cuBLASLt's (matmul.h), everything else are kernels of our own
+/// (kernels.h). A packed weight is row-major [inner, outer]; terms of a gemm whose weights lie one
+/// after the other in memory are one product over the sum of their inner dimensions.
+class CudaBackend final : public Backend {
+  public:
+    explicit CudaBackend(const CudaOptions& options);
+    ~CudaBackend() override;
+
+    std::string_view name() const override { return "cuda"; }
+    std::string_view isa() const override { return isa_; }
+    int threads() const override { return host_threads_; }
+    std::size_t workspace_bytes() const override;
+    std::size_t memory_bytes() const override { return memory_bytes_; }
+    bool host_accessible() const override { return false; }
+
+    void* allocate(std::size_t bytes) override;
+    void release(void* pointer) override;
+    void upload(void* device, const void* host, std::size_t bytes) override;
+    void download(void* host, const void* device, std::size_t bytes) override;
+    void fill_zero(Tensor out) override;
+    void copy(Tensor in, Tensor out) override;
+    void synchronize() override;
+
+    std::size_t packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
+                             DType dtype) const override;
+    Packed pack(const WeightView& weight, Orientation orientation, DType dtype,
+                void* destination) override;
+    void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) override;
+    void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c,
+                   bool transposed) override;
+
+    void embed(Tensor table, std::span<const std::int32_t> ids, float scale, Tensor x) override;
+    void rms_norm(Tensor x, Tensor gain, float eps, bool offset, Tensor y) override;
+    void rms_norm_backward(Tensor x, Tensor gain, float eps, bool offset, Tensor dy, Tensor dx,
+                           bool accumulate) override;
+    void layer_norm(Tensor x, Tensor gain, Tensor bias, float eps, Tensor y) override;
+    void layer_norm_backward(Tensor x, Tensor gain, float eps, Tensor dy, Tensor dx,
+                             bool accumulate) override;
+    void rope(Tensor x, std::span<const std::int32_t> positions, Tensor cos, Tensor sin,
+              bool inverse) override;
+    void attention(const AttentionShape& shape, Tensor q, Tensor k, Tensor v, Tensor out,
+                   Tensor lse) override;
+    void attention_backward(const AttentionShape& shape, Tensor q, Tensor k, Tensor v, Tensor out,
+                            Tensor lse, Tensor dout, Tensor dq, Tensor dk, Tensor dv) override;
+    void activate(Activation kind, Tensor gate, Tensor up, Tensor out) override;
+    void activate_backward(Activation kind, Tensor gate, Tensor up, Tensor dout, Tensor dgate,
+                           Tensor dup) override;
+    void add(Tensor x, float scale, Tensor y) override;
+    void add_rows(Tensor in, std::span<const std::int32_t> rows, std::span<const float> factors,
+                  Tensor out) override;
+    void scale_rows(Tensor x, std::span<const float> factors) override;
+    void row_dots(Tensor a, Tensor b, Tensor out) override;
+    void log_softmax(Tensor logits, std::span<const std::int32_t> targets, float logit_scale,
+                     float softcap, Tensor dlogprob, Tensor logprob) override;
+    void gather_rows(Tensor in, std::span<const std::int32_t> rows, Tensor out) override;
+    void scatter_rows(Tensor in, std::span<const std::int32_t> rows, Tensor out) override;
+
+    double sum_of_squares(Tensor x) override;
+    void scale(Tensor x, float factor) override;
+    void adamw(const AdamW& hyper, Tensor parameter, Tensor gradient, Tensor exp_avg,
+               Tensor exp_avg_sq) override;
+    void sgd(const Sgd& hyper, Tensor parameter, Tensor gradient, Tensor momentum) override;
+    void rmsprop(const RmsProp& hyper, Tensor parameter, Tensor gradient, Tensor square_avg,
+                 Tensor momentum) override;
+
+  private:
+    struct Run;
+    void open_device();
+    void gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate);
+    void product(const Run& run, std::int64_t row, Tensor c, bool accumulate);
+    void plain_gemm_of(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate);
+
+    const CudaOptions options_;
+    std::string isa_;
+    int host_threads_ = 1;
+    bool tensor_cores_ = false;  ///< for bf16: compute capability 8 or newer
+    std::size_t memory_bytes_ = 0;
+    Stream stream_ = nullptr;
+    std::byte* workspace_ = nullptr;  ///< the regions of sizes.h, one after the other
+    float* dynamic_map_ = nullptr;    ///< kDynamicMap
+    std::byte* library_ = nullptr;    ///< cuBLASLt's
+    std::byte* operand_ = nullptr;    ///< operands of gemm laid out side by side, partial sums
+    std::byte* results_ = nullptr;    ///< fp32 results before a bias, deltas of attention
+    std::unique_ptr<Staging> staging_;
+    std::unique_ptr<Matmul> matmul_;
+};
+
+}  // namespace qshard::cuda

@@ -1,0 +1,157 @@
+#include <algorithm>
+#include <vector>
+
+#include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/operands.h"
+#include "backend/cuda/sizes.h"
+#include "backend/cuda/tiles.h"
+#include "tensor/nf4.h"
+
+/// Matrix products. LoRA costs no pass of its own: where the weights of consecutive terms lie one
+/// after the other, their operands are laid out side by side and one product sums over all of them.
+namespace qshard::cuda {
+
+/// Terms whose weights are rows of one matrix [inner, outer].
+struct CudaBackend::Run {
+    std::span<const GemmTerm> terms;
+    std::int64_t inner = 0;
+};
+
+std::size_t CudaBackend::packed_bytes(std::int64_t rows, std::int64_t cols, Orientation,
+                                      DType dtype) const {
+    return static_cast<std::size_t>(rows * cols) * bytes_of(dtype);
+}
+
+Packed CudaBackend::pack(const WeightView& weight, Orientation orientation, DType dtype,
+                         void* destination) {
+    const bool forward = orientation == Orientation::kForward;
+    const Out out{destination, dtype == DType::kBF16};
+    if (weight.storage == Storage::kPlain) {
+        expand_plain(in_of(weight.plain), weight.scale, weight.rows, weight.cols, forward, out,
+                     stream_);
+    } else {
+        CodedWeight coded{};
+        coded.codes = weight.codes;
+        coded.first = weight.first;
+        std::copy(kNf4Table.begin(), kNf4Table.end(), coded.table);
+        coded.absmax = weight.double_quant ? nullptr : weight.absmax;
+        coded.absmax_codes = weight.absmax_codes;
+        coded.absmax2 = weight.absmax2;
+        coded.offset = weight.absmax_offset;
+        coded.dynamic_map = dynamic_map_;
+        expand_codes(coded, weight.rows, weight.cols, forward, out, stream_);
+    }
+    require_launched("pack");
+    return {destination, forward ? weight.cols : weight.rows, forward ? weight.rows : weight.cols,
+            dtype};
+}
+
+void CudaBackend::gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) {
+    check(!terms.empty(), "gemm has a term");
+    check(!accumulate || c.dtype() == DType::kF32, "gemm accumulates into fp32");
+    check(bias.empty() || bias.count() == c.cols(), "gemm's bias has one element a column");
+    const DType dtype = terms[0].b.dtype;
+    bool library = dtype == DType::kF32 || tensor_cores_;
+    for (const GemmTerm& term : terms) {
+        check(
+            term.a.rows() == c.rows() && term.a.cols() == term.b.inner && term.b.outer == c.cols(),
+            "gemm operands fit");
+        check(term.b.dtype == dtype, "the terms of a gemm are packed to one dtype");
+        library = library && Matmul::takes({term.b.inner, term.b.outer, dtype == DType::kBF16,
+                                            c.dtype() == DType::kBF16, false});
+    }
+    if (c.rows() == 0) return;
+    if (library) {
+        gemm_by_library(terms, bias, c, accumulate);
+    } else {
+        plain_gemm_of(terms, bias, c, accumulate);
+    }
+    require_launched("gemm");
+}
+
+void CudaBackend::plain_gemm_of(std::span<const GemmTerm> terms, Tensor bias, Tensor c,
+                                bool accumulate) {
+    check(terms.size() <= kMaxTerms, "gemm has at most 8 terms");
+    const bool bf16 = terms[0].b.dtype == DType::kBF16;
+    PlainTerms all{};
+    for (const GemmTerm& term : terms) {
+        all.term[all.count++] = {in_of(term.a), term.b.inner, 1, {term.b.data, bf16}, term.b.inner};
+    }
+    plain_gemm(all, bf16, bias.empty() ? nullptr : bias.as<float>(), out_of(c), c.rows(), c.cols(),
+               accumulate, stream_);
+}
+
+void CudaBackend::gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, Tensor c,
+                                  bool accumulate) {
+    const std::size_t element = bytes_of(terms[0].b.dtype);
+    std::vector<Run> runs;
+    std::int64_t widest = 0;
+    for (std::size_t t = 0; t < terms.size(); ++t) {
+        const bool follows =
+            t > 0 && static_cast<const std::byte*>(terms[t - 1].b.data) +
+                             static_cast<std::size_t>(terms[t - 1].b.inner * c.cols()) * element ==
+                         terms[t].b.data;
+        if (!follows) runs.push_back({terms.subspan(t, 0), 0});
+        Run& run = runs.back();
+        run.terms = {run.terms.data(), run.terms.size() + 1};
+        run.inner += terms[t].b.inner;
+        widest = std::max(widest, run.inner);
+    }
+    // Results wait in fp32 for their bias, or for the other runs where c would round in between.
+    const bool wait = !bias.empty() || (runs.size() > 1 && c.dtype() == DType::kBF16);
+    const auto row_bytes = static_cast<std::int64_t>(static_cast<std::size_t>(widest) * element);
+    std::int64_t most = static_cast<std::int64_t>(kOperandBytes) / row_bytes;
+    if (wait) most = std::min(most, static_cast<std::int64_t>(kResultBytes) / (c.cols() * 4));
+    const Parts parts(c.rows(), most, std::min<std::int64_t>(most, 64));
+    for (std::int64_t p = 0; p < parts.count; ++p) {
+        const std::int64_t row = parts.begin(p), rows = parts.end(p) - row;
+        const Tensor part = c.row_range(row, rows).reshaped({rows, c.cols()});
+        const Tensor target = wait ? Tensor(results_, DType::kF32, {rows, c.cols()}) : part;
+        for (std::size_t r = 0; r < runs.size(); ++r)
+            product(runs[r], row, target, r > 0 || (accumulate && !wait));
+        if (!wait) continue;
+        add_bias(target.as<float>(), bias.empty() ? nullptr : bias.as<float>(), out_of(part), rows,
+                 c.cols(), accumulate, stream_);
+    }
+}
+
+/// c = (or +=) rows [row, row + c.rows()) of the run's operands times its weights.
+void CudaBackend::product(const Run& run, std::int64_t row, Tensor c, bool accumulate) {
+    const DType dtype = run.terms[0].b.dtype;
+    const std::int64_t rows = c.rows();
+    const void* a = run.terms[0].a.row_range(row, rows).data();
+    if (run.terms.size() > 1 || run.terms[0].a.dtype() != dtype) {
+        std::byte* to = operand_;
+        for (const GemmTerm& term : run.terms) {
+            copy_columns(in_of(term.a.row_range(row, rows)), rows, term.b.inner,
+                         {to, dtype == DType::kBF16}, run.inner, stream_);
+            to += static_cast<std::size_t>(term.b.inner) * bytes_of(dtype);
+        }
+        a = operand_;
+    }
+    matmul_->run(
+        {run.inner, c.cols(), dtype == DType::kBF16, c.dtype() == DType::kBF16, accumulate}, rows,
+        a, run.terms[0].b.data, c.data());
+}
+
+void CudaBackend::gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor c,
+                            bool transposed) {
+    const std::int64_t rows = a.rows(), m_count = a.cols(), k_count = b.cols();
+    check(b.rows() == rows && c.count() == m_count * k_count && m_count <= 1024,
+          "gemm_rows operands fit");
+    const std::int64_t chunks = (rows + kRowsChunk - 1) / kRowsChunk;
+    const std::int64_t column_bytes = std::max<std::int64_t>(chunks, 1) * k_count * 4;
+    const Parts parts(m_count, static_cast<std::int64_t>(kOperandBytes) / column_bytes, 64);
+    auto* partial = reinterpret_cast<float*>(operand_);
+    const bool bf16 = dtype == DType::kBF16;
+    for (std::int64_t p = 0; p < parts.count; ++p) {
+        const std::int64_t m0 = parts.begin(p), m1 = parts.end(p);
+        gemm_rows_partial(in_of(a), in_of(b), rows, m_count, m0, m1, k_count, bf16 && tensor_cores_,
+                          bf16, partial, stream_);
+        gemm_rows_finish(partial, chunks, m_count, m0, m1, k_count, factor, c.as<float>(),
+                         transposed, stream_);
+    }
+    require_launched("gemm_rows");
+}
+
+}  // namespace qshard::cuda

@@ -1,0 +1,162 @@
+#include "backend/cuda/matmul.h"
+
+#include <cublasLt.h>
+#include <fmt/format.h>
+
+#include <array>
+#include <map>
+#include <vector>
+
+#include "base/error.h"
+
+namespace qshard::cuda {
+namespace {
+
+constexpr std::int64_t kTypicalRows = 2048;  ///< what algorithms are chosen for
+/// Rows that an algorithm must also be able to compute.
+constexpr std::array<std::int64_t, 4> kOtherRows = {1, 3, 72, 500};
+
+void require(cublasStatus_t status, const char* doing) {
+    if (status == CUBLAS_STATUS_SUCCESS) return;
+    throw SystemError(ExitCode::kUnavailable, fmt::format("cuBLASLt failed in {}: {}", doing,
+                                                          cublasLtGetStatusString(status)));
+}
+
+struct LayoutDelete {
+    void operator()(cublasLtMatrixLayout_t layout) const { cublasLtMatrixLayoutDestroy(layout); }
+};
+using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, LayoutDelete>;
+struct DescDelete {
+    void operator()(cublasLtMatmulDesc_t desc) const { cublasLtMatmulDescDestroy(desc); }
+};
+using Desc = std::unique_ptr<cublasLtMatmulDescOpaque_t, DescDelete>;
+struct PreferenceDelete {
+    void operator()(cublasLtMatmulPreference_t p) const { cublasLtMatmulPreferenceDestroy(p); }
+};
+using Preference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, PreferenceDelete>;
+struct HandleDelete {
+    void operator()(cublasLtHandle_t handle) const { cublasLtDestroy(handle); }
+};
+using Handle = std::unique_ptr<cublasLtContext, HandleDelete>;
+
+/// cuBLASLt's matrices are column-major: a row-major matrix is its transpose.
+Layout layout_of(bool is_bf16, std::int64_t rows, std::int64_t cols) {
+    cublasLtMatrixLayout_t layout = nullptr;
+    require(cublasLtMatrixLayoutCreate(&layout, is_bf16 ? CUDA_R_16BF : CUDA_R_32F,
+                                       static_cast<std::uint64_t>(cols),
+                                       static_cast<std::uint64_t>(rows), cols),
+            "describing a matrix");
+    return Layout(layout);
+}
+
+struct Layouts {
+    Layout a, b, c;
+    Layouts(const MatmulShape& s, std::int64_t rows)
+        : a(layout_of(s.is_bf16, rows, s.inner)),
+          b(layout_of(s.is_bf16, s.inner, s.outer)),
+          c(layout_of(s.c_is_bf16, rows, s.outer)) {}
+};
+
+class CublasMatmul final : public Matmul {
+  public:
+    CublasMatmul(Stream stream, void* workspace, std::size_t bytes)
+        : stream_(stream), workspace_(workspace), bytes_(bytes) {
+        cublasLtHandle_t handle = nullptr;
+        require(cublasLtCreate(&handle), "starting");
+        handle_.reset(handle);
+        cublasLtMatmulDesc_t desc = nullptr;
+        require(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+                "describing a product");
+        desc_.reset(desc);
+    }
+
+    void run(const MatmulShape& shape, std::int64_t rows, const void* a, const void* b,
+             void* c) override {
+        if (rows == 0) return;
+        const cublasLtMatmulAlgo_t& algorithm = algorithm_of(shape);
+        const Layouts layouts(shape, rows);
+        const float one = 1.0f, beta = shape.accumulate ? 1.0f : 0.0f;
+        // c^T[outer, rows] = b^T[outer, inner] a^T[inner, rows] in column-major terms.
+        require(cublasLtMatmul(handle_.get(), desc_.get(), &one, b, layouts.b.get(), a,
+                               layouts.a.get(), &beta, c, layouts.c.get(), c, layouts.c.get(),
+                               &algorithm, workspace_, bytes_, stream_),
+                "a product");
+    }
+
+  private:
+    const cublasLtMatmulAlgo_t& algorithm_of(const MatmulShape& shape) {
+        const auto found = algorithms_.find(shape);
+        if (found != algorithms_.end()) return found->second;
+        return algorithms_.emplace(shape, choose(shape)).first->second;
+    }
+
+    /// The first of cuBLASLt's proposals for kTypicalRows that sums in one piece and takes any
+    /// rows.
+    cublasLtMatmulAlgo_t choose(const MatmulShape& shape) const {
+        cublasLtMatmulPreference_t raw = nullptr;
+        require(cublasLtMatmulPreferenceCreate(&raw), "choosing an algorithm");
+        const Preference preference(raw);
+        const auto set = [&](cublasLtMatmulPreferenceAttributes_t what, auto value) {
+            require(cublasLtMatmulPreferenceSetAttribute(raw, what, &value, sizeof value),
+                    "choosing an algorithm");
+        };
+        set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(bytes_));
+        set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+            static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE));
+        for (const auto alignment : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                                     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                                     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                                     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+            set(alignment, std::uint32_t{16});
+        }
+        std::vector<cublasLtMatmulHeuristicResult_t> results(32);
+        int count = 0;
+        const Layouts layouts(shape, kTypicalRows);
+        require(cublasLtMatmulAlgoGetHeuristic(
+                    handle_.get(), desc_.get(), layouts.b.get(), layouts.a.get(), layouts.c.get(),
+                    layouts.c.get(), raw, static_cast<int>(results.size()), results.data(), &count),
+                "choosing an algorithm");
+        for (int i = 0; i < count; ++i) {
+            const auto& result = results[static_cast<std::size_t>(i)];
+            if (result.state == CUBLAS_STATUS_SUCCESS && fits(shape, result.algo))
+                return result.algo;
+        }
+        throw SystemError(ExitCode::kUnavailable,
+                          fmt::format("cuBLASLt has no algorithm for products of {} by {}",
+                                      shape.inner, shape.outer));
+    }
+
+    bool fits(const MatmulShape& shape, const cublasLtMatmulAlgo_t& algorithm) const {
+        std::int32_t splits = 1;
+        std::size_t written = 0;
+        const cublasStatus_t status = cublasLtMatmulAlgoConfigGetAttribute(
+            &algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &splits, sizeof splits, &written);
+        if (status == CUBLAS_STATUS_SUCCESS && splits > 1) return false;
+        for (const std::int64_t rows : kOtherRows) {
+            const Layouts layouts(shape, rows);
+            cublasLtMatmulHeuristicResult_t result{};
+            if (cublasLtMatmulAlgoCheck(handle_.get(), desc_.get(), layouts.b.get(),
+                                        layouts.a.get(), layouts.c.get(), layouts.c.get(),
+                                        &algorithm, &result) != CUBLAS_STATUS_SUCCESS ||
+                result.workspaceSize > bytes_) {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    const Stream stream_;
+    void* const workspace_;
+    const std::size_t bytes_;
+    Handle handle_;
+    Desc desc_;
+    std::map<MatmulShape, cublasLtMatmulAlgo_t> algorithms_;
+};
+
+}  // namespace
+
+std::unique_ptr<Matmul> make_matmul(Stream stream, void* workspace, std::size_t bytes) {
+    return std::make_unique<CublasMatmul>(stream, workspace, bytes);
+}
+
+}  // namespace qshard::cuda

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "backend/cuda/kernels.h"
+
+namespace qshard::cuda {
+
+/// c[rows, outer] = a[rows, inner] b[inner, outer] (+ c if accumulate), all row-major and
+/// contiguous; a and b of one dtype, sums in fp32 (never TF32), one rounding to c's dtype.
+struct MatmulShape {
+    std::int64_t inner, outer;
+    bool is_bf16;    ///< a and b
+    bool c_is_bf16;  ///< only without accumulate
+    bool accumulate;
+    auto operator<=>(const MatmulShape&) const = default;
+};
+
+/// Large products. For a shape there is one algorithm whatever the rows, without a split of the
+/// inner dimension, so that a row's bits depend on nothing but the row.
+class Matmul {
+  public:
+    virtual ~Matmul() = default;
+    /// Whether this shape can be computed at all: cuBLASLt wants rows that are multiples of 16
+    /// bytes.
+    static bool takes(const MatmulShape& shape) {
+        const std::int64_t unit = shape.is_bf16 ? 8 : 4, c_unit = shape.c_is_bf16 ? 8 : 4;
+        return shape.inner % unit == 0 && shape.outer % unit == 0 && shape.outer % c_unit == 0;
+    }
+    virtual void run(const MatmulShape& shape, std::int64_t rows, const void* a, const void* b,
+                     void* c) = 0;
+};
+
+/// `workspace` is aligned to 256 bytes and used by one product at a time, on `stream`.
+std::unique_ptr<Matmul> make_matmul(Stream stream, void* workspace, std::size_t bytes);
+
+}  // namespace qshard::cuda

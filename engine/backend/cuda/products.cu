@@ -1,0 +1,246 @@
+#include "backend/cuda/dispatch.cuh"
+#include "backend/cuda/reduce.cuh"
+
+/// Products that cuBLASLt is not asked for: odd shapes, old devices, and LoRA gradients, whose long
+/// sums over few outputs are cut into chunks of rows.
+namespace qshard::cuda {
+namespace {
+
+constexpr int kTile = 64, kInner = 16, kThreads = 256;  // a thread has 4 x 4 outputs
+
+__device__ __forceinline__ float load(const In& x, std::int64_t at) {
+    return x.is_bf16 ? to_float(static_cast<const bf16*>(x.data)[at])
+                     : static_cast<const float*>(x.data)[at];
+}
+__device__ __forceinline__ float rounded(float x, bool to_bf16) {
+    if (!to_bf16) return x;
+    bf16 y;
+    assign(y, x);
+    return to_float(y);
+}
+
+struct Tiles {
+    float a[kInner][kTile + 4], b[kInner][kTile + 4];
+};
+
+/// sum[i][j] += over [k0, k1) of a(row, k) b(k, col) for this thread's rows and columns; all
+/// threads of the block come here together.
+__device__ void multiply_tile(const PlainTerm& term, bool round_a, bool round_b, std::int64_t row0,
+                              std::int64_t rows, std::int64_t col0, std::int64_t cols,
+                              std::int64_t k0, std::int64_t k1, Tiles& tiles, float (&sum)[4][4]) {
+    const int thread = static_cast<int>(threadIdx.x);
+    for (std::int64_t k = k0; k < k1; k += kInner) {
+        for (int e = thread; e < kInner * kTile; e += kThreads) {
+            // Neighbouring threads read neighbours, whichever way a lies.
+            const bool along_rows = term.row_stride == 1;
+            const int i = along_rows ? e / kTile : e % kInner,
+                      r = along_rows ? e % kTile : e / kInner;
+            const bool inside = row0 + r < rows && k + i < k1;
+            tiles.a[i][r] = inside ? rounded(load(term.a, (row0 + r) * term.row_stride +
+                                                              (k + i) * term.inner_stride),
+                                             round_a)
+                                   : 0.0f;
+            const int j = e / kTile, c = e % kTile;
+            const bool in_b = col0 + c < cols && k + j < k1;
+            tiles.b[j][c] = in_b ? rounded(load(term.b, (k + j) * cols + col0 + c), round_b) : 0.0f;
+        }
+        __syncthreads();
+        const int r = thread / 16 * 4, c = thread % 16 * 4;
+#pragma unroll
+        for (int i = 0; i < kInner; ++i) {
+#pragma unroll
+            for (int x = 0; x < 4; ++x) {
+                for (int y = 0; y < 4; ++y)
+                    sum[x][y] = fmaf(tiles.a[i][r + x], tiles.b[i][c + y], sum[x][y]);
+            }
+        }
+        __syncthreads();
+    }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    plain_gemm_kernel(PlainTerms terms, bool round_a, const float* bias, T* c, std::int64_t rows,
+                      std::int64_t cols, bool accumulate) {
+    __shared__ Tiles tiles;
+    const std::int64_t row0 = std::int64_t{blockIdx.x} * kTile;
+    const std::int64_t col0 = std::int64_t{blockIdx.y} * kTile;
+    float sum[4][4] = {};
+    for (int t = 0; t < terms.count; ++t) {
+        multiply_tile(terms.term[t], round_a, false, row0, rows, col0, cols, 0, terms.term[t].inner,
+                      tiles, sum);
+    }
+    const int thread = static_cast<int>(threadIdx.x);
+    for (int x = 0; x < 4; ++x) {
+        for (int y = 0; y < 4; ++y) {
+            const std::int64_t row = row0 + thread / 16 * 4 + x, col = col0 + thread % 16 * 4 + y;
+            if (row >= rows || col >= cols) continue;
+            float value = sum[x][y];
+            if (bias != nullptr) value += bias[col];
+            T& to = c[row * cols + col];
+            assign(to, accumulate ? to_float(to) + value : value);
+        }
+    }
+}
+
+/// partial[chunk][m1 - m0][cols]
+__global__ void __launch_bounds__(kThreads)
+    plain_rows_kernel(PlainTerm term, bool round, std::int64_t m0, std::int64_t m1,
+                      std::int64_t cols, float* partial) {
+    __shared__ Tiles tiles;
+    const std::int64_t row0 = m0 + std::int64_t{blockIdx.x} * kTile;
+    const std::int64_t col0 = std::int64_t{blockIdx.y} * kTile;
+    const std::int64_t k0 = std::int64_t{blockIdx.z} * kRowsChunk;
+    const std::int64_t k1 = k0 + kRowsChunk < term.inner ? k0 + kRowsChunk : term.inner;
+    float sum[4][4] = {};
+    multiply_tile(term, round, round, row0, m1, col0, cols, k0, k1, tiles, sum);
+    float* out = partial + std::int64_t{blockIdx.z} * (m1 - m0) * cols;
+    const int thread = static_cast<int>(threadIdx.x);
+    for (int x = 0; x < 4; ++x) {
+        for (int y = 0; y < 4; ++y) {
+            const std::int64_t row = row0 + thread / 16 * 4 + x, col = col0 + thread % 16 * 4 + y;
+            if (row < m1 && col < cols) out[(row - m0) * cols + col] = sum[x][y];
+        }
+    }
+}
+
+constexpr int kRowsStep = 32;   ///< rows of a and b in shared memory at a time
+constexpr int kRowsCols = 128;  ///< columns of b of a block: 4 warps of 32
+constexpr int kRowsThreads = 128;
+constexpr int kSkew = 8;  ///< elements between stored rows that keep fragments off one bank
+
+/// kA columns of a times kRowsCols of b over one chunk of rows, on the tensor cores.
+template <int kA, class A, class B>
+__global__ void __launch_bounds__(kRowsThreads)
+    rows_kernel(const A* a, const B* b, std::int64_t rows, std::int64_t a_cols, std::int64_t m0,
+                std::int64_t m1, std::int64_t cols, bool a_wide, bool b_wide, float* partial) {
+    __shared__ __align__(16) bf16 a_tile[kRowsStep][kA + kSkew];
+    __shared__ __align__(16) bf16 b_tile[kRowsStep][kRowsCols + kSkew];
+    const std::int64_t first_m = m0 + std::int64_t{blockIdx.x} * kA;
+    const std::int64_t col0 = std::int64_t{blockIdx.y} * kRowsCols;
+    const std::int64_t n0 = std::int64_t{blockIdx.z} * kRowsChunk;
+    const std::int64_t n1 = n0 + kRowsChunk < rows ? n0 + kRowsChunk : rows;
+    const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
+    float sum[kA / 16][4][4] = {};
+    for (std::int64_t n = n0; n < n1; n += kRowsStep) {
+        for (int e = thread; e < kRowsStep * kA / 4; e += kRowsThreads) {
+            const int r = e / (kA / 4), c = e % (kA / 4) * 4;
+            const std::int64_t left = n + r < n1 ? m1 - first_m - c : 0;
+            float v[4];
+            load4(a + (n + r) * a_cols + first_m + c,
+                  left >= 4  ? 4
+                  : left > 0 ? static_cast<int>(left)
+                             : 0,
+                  a_wide, v);
+            store4(&a_tile[r][c], 4, true, v);
+        }
+        for (int e = thread; e < kRowsStep * kRowsCols / 4; e += kRowsThreads) {
+            const int r = e / (kRowsCols / 4), c = e % (kRowsCols / 4) * 4;
+            const std::int64_t left = n + r < n1 ? cols - col0 - c : 0;
+            float v[4];
+            load4(b + (n + r) * cols + col0 + c,
+                  left >= 4  ? 4
+                  : left > 0 ? static_cast<int>(left)
+                             : 0,
+                  b_wide, v);
+            store4(&b_tile[r][c], 4, true, v);
+        }
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < kRowsStep; k += 16) {
+            std::uint32_t right[2][4];
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+                load_b(right[j], &b_tile[k][warp * 32 + j * 16], kRowsCols + kSkew, lane);
+            }
+#pragma unroll
+            for (int i = 0; i < kA / 16; ++i) {
+                std::uint32_t left[4];
+                load_a_columns(left, &a_tile[k][i * 16], kA + kSkew, lane);
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    multiply(sum[i][j], left, right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+                }
+            }
+        }
+        __syncthreads();
+    }
+    float* out = partial + std::int64_t{blockIdx.z} * (m1 - m0) * cols;
+#pragma unroll
+    for (int i = 0; i < kA / 16; ++i) {
+        for (int j = 0; j < 4; ++j) {
+            for (int e = 0; e < 4; ++e) {
+                const std::int64_t m = first_m + i * 16 + lane / 4 + e / 2 * 8;
+                const std::int64_t col = col0 + warp * 32 + j * 8 + lane % 4 * 2 + e % 2;
+                if (m < m1 && col < cols) out[(m - m0) * cols + col] = sum[i][j][e];
+            }
+        }
+    }
+}
+
+__global__ void finish_rows_kernel(const float* partial, std::int64_t chunks, std::int64_t a_cols,
+                                   std::int64_t m0, std::int64_t m1, std::int64_t cols, float scale,
+                                   float* c, bool transposed) {
+    const std::int64_t count = (m1 - m0) * cols;
+    const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (e >= count) return;
+    // Neighbouring threads write neighbours.
+    const std::int64_t m = transposed ? e % (m1 - m0) : e / cols;
+    const std::int64_t k = transposed ? e / (m1 - m0) : e % cols;
+    float sum = 0;
+    for (std::int64_t chunk = 0; chunk < chunks; ++chunk)
+        sum += partial[chunk * count + m * cols + k];
+    c[transposed ? k * a_cols + m0 + m : (m0 + m) * cols + k] = scale * sum;
+}
+
+template <int kA>
+void launch_rows_kernel(In a, In b, std::int64_t rows, std::int64_t a_cols, std::int64_t m0,
+                        std::int64_t m1, std::int64_t b_cols, float* partial, Stream stream) {
+    const dim3 grid(blocks_of(m1 - m0, kA), blocks_of(b_cols, kRowsCols),
+                    blocks_of(rows, kRowsChunk));
+    const bool a_wide = a_cols % 4 == 0 && aligned(a.data);
+    const bool b_wide = b_cols % 4 == 0 && aligned(b.data);
+    typed(a.is_bf16, [&](auto* x) {
+        typed(b.is_bf16, [&](auto* y) {
+            using A = std::remove_pointer_t<decltype(x)>;
+            using B = std::remove_pointer_t<decltype(y)>;
+            launch(rows_kernel<kA, A, B>, grid, dim3(kRowsThreads), 0, stream, as<A>(a), as<B>(b),
+                   rows, a_cols, m0, m1, b_cols, a_wide, b_wide, partial);
+        });
+    });
+}
+
+}  // namespace
+
+void plain_gemm(const PlainTerms& terms, bool round_a, const float* bias, Out c, std::int64_t rows,
+                std::int64_t cols, bool accumulate, Stream stream) {
+    typed(c.is_bf16, [&](auto* t) {
+        using T = std::remove_pointer_t<decltype(t)>;
+        launch(plain_gemm_kernel<T>, dim3(blocks_of(rows, kTile), blocks_of(cols, kTile)),
+               dim3(kThreads), 0, stream, terms, round_a, bias, as<T>(c), rows, cols, accumulate);
+    });
+}
+
+void gemm_rows_partial(In a, In b, std::int64_t rows, std::int64_t a_cols, std::int64_t m0,
+                       std::int64_t m1, std::int64_t b_cols, bool tensor_cores, bool round_to_bf16,
+                       float* partial, Stream stream) {
+    if (tensor_cores) {
+        return m1 - m0 <= 16
+                   ? launch_rows_kernel<16>(a, b, rows, a_cols, m0, m1, b_cols, partial, stream)
+                   : launch_rows_kernel<64>(a, b, rows, a_cols, m0, m1, b_cols, partial, stream);
+    }
+    const PlainTerm term{a, 1, a_cols, b, rows};
+    const dim3 grid(blocks_of(m1 - m0, kTile), blocks_of(b_cols, kTile),
+                    blocks_of(rows, kRowsChunk));
+    launch(plain_rows_kernel, grid, dim3(kThreads), 0, stream, term, round_to_bf16, m0, m1, b_cols,
+           partial);
+}
+
+void gemm_rows_finish(const float* partial, std::int64_t chunks, std::int64_t a_cols,
+                      std::int64_t m0, std::int64_t m1, std::int64_t b_cols, float scale, float* c,
+                      bool transposed, Stream stream) {
+    launch(finish_rows_kernel, dim3(blocks_of((m1 - m0) * b_cols, kThreads)), dim3(kThreads), 0,
+           stream, partial, chunks, a_cols, m0, m1, b_cols, scale, c, transposed);
+}
+
+}  // namespace qshard::cuda

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+/// A GPU's execution model on one CPU thread, so that the kernels of engine/backend/cuda are tested
+/// on machines without one: the threads of a block are fibers that switch at barriers and at
+/// operations of a warp, blocks run one after the other. Slow, in a fixed order, and strict:
+/// asynchronous copies happen only when they are waited for, fresh memory is full of NaNs, and the
+/// host cannot touch the device's. What it cannot show: races between warps that no barrier
+/// separates, alignment traps, registers, speed.
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+    dim3() = default;
+    dim3(unsigned a, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
+};
+
+namespace emulator {
+
+struct Position {
+    dim3 thread, block;
+};
+/// Of the fiber that runs now.
+const Position& position();
+const dim3& block_size();
+const dim3& grid_size();
+unsigned char* dynamic_shared();
+
+/// Runs body() once per thread of the grid. Threads per block: a multiple of 32.
+void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body);
+
+void block_barrier();
+/// Waits for all lanes of the warp that have not ended.
+void warp_barrier();
+/// Every lane gives up to 32 bytes; afterwards slot(lane) has each one's until the next but one
+/// exchange.
+void exchange(const void* data, std::size_t bytes);
+const void* slot(int lane);
+int lane();
+
+void copy_later(void* to, const void* from, bool valid);
+void commit_copies();
+/// Does the copies of all committed groups but the last `pending`.
+void finish_copies(int pending);
+
+/// Device memory, which only open() makes accessible to this thread's host code.
+void* allocate(std::size_t bytes);
+void release(void* pointer);
+void open(bool accessible);
+
+}  // namespace emulator
