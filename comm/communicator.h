@@ -94,7 +94,7 @@ class Communicator {
 
     int rank() const { return rank_; }
     int count() const { return count_; }
-    virtual std::string_view transport() const = 0;  ///< "self", "threads" or "mpi"
+    virtual std::string_view transport() const = 0;  ///< "self", "threads", "mpi" or "nccl"
     /// Whether all_gather, exchange and broadcast take a GPU's memory too. Host memory always
     /// works.
     virtual bool takes_device_memory() const { return false; }

@@ -3,12 +3,17 @@
 #include <mpi.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 
 #include "base/error.h"
 #include "comm/mpi_communicator.h"
+#include "comm/nccl_communicator.h"
 #include "comm/stale_segments.h"
 
 namespace qshard {
@@ -25,7 +30,40 @@ std::string host_name() {
     return name;
 }
 
+/// The group's id: rank 0 writes the file that the others wait for.
+std::string id_by_file(int rank) {
+    namespace fs = std::filesystem;
+    const fs::path file = std::getenv("QSHARD_ID_FILE");
+    if (rank == 0) {
+        if (fs::exists(file)) {
+            throw UserError(ExitCode::kUsage,
+                            fmt::format("QSHARD_ID_FILE {} is there already: remove it, it may be "
+                                        "an older group's",
+                                        file.string()));
+        }
+        const std::string id = make_nccl_id();
+        const fs::path unfinished = file.string() + ".part";
+        std::ofstream(unfinished, std::ios::binary) << id;
+        fs::rename(unfinished, file);
+        return id;
+    }
+    constexpr int kSeconds = 60;
+    for (int i = 0; i < kSeconds * 100; ++i) {
+        if (fs::exists(file)) {
+            std::ifstream in(file, std::ios::binary);
+            return {std::istreambuf_iterator<char>(in), {}};
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    throw SystemError(ExitCode::kUnavailable,
+                      fmt::format("rank 0 wrote no {} within {} s", file.string(), kSeconds));
+}
+
 }  // namespace
+
+bool Launch::by_file() {
+    return has("QSHARD_RANK") && has("QSHARD_WORLD") && has("QSHARD_ID_FILE");
+}
 
 bool Launch::under_launcher() {
     return has("OMPI_COMM_WORLD_SIZE") || has("PMIX_RANK") || has("PMI_RANK");
@@ -41,6 +79,19 @@ std::string Launch::library() {
 }
 
 Launch::Launch() : host_(host_name()) {
+    if (by_file()) {
+        rank_ = std::atoi(std::getenv("QSHARD_RANK"));
+        count_ = std::atoi(std::getenv("QSHARD_WORLD"));
+        if (count_ < 1 || rank_ < 0 || rank_ >= count_) {
+            throw UserError(
+                ExitCode::kUsage,
+                fmt::format("QSHARD_RANK {} is no rank of QSHARD_WORLD {}", rank_, count_));
+        }
+        // Without MPI nobody knows who shares a host; one host is what this way is for.
+        local_count_ = count_;
+        local_rank_ = nccl_device_count() > 0 ? rank_ % nccl_device_count() : rank_;
+        return;
+    }
     if (!under_launcher()) {
         const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
         if (tasks != nullptr && std::atoi(tasks) > 1)
@@ -74,13 +125,50 @@ Launch::~Launch() {
     MPI_Finalize();
 }
 
-std::unique_ptr<Communicator> Launch::make_communicator() const {
-    return count_ > 1 ? make_mpi_communicator() : make_self_communicator();
+std::unique_ptr<Communicator> Launch::make_communicator(const std::string& transport,
+                                                        bool gpus) const {
+    if (by_file()) return make_nccl_communicator(id_by_file(rank_), rank_, count_, local_rank_);
+    if (transport == "mpi" && !mpi_) {
+        throw UserError(ExitCode::kUsage,
+                        "placement.transport is mpi, but no launcher started this process. Start "
+                        "it with mpirun -np N or srun --mpi=pmix, or use transport auto.");
+    }
+    if (transport == "self" && count_ > 1) {
+        throw UserError(ExitCode::kUsage,
+                        fmt::format("placement.transport is self, but {} ranks were started. Use "
+                                    "transport auto.",
+                                    count_));
+    }
+    if (transport == "nccl") {
+        const std::unique_ptr<Communicator> group =
+            count_ > 1 ? make_mpi_communicator() : make_self_communicator();
+        return make_nccl(*group);
+    }
+    if (count_ == 1) return make_self_communicator();
+    if (transport == "auto" && gpus && !nccl_build().empty()) {
+        const std::unique_ptr<Communicator> group = make_mpi_communicator();
+        const std::vector<int> fits =
+            group->all_gather_value(local_count_ <= nccl_device_count() ? 1 : 0);
+        if (std::find(fits.begin(), fits.end(), 0) == fits.end()) return make_nccl(*group);
+    }
+    return make_mpi_communicator();
+}
+
+std::unique_ptr<Communicator> Launch::make_nccl(Communicator& start) const {
+    std::string id = rank_ == 0 ? make_nccl_id() : std::string();
+    start.broadcast_string(id, 0);
+    const int devices = nccl_device_count();
+    if (devices == 0) {
+        throw UserError(ExitCode::kUnavailable,
+                        fmt::format("placement.transport is nccl, but {} has no GPU", host_));
+    }
+    return make_nccl_communicator(id, rank_, count_, local_rank_ % devices);
 }
 
 void Launch::abort(int code) const noexcept {
     if (code < 1 || code > 125) code = static_cast<int>(ExitCode::kBug);
     std::fflush(nullptr);
+    abandon_nccl();
     if (mpi_) {
         // MPI_Abort asks a daemon that may be the dead part.
         std::thread([code] {

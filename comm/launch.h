@@ -22,6 +22,9 @@ class Launch {
 
     /// Whether the environment says that a launcher of MPI processes started this one.
     static bool under_launcher();
+    /// Whether the ranks find each other by a file, for NCCL without MPI: QSHARD_RANK, QSHARD_WORLD
+    /// and QSHARD_ID_FILE, a file that does not exist yet on a file system they share.
+    static bool by_file();
     /// The MPI library this program runs with, in its own words ("Open MPI v4.1.4, ..."). Needs no
     /// initialisation.
     static std::string library();
@@ -32,9 +35,11 @@ class Launch {
     int local_count() const { return local_count_; }  ///< ranks of this host
     const std::string& host() const { return host_; }
 
-    /// The group of all ranks: "mpi", or "self" for one. Once; must be destroyed before this
-    /// object.
-    std::unique_ptr<Communicator> make_communicator() const;
+    /// The group of all ranks by `transport`: "auto" is "self" for one, else "nccl" if `gpus` are
+    /// to be used and every rank can have one of its own, else "mpi". Once; must be destroyed
+    /// before this object. UserError if the ranks were not started for the transport.
+    std::unique_ptr<Communicator> make_communicator(const std::string& transport = "auto",
+                                                    bool gpus = false) const;
 
     /// Ends every rank at once with `code` (70 if it is not in 1..125). For an error of this rank
     /// alone; from any thread.
@@ -44,6 +49,9 @@ class Launch {
     [[noreturn]] void abort_together(int code) const noexcept;
 
   private:
+    /// NCCL's group; its id goes over `start`.
+    std::unique_ptr<Communicator> make_nccl(Communicator& start) const;
+
     bool mpi_ = false;
     int rank_ = 0;
     int count_ = 1;

@@ -1,13 +1,12 @@
 #include "comm/mpi_communicator.h"
 
 #include <mpi.h>
-#include <sched.h>
 #include <sys/prctl.h>
 
 #include <algorithm>
-#include <chrono>
 
 #include "base/error.h"
+#include "comm/backoff.h"
 
 namespace qshard {
 namespace {
@@ -18,31 +17,6 @@ constexpr std::size_t kPieceBytes = 1 << 20;  ///< what a ring or a tree forward
 constexpr std::size_t kMessageBytes =
     64 << 20;                       ///< longest single message: far below MPI's int counts
 constexpr std::size_t kWindow = 4;  ///< pieces in flight
-
-/// Waiting without burning the core that a computing thread or another rank needs: a few yields,
-/// then growing sleeps.
-class Backoff {
-  public:
-    void reset() {
-        polls_ = 0;
-        sleep_ = kShortest;
-    }
-    void pause() {
-        if (++polls_ <= kYields) {
-            sched_yield();
-            return;
-        }
-        std::this_thread::sleep_for(sleep_);
-        sleep_ = std::min(sleep_ + sleep_ / 4, kLongest);
-    }
-
-  private:
-    static constexpr int kYields = 32;
-    static constexpr std::chrono::nanoseconds kShortest{4'000};
-    static constexpr std::chrono::nanoseconds kLongest{400'000};
-    int polls_ = 0;
-    std::chrono::nanoseconds sleep_ = kShortest;
-};
 
 void require(int status, const char* doing) {
     if (status == MPI_SUCCESS) return;

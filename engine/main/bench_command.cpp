@@ -131,7 +131,7 @@ int bench_files(const std::string& folder, std::int64_t bytes, bool json) {
 }
 
 int bench_links(std::int64_t largest, bool json) {
-    return run_ranks("auto", 1, [&](Communicator& group, int, const Launch*) {
+    return run_ranks("auto", 1, false, [&](Communicator& group, int, const Launch*) {
         const auto speeds = bench_comm(group, static_cast<std::size_t>(largest));
         if (group.rank() != 0) return;
         if (!json) return print(link_table(group, speeds));
@@ -204,9 +204,10 @@ void add_bench_command(CLI::App& app, Run& run) {
     add_step_flags(*step, all->step);
     step->callback([all, &run] {
         run = [all] {
-            return run_ranks("auto", 1, [&](Communicator& group, int local_ranks, const Launch*) {
-                bench_step(all->step, group, local_ranks);
-            });
+            return run_ranks("auto", 1, wants_gpus(all->step.backend.backend),
+                             [&](Communicator& group, int local_ranks, const Launch*) {
+                                 bench_step(all->step, group, local_ranks);
+                             });
         };
     });
     CLI::App* gemm = bench->add_subcommand("gemm", "the products of a training step, one by one");

@@ -166,9 +166,10 @@ void add_generate_command(CLI::App& app, Run& run) {
     arguments->flags.add_compute(*command);
     command->callback([arguments, &run] {
         run = [arguments] {
-            return run_ranks("auto", 1, [&](Communicator& group, int local_ranks, const Launch*) {
-                generate(*arguments, group, local_ranks);
-            });
+            return run_ranks("auto", 1, false,
+                             [&](Communicator& group, int local_ranks, const Launch*) {
+                                 generate(*arguments, group, local_ranks);
+                             });
         };
     });
 }

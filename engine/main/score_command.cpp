@@ -124,9 +124,10 @@ void add_score_command(CLI::App& app, Run& run) {
     arguments->flags.add_compute(*command);
     command->callback([arguments, &run] {
         run = [arguments] {
-            return run_ranks("auto", 1, [&](Communicator& group, int local_ranks, const Launch*) {
-                score(*arguments, group, local_ranks);
-            });
+            return run_ranks("auto", 1, false,
+                             [&](Communicator& group, int local_ranks, const Launch*) {
+                                 score(*arguments, group, local_ranks);
+                             });
         };
     });
 }

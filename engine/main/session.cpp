@@ -198,7 +198,7 @@ std::unique_ptr<Backend> make_agreed_backend(const BackendChoice& choice, Commun
 }
 
 int run_ranks(
-    const std::string& transport, int thread_ranks,
+    const std::string& transport, int thread_ranks, bool gpus,
     const std::function<void(Communicator& group, int local_ranks, const Launch* launch)>& body) {
     auto print = [](const char* message) {
         std::fflush(stdout);
@@ -218,20 +218,7 @@ int run_ranks(
     std::unique_ptr<Launch> launch;
     try {
         launch = std::make_unique<Launch>();
-        if (transport == "mpi" && !Launch::under_launcher()) {
-            throw UserError(
-                ExitCode::kUsage,
-                "placement.transport is mpi, but no launcher started this process. Start "
-                "it with mpirun -np N or srun --mpi=pmix, or use transport auto.");
-        }
-        if (transport == "self" && launch->count() > 1) {
-            throw UserError(
-                ExitCode::kUsage,
-                fmt::format("placement.transport is self, but {} ranks were started. Use "
-                            "transport auto.",
-                            launch->count()));
-        }
-        const std::unique_ptr<Communicator> group = launch->make_communicator();
+        const std::unique_ptr<Communicator> group = launch->make_communicator(transport, gpus);
         body(*group, launch->local_count(), launch.get());
     } catch (const AgreedError& error) {
         if (launch->rank() == 0) print(error.what());

@@ -51,11 +51,15 @@ std::unique_ptr<Backend> make_agreed_backend(const BackendChoice& choice, Commun
                                              int local_ranks);
 
 /// Runs `body` once per rank: under mpirun or srun over MPI, else alone, or on `thread_ranks` > 1
-/// threads. Errors end every rank; the message is printed once ("qshard: ..."). Returns the exit
-/// code.
+/// threads. `gpus`: the ranks will compute on GPUs where there are some, so "auto" prefers NCCL.
+/// Errors end every rank; the message is printed once ("qshard: ..."). Returns the exit code.
 int run_ranks(
-    const std::string& transport, int thread_ranks,
+    const std::string& transport, int thread_ranks, bool gpus,
     const std::function<void(Communicator& group, int local_ranks, const Launch* launch)>& body);
+/// Whether a run with placement.backend `backend` computes on GPUs where there are some.
+inline bool wants_gpus(const std::string& backend) {
+    return backend == "auto" || backend == "cuda";
+}
 
 /// Memory this process may use when nothing says otherwise: what the backend's device has, else
 /// 80 % of what the machine (or its cgroup, or Slurm) has free, shared by the ranks of the host.

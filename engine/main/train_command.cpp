@@ -37,6 +37,7 @@ void add_train_command(CLI::App& app, Run& run) {
                 problem = std::current_exception();
             }
             return run_ranks(file.placement.transport, arguments->ranks,
+                             wants_gpus(file.placement.backend),
                              [&](Communicator& group, int local_ranks, const Launch* launch) {
                                  agree(group, "reading the run file", [&] {
                                      if (problem) std::rethrow_exception(problem);

@@ -5,6 +5,7 @@
 #include <boost/version.hpp>
 
 #include "backend/cuda/cuda.h"
+#include "comm/nccl_communicator.h"
 
 namespace qshard {
 
@@ -20,7 +21,8 @@ std::string version_text() {
         "qshard {} (commit {})\ncompiler: {}\nlibraries: MPI {}, HDF5 {}, Boost {}.{}\nCPU kernels "
         "here: {}\n{}",
         QSHARD_VERSION, QSHARD_COMMIT, __VERSION__, QSHARD_MPI_VERSION, QSHARD_HDF5_VERSION,
-        BOOST_VERSION / 100000, BOOST_VERSION / 100 % 1000, isas, cuda_build());
+        BOOST_VERSION / 100000, BOOST_VERSION / 100 % 1000, isas,
+        cuda_build() + (nccl_build().empty() ? "" : ", " + nccl_build()));
 }
 
 }  // namespace qshard

@@ -172,6 +172,10 @@ std::string Trainer::base_fingerprint() {
     return parts_->base->fingerprint();
 }
 
+WeightSource& Trainer::weights() {
+    return parts_->base->source();
+}
+
 void Trainer::set_adapter(std::span<const float> values) {
     check(static_cast<std::int64_t>(values.size()) == adapter_.count,
           "the adapter has the layout's length");

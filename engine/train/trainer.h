@@ -86,7 +86,7 @@ class Trainer {
     Optimizer& optimizer();
     DType compute() const { return options_.compute; }
     /// The base, and the adapter's values on the backend, after load(): for an Inference beside it.
-    WeightSource& weights() { return *source_; }
+    WeightSource& weights();
     const float* adapter_values() const;
 
     /// Optimizer step number `step` (0 = first) on the source's step `data_step`.

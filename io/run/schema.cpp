@@ -316,8 +316,8 @@ void add_rest(Table& t, RunFile& run) {
              {"hybrid", "pipeline", "host_streamed"});
     t.choice("placement.backend", run.placement.backend, {"auto", "cpu", "cuda", "reference"});
     t.integer("placement.ranks_per_gpu", run.placement.ranks_per_gpu, 1, 64);
-    t.choice("placement.transport", run.placement.transport, {"auto", "self", "threads", "mpi"},
-             {"nccl"});
+    t.choice("placement.transport", run.placement.transport,
+             {"auto", "self", "threads", "mpi", "nccl"});
     t.optional_integer("placement.threads", run.placement.threads, "auto", 1);
     t.optional_integer("placement.memory_limit", run.placement.memory_limit, "auto", 1,
                        bytes_of_node);

@@ -10,8 +10,9 @@
 #include "comm/launch.h"
 #include "comm/threads.h"
 
-// One set of cases for every transport. Started by mpirun this program runs them over MPI; started
-// alone, over "self" and over threads. The values are integers, functions of place alone, so that
+// One set of cases for every transport. Started by mpirun this program runs them over MPI, or over
+// NCCL (QSHARD_TEST_TRANSPORT=nccl, or started by QSHARD_ID_FILE); started alone, over "self" and
+// over threads. The values are integers, functions of place alone, so that
 // every comparison is exact.
 
 using namespace qshard;
@@ -20,6 +21,10 @@ namespace {
 
 constexpr int kSelf = 0, kMpi = -1;
 std::unique_ptr<Communicator> mpi_group;
+
+bool under_launcher() {
+    return Launch::under_launcher() || Launch::by_file();
+}
 
 std::byte pattern(int rank, std::size_t salt, std::size_t i) {
     return static_cast<std::byte>(
@@ -270,8 +275,7 @@ TEST_P(Collectives, MessagesBeyondTheLongestOneAreCut) {
 }
 
 std::vector<int> transports() {
-    return Launch::under_launcher() ? std::vector<int>{kMpi}
-                                    : std::vector<int>{kSelf, 1, 2, 3, 4, 6, 8};
+    return under_launcher() ? std::vector<int>{kMpi} : std::vector<int>{kSelf, 1, 2, 3, 4, 6, 8};
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, Collectives, testing::ValuesIn(transports()),
@@ -290,7 +294,8 @@ int main(int argc, char** argv) {
         auto& listeners = testing::UnitTest::GetInstance()->listeners();
         delete listeners.Release(listeners.default_result_printer());
     }
-    if (Launch::under_launcher()) mpi_group = launch.make_communicator();
+    const char* transport = std::getenv("QSHARD_TEST_TRANSPORT");
+    if (under_launcher()) mpi_group = launch.make_communicator(transport ? transport : "auto");
     const int failed = RUN_ALL_TESTS();
     // Without a printer a failure elsewhere is seen here only.
     if (failed != 0) std::fprintf(stderr, "rank %d failed\n", launch.rank());

@@ -1,0 +1,332 @@
+#include "comm/nccl_communicator.h"
+
+#include <cuda_runtime.h>
+#include <nccl.h>
+
+#include <chrono>
+
+#include "base/error.h"
+#include "comm/backoff.h"
+
+namespace qshard {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::seconds kStartLimit{60};
+
+void require_cuda(cudaError_t error, const char* doing) {
+    if (error == cudaSuccess) return;
+    cudaGetLastError();
+    throw SystemError(error == cudaErrorMemoryAllocation ? ExitCode::kUnavailable : ExitCode::kIo,
+                      fmt::format("CUDA failed in {}: {}", doing, cudaGetErrorString(error)));
+}
+
+/// ncclInProgress is no failure: communicators do not block.
+void require_nccl(ncclResult_t result, const char* doing) {
+    if (result == ncclSuccess || result == ncclInProgress) return;
+    throw SystemError(ExitCode::kPeerLost,
+                      fmt::format("NCCL failed in {}: {}", doing, ncclGetErrorString(result)));
+}
+
+bool on_device(const void* pointer) {
+    cudaPointerAttributes attributes{};
+    if (cudaPointerGetAttributes(&attributes, pointer) != cudaSuccess) {
+        cudaGetLastError();
+        return false;
+    }
+    return attributes.type == cudaMemoryTypeDevice;
+}
+
+/// Set while the process is about to end; the communication thread answers when it has let go.
+std::atomic<bool> ending{false};
+std::atomic<int> running{0};
+
+class NcclCommunicator final : public Communicator {
+  public:
+    NcclCommunicator(const std::string& id, int rank, int count, int device)
+        : Communicator(rank, count, Mode::kThread),
+          device_(device),
+          exceptions_(std::uncaught_exceptions()) {
+        require_cuda(cudaSetDevice(device), "opening the device");
+        require_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+        start(id);
+    }
+    ~NcclCommunicator() override {
+        close(std::uncaught_exceptions() > exceptions_);
+        if (comm_ != nullptr) {
+            if (broken() || ncclCommFinalize(comm_) == ncclInvalidUsage) {
+                ncclCommAbort(comm_);
+            } else {
+                finish_calls_quietly();
+                ncclCommDestroy(comm_);
+            }
+        }
+        cudaFree(scratch_);
+        cudaStreamDestroy(stream_);
+    }
+    std::string_view transport() const override { return "nccl"; }
+    bool takes_device_memory() const override { return true; }
+
+  protected:
+    void run(Operation& operation) override;
+
+  private:
+    /// A buffer as NCCL sees it: where it is, or its copy in device memory.
+    struct Buffer {
+        std::span<const std::byte> from;
+        std::byte* device = nullptr;
+        bool copied = false;
+    };
+
+    void start(const std::string& id);
+    void finish_calls_quietly();
+    void poll(const char* doing, Backoff& backoff);
+    void finish_calls(const char* doing);
+    void finish_stream(const char* doing);
+    [[noreturn]] void give_up(const std::string& why);
+
+    std::byte* reserve(std::size_t bytes);
+    Buffer buffer(std::span<const std::byte> bytes, std::byte*& next) const;
+    void copy_in(const Buffer& buffer);
+    void copy_out(const Buffer& buffer);
+    void all_gather(const Operation& operation);
+    void exchange(const Operation& operation);
+    void broadcast(const Operation& operation);
+
+    const int device_;
+    const int exceptions_;
+    cudaStream_t stream_ = nullptr;
+    ncclComm_t comm_ = nullptr;
+    std::byte* scratch_ = nullptr;
+    std::size_t scratch_bytes_ = 0;
+};
+
+void NcclCommunicator::start(const std::string& id) {
+    ncclUniqueId unique{};
+    check(id.size() == sizeof unique, "an NCCL id has its length");
+    std::memcpy(&unique, id.data(), sizeof unique);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    require_nccl(ncclCommInitRankConfig(&comm_, count(), unique, rank(), &config), "starting");
+    const Clock::time_point begin = Clock::now();
+    Backoff backoff;
+    for (ncclResult_t state = ncclInProgress; state == ncclInProgress; backoff.pause()) {
+        const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
+        if (asked != ncclSuccess) state = asked;
+        const bool late = Clock::now() - begin > kStartLimit;
+        if (state == ncclSuccess || (state == ncclInProgress && !late)) continue;
+        ncclCommAbort(comm_);
+        comm_ = nullptr;
+        throw SystemError(
+            ExitCode::kUnavailable,
+            late ? fmt::format("NCCL's {} ranks did not find each other within {} s. Try "
+                               "NCCL_SOCKET_IFNAME and NCCL_DEBUG=INFO.",
+                               count(), kStartLimit.count())
+                 : fmt::format("NCCL could not start: {} (NCCL_DEBUG=INFO says more)",
+                               ncclGetErrorString(state)));
+    }
+}
+
+void NcclCommunicator::give_up(const std::string& why) {
+    ncclCommAbort(comm_);
+    comm_ = nullptr;
+    throw SystemError(ExitCode::kPeerLost, why);
+}
+
+void NcclCommunicator::poll(const char* doing, Backoff& backoff) {
+    ncclResult_t state = ncclSuccess;
+    ncclCommGetAsyncError(comm_, &state);
+    if (state != ncclSuccess && state != ncclInProgress)
+        give_up(fmt::format("NCCL failed in {}: {}", doing, ncclGetErrorString(state)));
+    if (abandoned() || ending.load()) give_up(fmt::format("{} was abandoned", doing));
+    backoff.pause();
+}
+
+/// Waits until NCCL has taken the calls issued.
+void NcclCommunicator::finish_calls(const char* doing) {
+    Backoff backoff;
+    for (;;) {
+        ncclResult_t state = ncclSuccess;
+        require_nccl(ncclCommGetAsyncError(comm_, &state), doing);
+        if (state == ncclSuccess) return;
+        poll(doing, backoff);
+    }
+}
+
+void NcclCommunicator::finish_calls_quietly() {
+    Backoff backoff;
+    const Clock::time_point begin = Clock::now();
+    for (ncclResult_t state = ncclInProgress;
+         state == ncclInProgress && Clock::now() - begin < kStartLimit; backoff.pause()) {
+        if (ncclCommGetAsyncError(comm_, &state) != ncclSuccess) return;
+    }
+}
+
+void NcclCommunicator::finish_stream(const char* doing) {
+    Backoff backoff;
+    for (;;) {
+        const cudaError_t state = cudaStreamQuery(stream_);
+        if (state == cudaSuccess) return;
+        if (state != cudaErrorNotReady) require_cuda(state, doing);
+        poll(doing, backoff);
+    }
+}
+
+std::byte* NcclCommunicator::reserve(std::size_t bytes) {
+    if (bytes > scratch_bytes_) {
+        cudaFree(scratch_);
+        scratch_ = nullptr;
+        scratch_bytes_ = 0;
+        void* pointer = nullptr;
+        require_cuda(cudaMalloc(&pointer, bytes), "taking memory for host buffers");
+        scratch_ = static_cast<std::byte*>(pointer);
+        scratch_bytes_ = bytes;
+    }
+    return scratch_;
+}
+
+constexpr std::size_t aligned(std::size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
+NcclCommunicator::Buffer NcclCommunicator::buffer(std::span<const std::byte> bytes,
+                                                  std::byte*& next) const {
+    if (bytes.empty() || on_device(bytes.data()))
+        return {bytes, const_cast<std::byte*>(bytes.data()), false};
+    Buffer made{bytes, next, true};
+    next += aligned(bytes.size());
+    return made;
+}
+
+void NcclCommunicator::copy_in(const Buffer& b) {
+    if (b.copied) {
+        require_cuda(cudaMemcpyAsync(b.device, b.from.data(), b.from.size(), cudaMemcpyHostToDevice,
+                                     stream_),
+                     "copying to the device");
+    }
+}
+
+void NcclCommunicator::copy_out(const Buffer& b) {
+    if (b.copied) {
+        require_cuda(cudaMemcpyAsync(const_cast<std::byte*>(b.from.data()), b.device, b.from.size(),
+                                     cudaMemcpyDeviceToHost, stream_),
+                     "copying from the device");
+    }
+}
+
+void NcclCommunicator::run(Operation& operation) {
+    thread_local const bool opened [[maybe_unused]] = cudaSetDevice(device_) == cudaSuccess;
+    struct Running {
+        Running() { running.fetch_add(1); }
+        ~Running() { running.fetch_sub(1); }
+    } const marker;
+    switch (operation.kind) {
+        case Operation::Kind::kAllGather:
+            return all_gather(operation);
+        case Operation::Kind::kExchange:
+            return exchange(operation);
+        case Operation::Kind::kBroadcast:
+            return broadcast(operation);
+    }
+}
+
+void NcclCommunicator::all_gather(const Operation& operation) {
+    const std::size_t bytes = operation.mine.size();
+    if (bytes == 0) return;
+    std::byte* next = reserve(aligned(operation.all.size()));
+    const Buffer all = buffer(operation.all, next);
+    std::byte* place = all.device + static_cast<std::size_t>(rank()) * bytes;
+    // From wherever it is to its own place, so that NCCL works in place.
+    const auto* mine = operation.mine.data();
+    if (mine != place) {
+        require_cuda(cudaMemcpyAsync(place, mine, bytes, cudaMemcpyDefault, stream_),
+                     "copying a rank's own part");
+    }
+    require_nccl(ncclAllGather(place, all.device, bytes, ncclUint8, comm_, stream_),
+                 "an all-gather");
+    finish_calls("an all-gather");
+    copy_out(all);
+    finish_stream("an all-gather");
+}
+
+void NcclCommunicator::exchange(const Operation& operation) {
+    std::size_t total = 64;
+    for (const SendPiece& piece : operation.sends) total += aligned(piece.bytes.size());
+    for (const RecvPiece& piece : operation.receives) total += aligned(piece.bytes.size());
+    std::byte* next = reserve(total);
+    std::vector<Buffer> sends, receives;
+    for (const SendPiece& piece : operation.sends) {
+        sends.push_back(buffer(piece.bytes, next));
+        copy_in(sends.back());
+    }
+    for (const RecvPiece& piece : operation.receives) receives.push_back(buffer(piece.bytes, next));
+    require_nccl(ncclGroupStart(), "an exchange");
+    for (std::size_t i = 0; i < sends.size(); ++i) {
+        if (sends[i].from.empty()) continue;
+        require_nccl(ncclSend(sends[i].device, sends[i].from.size(), ncclUint8,
+                              operation.sends[i].to, comm_, stream_),
+                     "an exchange");
+    }
+    for (std::size_t i = 0; i < receives.size(); ++i) {
+        if (receives[i].from.empty()) continue;
+        require_nccl(ncclRecv(receives[i].device, receives[i].from.size(), ncclUint8,
+                              operation.receives[i].from, comm_, stream_),
+                     "an exchange");
+    }
+    require_nccl(ncclGroupEnd(), "an exchange");
+    finish_calls("an exchange");
+    for (const Buffer& b : receives) copy_out(b);
+    finish_stream("an exchange");
+}
+
+void NcclCommunicator::broadcast(const Operation& operation) {
+    if (operation.all.empty()) return;
+    std::byte* next = reserve(aligned(operation.all.size()));
+    const Buffer all = buffer(operation.all, next);
+    if (rank() == operation.root) copy_in(all);
+    require_nccl(ncclBroadcast(all.device, all.device, operation.all.size(), ncclUint8,
+                               operation.root, comm_, stream_),
+                 "a broadcast");
+    finish_calls("a broadcast");
+    if (rank() != operation.root) copy_out(all);
+    finish_stream("a broadcast");
+}
+
+}  // namespace
+
+std::string nccl_build() {
+    int version = 0;
+    ncclGetVersion(&version);
+    return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
+}
+
+int nccl_device_count() {
+    int count = 0;
+    if (cudaGetDeviceCount(&count) != cudaSuccess) {
+        cudaGetLastError();
+        return 0;
+    }
+    return count;
+}
+
+std::string make_nccl_id() {
+    ncclUniqueId unique{};
+    const ncclResult_t result = ncclGetUniqueId(&unique);
+    if (result != ncclSuccess)
+        throw SystemError(ExitCode::kUnavailable,
+                          fmt::format("NCCL could not make an id: {}", ncclGetErrorString(result)));
+    return {reinterpret_cast<const char*>(&unique), sizeof unique};
+}
+
+std::unique_ptr<Communicator> make_nccl_communicator(const std::string& id, int rank, int count,
+                                                     int device) {
+    return std::make_unique<NcclCommunicator>(id, rank, count, device);
+}
+
+void abandon_nccl() noexcept {
+    ending = true;
+    for (int i = 0; i < 100 && running.load() > 0; ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+}
+
+}  // namespace qshard
