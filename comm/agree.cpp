@@ -53,4 +53,15 @@ void agree(Communicator& communicator, const std::string& section,
     throw AgreedError(static_cast<ExitCode>(codes[static_cast<std::size_t>(failed)]), message);
 }
 
+Peers peers_with_same(Communicator& communicator, const std::string& text) {
+    const std::vector<std::string> all = communicator.all_gather_strings(text);
+    Peers peers{0, 0};
+    for (int rank = 0; rank < communicator.count(); ++rank) {
+        if (all[static_cast<std::size_t>(rank)] != text) continue;
+        if (rank < communicator.rank()) ++peers.place;
+        ++peers.count;
+    }
+    return peers;
+}
+
 }  // namespace qshard

@@ -24,4 +24,12 @@ class AgreedError : public Error {
 void agree(Communicator& communicator, const std::string& section,
            const std::function<void()>& body);
 
+/// This rank among those that gave the same text ("the same host and GPUs").
+struct Peers {
+    int place = 0;  ///< how many of them have a lower rank
+    int count = 1;
+};
+/// Collective.
+Peers peers_with_same(Communicator& communicator, const std::string& text);
+
 }  // namespace qshard

@@ -12,6 +12,7 @@
 #include <iterator>
 
 #include "base/error.h"
+#include "comm/agree.h"
 #include "comm/mpi_communicator.h"
 #include "comm/nccl_communicator.h"
 #include "comm/stale_segments.h"
@@ -28,6 +29,13 @@ std::string host_name() {
     char name[256] = "unknown";
     gethostname(name, sizeof name - 1);
     return name;
+}
+
+/// The same for ranks that see the same GPUs.
+std::string visible_devices(const std::string& host) {
+    std::string text = host;
+    for (const std::string& device : nccl_devices()) text += " " + device;
+    return text;
 }
 
 /// The group's id: rank 0 writes the file that the others wait for.
@@ -89,7 +97,7 @@ Launch::Launch() : host_(host_name()) {
         }
         // Without MPI nobody knows who shares a host; one host is what this way is for.
         local_count_ = count_;
-        local_rank_ = nccl_device_count() > 0 ? rank_ % nccl_device_count() : rank_;
+        local_rank_ = rank_;
         return;
     }
     if (!under_launcher()) {
@@ -127,7 +135,10 @@ Launch::~Launch() {
 
 std::unique_ptr<Communicator> Launch::make_communicator(const std::string& transport,
                                                         bool gpus) const {
-    if (by_file()) return make_nccl_communicator(id_by_file(rank_), rank_, count_, local_rank_);
+    if (by_file()) {
+        const auto devices = std::max(1, static_cast<int>(nccl_devices().size()));
+        return make_nccl_communicator(id_by_file(rank_), rank_, count_, rank_ % devices);
+    }
     if (transport == "mpi" && !mpi_) {
         throw UserError(ExitCode::kUsage,
                         "placement.transport is mpi, but no launcher started this process. Start "
@@ -147,9 +158,10 @@ std::unique_ptr<Communicator> Launch::make_communicator(const std::string& trans
     if (count_ == 1) return make_self_communicator();
     if (transport == "auto" && gpus && !nccl_build().empty()) {
         const std::unique_ptr<Communicator> group = make_mpi_communicator();
-        const std::vector<int> fits =
-            group->all_gather_value(local_count_ <= nccl_device_count() ? 1 : 0);
-        if (std::find(fits.begin(), fits.end(), 0) == fits.end()) return make_nccl(*group);
+        const auto devices = static_cast<int>(nccl_devices().size());
+        const bool fits = peers_with_same(*group, visible_devices(host_)).count <= devices;
+        const std::vector<int> all = group->all_gather_value(fits ? 1 : 0);
+        if (std::find(all.begin(), all.end(), 0) == all.end()) return make_nccl(*group);
     }
     return make_mpi_communicator();
 }
@@ -157,12 +169,13 @@ std::unique_ptr<Communicator> Launch::make_communicator(const std::string& trans
 std::unique_ptr<Communicator> Launch::make_nccl(Communicator& start) const {
     std::string id = rank_ == 0 ? make_nccl_id() : std::string();
     start.broadcast_string(id, 0);
-    const int devices = nccl_device_count();
+    const auto devices = static_cast<int>(nccl_devices().size());
+    const int place = peers_with_same(start, visible_devices(host_)).place;
     if (devices == 0) {
         throw UserError(ExitCode::kUnavailable,
                         fmt::format("placement.transport is nccl, but {} has no GPU", host_));
     }
-    return make_nccl_communicator(id, rank_, count_, local_rank_ % devices);
+    return make_nccl_communicator(id, rank_, count_, place % devices);
 }
 
 void Launch::abort(int code) const noexcept {

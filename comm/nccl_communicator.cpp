@@ -300,13 +300,19 @@ std::string nccl_build() {
     return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
-int nccl_device_count() {
+std::vector<std::string> nccl_devices() {
+    std::vector<std::string> devices;
     int count = 0;
     if (cudaGetDeviceCount(&count) != cudaSuccess) {
         cudaGetLastError();
-        return 0;
+        return devices;
     }
-    return count;
+    for (int i = 0; i < count; ++i) {
+        cudaDeviceProp properties;
+        require_cuda(cudaGetDeviceProperties(&properties, i), "asking for a device");
+        devices.emplace_back(properties.uuid.bytes, sizeof properties.uuid.bytes);
+    }
+    return devices;
 }
 
 std::string make_nccl_id() {

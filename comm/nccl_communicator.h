@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "comm/communicator.h"
 
@@ -11,8 +12,8 @@ namespace qshard {
 
 /// "NCCL 2.28.9", or empty.
 std::string nccl_build();
-/// GPUs that the driver shows this process.
-int nccl_device_count();
+/// The GPUs that the driver shows this process, each by a text that is the same in every process.
+std::vector<std::string> nccl_devices();
 
 /// A new id of a group, to be given to all its ranks. SystemError(kUnavailable) without NCCL.
 std::string make_nccl_id();

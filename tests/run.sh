@@ -101,12 +101,12 @@ build() { # FOLDER TARGET CMAKE_FLAGS...
 }
 
 clang_format() {
-    find engine comm io tests \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' \) -print0 |
+    find engine comm io tests \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 |
         xargs -0 clang-format --dry-run -Werror
 }
 
 shell_check() {
-    shellcheck .ci/run jobs/*.sh jobs/*.sbatch tests/*.sh tests/jobs/*.sh
+    shellcheck .ci/run jobs/*.sh jobs/*.sbatch tests/*.sh tests/jobs/*.sh tests/gpu/*.sh
 }
 
 # run_script FILE: a test script that ends with "N passed, N failed", or with 77 if it cannot run here.
@@ -152,6 +152,16 @@ fi
 
 headline "tests"
 run_ctest build
+
+headline "CUDA"
+if command -v nvcc >/dev/null; then
+    # Nothing here runs a GPU's code: what can be checked is that it compiles, links and keeps to its registers.
+    one "build with CUDA" build build-cuda qshard -DQSHARD_CUDA=ON -DQSHARD_CUDA_ARCHITECTURES=90-real
+    one "registers of the kernels" tests/gpu/spills.sh 90
+else
+    echo "SKIP: the build with CUDA (no nvcc)"
+    count 0 0 2
+fi
 
 if [ "$quick" = yes ]; then
     echo "SKIP: sanitizers and Slurm (--quick)"

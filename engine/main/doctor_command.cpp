@@ -66,6 +66,21 @@ std::optional<std::uintmax_t> free_bytes(const fs::path& folder) {
     return error ? std::nullopt : std::optional(space.available);
 }
 
+/// What the first GPU reaches, through the backend that training uses.
+template <class Add>
+void examine_gpu(const Add& add) {
+    constexpr std::int64_t kSide = 8192;
+    try {
+        const auto backend = make_cuda_backend({});
+        const double rate = measure_peak_flops(*backend, kSide);
+        add("gpu_gemm_flops", fmt::format("{:.0f} GFLOP/s in bf16 on GPU 0", rate / 1e9), rate);
+        add("gpu_memory", fmt::format("{} for qshard", human_bytes(backend->memory_bytes())),
+            backend->memory_bytes());
+    } catch (const Error& error) {
+        add("gpu_gemm_flops", fmt::format("CANNOT BE USED: {}", error.what()), nullptr);
+    }
+}
+
 std::vector<Finding> examine(const std::string& folder, bool& healthy) {
     std::vector<Finding> found;
     const auto add = [&](std::string name, std::string text, boost::json::value value) {
@@ -108,6 +123,7 @@ std::vector<Finding> examine(const std::string& folder, bool& healthy) {
                             {"capability", fmt::format("{}.{}", device.major, device.minor)}});
     }
     add("gpu", gpus.empty() ? "none: " + cuda.problem : gpus, gpu_list);
+    if (!cuda.devices.empty()) examine_gpu(add);
     const auto space = free_bytes(folder);
     healthy = space.has_value();
     add("folder",

@@ -111,7 +111,8 @@ TextModel open_text_model(const std::filesystem::path& path,
 namespace {
 
 /// Null if "auto" finds no GPU on any host.
-std::unique_ptr<Backend> make_agreed_cuda(const BackendChoice& choice, Communicator& group) {
+std::unique_ptr<Backend> make_agreed_cuda(const BackendChoice& choice, Communicator& group,
+                                          int threads) {
     if (choice.backend != "auto" && choice.backend != "cuda") return nullptr;
     const CudaPlatform platform = cuda_platform();
     const auto count = static_cast<std::int64_t>(platform.devices.size());
@@ -120,10 +121,10 @@ std::unique_ptr<Backend> make_agreed_cuda(const BackendChoice& choice, Communica
     if (choice.backend == "auto" && !anywhere) return nullptr;
     char host[256] = "unknown";
     gethostname(host, sizeof host - 1);
-    const std::vector<std::string> hosts = group.all_gather_strings(host);
-    const auto self = hosts.begin() + group.rank();
-    const auto ranks = std::count(hosts.begin(), hosts.end(), *self);
-    const auto place = std::count(hosts.begin(), self, *self);
+    // Ranks compete for the GPUs that they see alike; Slurm can give each task its own.
+    std::string visible = host;
+    for (const CudaDevice& device : platform.devices) visible += " " + device.uuid;
+    const Peers peers = peers_with_same(group, visible);
     std::unique_ptr<Backend> backend;
     agree(group, "taking a GPU", [&] {
         if (count == 0) {
@@ -133,16 +134,17 @@ std::unique_ptr<Backend> make_agreed_cuda(const BackendChoice& choice, Communica
                             "start where there are GPUs.",
                             platform.problem));
         }
-        if (ranks > count * choice.ranks_per_gpu) {
+        if (peers.count > count * choice.ranks_per_gpu) {
             throw UserError(
                 ExitCode::kUnavailable,
                 fmt::format("{} ranks on {}, which has {} GPU{}. Start as many ranks as GPUs, or "
                             "set placement.ranks_per_gpu (or placement.backend cpu).",
-                            ranks, host, count, count == 1 ? "" : "s"));
+                            peers.count, host, count, count == 1 ? "" : "s"));
         }
         CudaOptions options;
-        options.device = static_cast<int>(place % count);
-        options.sharing = static_cast<int>((ranks - options.device + count - 1) / count);
+        options.device = static_cast<int>(peers.place % count);
+        options.sharing = static_cast<int>((peers.count - options.device + count - 1) / count);
+        options.host_threads = threads;
         backend = make_cuda_backend(options);
     });
     const std::vector<std::string> sets = group.all_gather_strings(std::string(backend->isa()));
@@ -161,11 +163,11 @@ std::unique_ptr<Backend> make_agreed_cuda(const BackendChoice& choice, Communica
 std::unique_ptr<Backend> make_agreed_backend(const BackendChoice& choice, Communicator& group,
                                              int local_ranks) {
     if (choice.backend == "reference") return make_reference_backend();
-    if (auto cuda = make_agreed_cuda(choice, group)) return cuda;
     const auto cores = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
     CpuOptions options;
     options.threads = static_cast<int>(
         choice.threads.value_or(std::max<std::int64_t>(1, cores / std::max(1, local_ranks))));
+    if (auto cuda = make_agreed_cuda(choice, group, options.threads)) return cuda;
     options.isa = choice.cpu_isa;
     std::string mine;
     for (std::string_view isa : cpu_isas()) {

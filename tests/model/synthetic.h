@@ -1,5 +1,7 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cmath>
 #include <cstdlib>
 #include <functional>
@@ -8,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "backend/cuda/cuda.h"
+#include "../gpu/emulated/emulated_cuda.h"
 #include "base/philox.h"
 #include "guarded_backend.h"
 #include "spec/batch.h"
@@ -104,11 +106,27 @@ class SyntheticBatches final : public BatchSource {
     std::uint64_t seed_;
 };
 
-/// The backend of this name; by default the one that QSHARD_TEST_BACKEND names, or cpu. "guarded"
-/// is the CPU's over memory that the host cannot touch.
+/// cpu, unless QSHARD_TEST_BACKEND says another.
+inline std::string_view backend_under_test() {
+    const char* name = std::getenv("QSHARD_TEST_BACKEND");
+    return name == nullptr ? "cpu" : name;
+}
+
+/// Skips a program's tests where QSHARD_TEST_BACKEND is cuda and there is no GPU.
+class NeedsGpu : public testing::Environment {
+    void SetUp() override {
+        if (backend_under_test() != "cuda") return;
+        const CudaPlatform platform = cuda_platform();
+        if (platform.devices.empty()) GTEST_SKIP() << "no GPU: " << platform.problem;
+    }
+};
+inline const auto* const kNeedsGpu = testing::AddGlobalTestEnvironment(new NeedsGpu);
+
+/// The backend of this name, by default the one under test. "guarded" is the CPU's over memory that
+/// the host cannot touch, "emulated_cuda" the GPU's with its kernels emulated.
 inline std::unique_ptr<Backend> make_backend(int threads, std::string_view name = {}) {
-    const char* variable = std::getenv("QSHARD_TEST_BACKEND");
-    if (name.empty()) name = variable == nullptr ? "cpu" : variable;
+    if (name.empty()) name = backend_under_test();
+    if (name == "emulated_cuda") return make_emulated_cuda_backend({});
     if (name == "reference") return make_reference_backend();
     if (name == "cuda") return make_cuda_backend({});
     auto cpu = make_cpu_backend({threads, "auto"});

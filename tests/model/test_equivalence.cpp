@@ -112,6 +112,20 @@ TEST(Equivalence, TheHostNeverTouchesTheBackendsMemory) {
     }
 }
 
+TEST(Equivalence, HoldsForTheGpusKernels) {
+    const Outcome cpu = run({}, 2);
+    const Outcome one =
+        run({1, 1, PlacementMode::kReplicated, Recompute::kNever, "emulated_cuda"}, 2);
+    const Outcome two =
+        run({2, 1, PlacementMode::kGathered, Recompute::kAlways, "emulated_cuda"}, 2);
+    EXPECT_EQ(one.adapter_sha256, two.adapter_sha256);
+    EXPECT_EQ(one.losses, two.losses);
+    EXPECT_EQ(one.base, cpu.base);
+    // Another order of sums and another rounding of probabilities than the CPU's.
+    for (std::size_t s = 0; s < cpu.losses.size(); ++s)
+        EXPECT_NEAR(one.losses[s], cpu.losses[s], 2e-3 * cpu.losses[s]);
+}
+
 TEST(Equivalence, HoldsInFp32AndForEveryOptimizer) {
     for (const OptimizerKind kind :
          {OptimizerKind::kAdamW, OptimizerKind::kSgd, OptimizerKind::kRmsProp}) {

@@ -91,6 +91,12 @@ Array Memory::get(const Tensor& x) {
     return host;
 }
 
+void Ops::SetUp() {
+    if (GetParam() != "cuda") return;
+    const CudaPlatform platform = cuda_platform();
+    if (platform.devices.empty()) GTEST_SKIP() << "no GPU: " << platform.problem;
+}
+
 std::unique_ptr<Backend> Ops::make(int threads) const {
     const std::string& set = GetParam();
     if (set == "reference") return make_reference_backend();

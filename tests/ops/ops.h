@@ -95,6 +95,7 @@ using Compute = std::function<std::vector<Array>(Backend&, Memory&)>;
 /// A test for every kernel set of the backend under test.
 class Ops : public testing::TestWithParam<std::string> {
   public:
+    void SetUp() override;
     std::unique_ptr<Backend> make(int threads = 1) const;
     bool native() const { return GetParam().rfind("emulated", 0) != 0; }
     /// Attention's probabilities are rounded to bf16 in this set.

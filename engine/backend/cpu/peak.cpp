@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/device_buffer.h"
@@ -18,17 +19,17 @@ double seconds_of(auto&& run) {
 
 }  // namespace
 
-double measure_peak_flops(Backend& backend) {
-    constexpr std::int64_t kSide = 1024;
-    constexpr double kFlops = 2.0 * kSide * kSide * kSide, kSeconds = 0.2;
-    const std::size_t bytes = kSide * kSide * sizeof(float);
+double measure_peak_flops(Backend& backend, std::int64_t side) {
+    constexpr double kSeconds = 0.2;
+    const double flops = 2.0 * std::pow(static_cast<double>(side), 3);
+    const std::size_t bytes = static_cast<std::size_t>(side * side) * sizeof(float);
     const DeviceBuffer weight(backend, bytes), a(backend, bytes), c(backend, bytes);
     const DeviceBuffer packed(
-        backend, backend.packed_bytes(kSide, kSide, Orientation::kForward, DType::kBF16));
+        backend, backend.packed_bytes(side, side, Orientation::kForward, DType::kBF16));
     WeightView view;
-    view.rows = view.cols = kSide;
-    view.plain = Tensor(weight.get(), DType::kBF16, {kSide, kSide});
-    const Tensor x(a.get(), DType::kBF16, {kSide, kSide}), y(c.get(), DType::kF32, {kSide, kSide});
+    view.rows = view.cols = side;
+    view.plain = Tensor(weight.get(), DType::kBF16, {side, side});
+    const Tensor x(a.get(), DType::kBF16, {side, side}), y(c.get(), DType::kF32, {side, side});
     backend.fill_zero(view.plain);
     backend.fill_zero(x);
     const GemmTerm term{x, backend.pack(view, Orientation::kForward, DType::kBF16, packed.get())};
@@ -39,7 +40,7 @@ double measure_peak_flops(Backend& backend) {
             backend.synchronize();
         });
         spent += seconds;
-        best = std::max(best, kFlops / seconds);
+        best = std::max(best, flops / seconds);
     }
     return best;
 }

@@ -16,6 +16,7 @@ struct CudaDevice {
     int major = 0, minor = 0;  ///< compute capability
     int multiprocessors = 0;
     std::size_t total_bytes = 0;
+    std::string uuid;  ///< the same device in every process
 };
 
 struct CudaPlatform {
@@ -29,8 +30,9 @@ CudaPlatform cuda_platform();
 std::string cuda_build();
 
 struct CudaOptions {
-    int device = 0;   ///< place in CudaPlatform::devices
-    int sharing = 1;  ///< ranks that share the device, and so its memory
+    int device = 0;        ///< place in CudaPlatform::devices
+    int sharing = 1;       ///< ranks that share the device, and so its memory
+    int host_threads = 1;  ///< for what the host does beside, such as quantizing
 };
 /// Takes the device and its workspace. SystemError(kUnavailable) if there is no driver, it is too
 /// old, the device does not exist, or its memory does not suffice.

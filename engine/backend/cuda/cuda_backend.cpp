@@ -3,7 +3,6 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <thread>
 
 #include "backend/cuda/sizes.h"
 #include "backend/cuda/tiles.h"
@@ -41,7 +40,6 @@ void CudaBackend::open_device() {
     const CudaDevice& device = platform.devices[static_cast<std::size_t>(options_.device)];
     isa_ = fmt::format("sm_{}{}", device.major, device.minor);
     tensor_cores_ = device.major >= 8;
-    host_threads_ = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
     require(cudaSetDevice(device.index), "opening the device");
     require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
 }

@@ -20,7 +20,7 @@ class CudaBackend final : public Backend {
 
     std::string_view name() const override { return "cuda"; }
     std::string_view isa() const override { return isa_; }
-    int threads() const override { return host_threads_; }
+    int threads() const override { return options_.host_threads; }
     std::size_t workspace_bytes() const override;
     std::size_t memory_bytes() const override { return memory_bytes_; }
     bool host_accessible() const override { return false; }
@@ -84,7 +84,6 @@ class CudaBackend final : public Backend {
 
     const CudaOptions options_;
     std::string isa_;
-    int host_threads_ = 1;
     bool tensor_cores_ = false;  ///< for bf16: compute capability 8 or newer
     std::size_t memory_bytes_ = 0;
     Stream stream_ = nullptr;

@@ -43,6 +43,8 @@ CudaPlatform cuda_platform() {
         device.minor = properties.minor;
         device.multiprocessors = properties.multiProcessorCount;
         device.total_bytes = properties.totalGlobalMem;
+        for (const char byte : properties.uuid.bytes)
+            device.uuid += fmt::format("{:02x}", static_cast<unsigned char>(byte));
         if (device.major * 10 + device.minor >= 75) {
             platform.devices.push_back(device);
         } else {

@@ -27,6 +27,9 @@ struct cudaDeviceProp {
     char name[32];
     int major, minor, multiProcessorCount;
     std::size_t totalGlobalMem;
+    struct {
+        char bytes[16];
+    } uuid;
 };
 
 [[maybe_unused]] static cudaError_t cudaGetDeviceCount(int* count) {
@@ -34,7 +37,7 @@ struct cudaDeviceProp {
     return cudaSuccess;
 }
 [[maybe_unused]] static cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
-    *p = {"emulated", device == 0 ? 9 : 7, device == 0 ? 0 : 5, 1, std::size_t{8} << 30};
+    *p = {"emulated", device == 0 ? 9 : 7, device == 0 ? 0 : 5, 1, std::size_t{8} << 30, {}};
     return cudaSuccess;
 }
 [[maybe_unused]] static cudaError_t cudaDriverGetVersion(int* version) {

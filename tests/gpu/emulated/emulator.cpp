@@ -53,17 +53,19 @@ struct Machine {
     Fiber* running = nullptr;
     dim3 grid, block;
     const std::function<void()>* body = nullptr;
-    ucontext_t scheduler{};
     jmp_buf back;
     std::map<void*, std::size_t> regions;
 };
 thread_local Machine machine;
 
-/// Where a fiber begins, on its own stack; it leaves by the scheduler's jump.
-void enter() {
-    (*machine.body)();
-    machine.running->state = State::kDone;
-    _longjmp(machine.back, 1);
+/// A fiber's life, on its own stack: one thread of a block after the other.
+void live() {
+    for (;;) {
+        (*machine.body)();
+        Fiber& fiber = *machine.running;
+        fiber.state = State::kDone;
+        if (_setjmp(fiber.resume) == 0) _longjmp(machine.back, 1);
+    }
 }
 
 /// Lets the fiber run until it waits or ends.
@@ -118,17 +120,11 @@ void run_block(const dim3& at, int threads) {
         Fiber& fiber = *machine.fibers[static_cast<std::size_t>(i)];
         const auto n = static_cast<unsigned>(i);
         fiber.state = State::kReady;
-        fiber.started = false;
         fiber.number = i;
         fiber.parity = 0;
         fiber.position = {{n % machine.block.x, n / machine.block.x % machine.block.y,
                            n / machine.block.x / machine.block.y},
                           at};
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = machine.stacks[static_cast<std::size_t>(i)].get();
-        fiber.context.uc_stack.ss_size = kStackBytes;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, enter, 0);
     }
     while (!all(0, threads, State::kDone)) {
         for (int first = 0; first < threads; first += kWarp) run_warp(first);
@@ -167,6 +163,12 @@ void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<vo
     while (static_cast<int>(machine.fibers.size()) < threads) {
         machine.fibers.push_back(std::make_unique<Fiber>());
         machine.stacks.push_back(std::make_unique<unsigned char[]>(kStackBytes));
+        ucontext_t& context = machine.fibers.back()->context;
+        getcontext(&context);
+        context.uc_stack.ss_sp = machine.stacks.back().get();
+        context.uc_stack.ss_size = kStackBytes;
+        context.uc_link = nullptr;
+        makecontext(&context, live, 0);
     }
     machine.slots.resize(32);
     machine.shared.assign(shared_bytes + 128, 0xff);

@@ -1,0 +1,66 @@
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "backend/cuda/tiles.h"
+
+namespace qshard::cuda {
+namespace {
+
+TEST(CudaTiles, EveryQueryIsInOneTileAndSeesItsKeys) {
+    const std::vector<AttentionSequence> sequences = {
+        {0, 1, 0, 200}, {1, 130, 200, 130}, {131, 0, 330, 0}, {131, 64, 330, 100}};
+    for (const int rows : {4, 32, 64}) {
+        std::map<std::int64_t, std::pair<std::int64_t, std::int64_t>> seen;  // row -> keys
+        for (const QueryTile& tile : query_tiles(sequences, rows)) {
+            EXPECT_GT(tile.rows, 0);
+            EXPECT_LE(tile.rows, rows);
+            for (int i = 0; i < tile.rows; ++i) {
+                EXPECT_TRUE(
+                    seen.emplace(tile.q_row + i, std::pair{tile.k_row, tile.visible + i}).second);
+            }
+        }
+        std::size_t queries = 0;
+        for (const AttentionSequence& s : sequences) {
+            for (std::int64_t i = 0; i < s.q_count; ++i, ++queries) {
+                ASSERT_TRUE(seen.contains(s.q_begin + i));
+                EXPECT_EQ(seen[s.q_begin + i], std::pair(s.k_begin, s.k_count - s.q_count + i + 1));
+            }
+        }
+        EXPECT_EQ(seen.size(), queries);
+    }
+}
+
+TEST(CudaTiles, KeysOfADocumentAreCoveredOnce) {
+    const std::vector<AttentionSequence> documents = {{0, 65, 0, 65}, {65, 3, 65, 3}};
+    std::map<std::int64_t, int> covered;
+    for (const KeyTile& tile : key_tiles(documents, 32)) {
+        EXPECT_EQ(tile.first % 32, 0);
+        EXPECT_LE(tile.first + tile.count, tile.length);
+        for (int i = 0; i < tile.count; ++i) ++covered[tile.row + tile.first + i];
+    }
+    EXPECT_EQ(covered.size(), 68u);
+    for (const auto& [row, times] : covered) EXPECT_EQ(times, 1) << row;
+    const std::vector<AttentionSequence> cached = {{0, 1, 0, 9}};
+    EXPECT_THROW(key_tiles(cached, 32), BugError);
+}
+
+TEST(CudaTiles, PartsAreEvenAndFit) {
+    for (const std::int64_t total : {0, 1, 63, 64, 65, 1000, 4097}) {
+        for (const std::int64_t most : {64, 100, 4096}) {
+            const Parts parts(total, most, 64);
+            std::int64_t next = 0;
+            for (std::int64_t p = 0; p < parts.count; ++p) {
+                EXPECT_EQ(parts.begin(p), next);
+                EXPECT_LE(parts.end(p) - parts.begin(p), most);
+                EXPECT_TRUE(p + 1 == parts.count || (parts.end(p) - parts.begin(p)) % 64 == 0);
+                next = parts.end(p);
+            }
+            EXPECT_EQ(next, total);
+        }
+    }
+    EXPECT_THROW(Parts(10, 3, 64), BugError);
+}
+
+}  // namespace
+}  // namespace qshard::cuda
