@@ -18,34 +18,50 @@ std::size_t pair_bytes(const Backend& backend, std::int64_t rows, std::int64_t c
     return bytes;
 }
 
-/// Packs into consecutive pieces of one destination.
+/// Packs into pieces of one destination: weights that are terms of one product lie one after the
+/// other, in the order of the terms, so that a backend may take them for one matrix.
 class Packer {
   public:
-    Packer(Backend& backend, DType compute, Directions directions, std::byte* destination)
-        : backend_(backend), compute_(compute), directions_(directions), next_(destination) {}
+    Packer(Backend& backend, DType compute, Directions directions, std::byte* destination,
+           std::size_t forward_bytes, std::size_t bytes)
+        : backend_(backend),
+          compute_(compute),
+          directions_(directions),
+          forward_(destination),
+          backward_(destination + forward_bytes),
+          end_(destination + bytes) {}
 
+    /// W, and A backward: y = ... + x W^T, dx = ... + dy W.
     void pack(const WeightView& weight, Packed& forward, Packed& backward) {
-        if (directions_.forward) forward = one(weight, Orientation::kForward);
-        if (directions_.backward) backward = one(weight, Orientation::kBackward);
+        if (directions_.forward) forward = one(weight, Orientation::kForward, forward_);
+        if (directions_.backward) backward = one(weight, Orientation::kBackward, backward_);
+    }
+    /// B, which backward is no term of dx, but makes du by itself: from the end downward.
+    void pack_apart(const WeightView& weight, Packed& forward, Packed& backward) {
+        if (directions_.forward) forward = one(weight, Orientation::kForward, forward_);
+        if (!directions_.backward) return;
+        end_ -= Scratch::aligned(
+            backend_.packed_bytes(weight.rows, weight.cols, Orientation::kBackward, compute_));
+        backward = backend_.pack(weight, Orientation::kBackward, compute_, end_);
     }
     Tensor copy(const Tensor& vector) {
-        Tensor out(next_, DType::kF32, {vector.count()});
+        Tensor out(forward_, DType::kF32, {vector.count()});
         backend_.copy(vector, out);
-        next_ += Scratch::aligned(out.bytes());
+        forward_ += Scratch::aligned(out.bytes());
         return out;
     }
 
   private:
-    Packed one(const WeightView& weight, Orientation orientation) {
-        const Packed packed = backend_.pack(weight, orientation, compute_, next_);
-        next_ += Scratch::aligned(
+    Packed one(const WeightView& weight, Orientation orientation, std::byte*& next) {
+        const Packed packed = backend_.pack(weight, orientation, compute_, next);
+        next += Scratch::aligned(
             backend_.packed_bytes(weight.rows, weight.cols, orientation, compute_));
         return packed;
     }
     Backend& backend_;
     DType compute_;
     Directions directions_;
-    std::byte* next_;
+    std::byte *forward_, *backward_, *end_;
 };
 
 WeightView factor(const float* values, std::int64_t rows, std::int64_t cols, float scale) {
@@ -129,7 +145,10 @@ BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::by
                          const float* adapter_values, DType compute, Directions directions,
                          std::byte* destination) {
     BlockPacks packs;
-    Packer packer(backend, compute, directions, destination);
+    const Directions forward{directions.forward, false};
+    Packer packer(backend, compute, directions, destination,
+                  block_pack_bytes(backend, unit, layer, adapter, compute, forward),
+                  block_pack_bytes(backend, unit, layer, adapter, compute, directions));
     for (const Field& field : unit.fields) {
         const WeightSpec& weight = field.weight;
         const WeightView whole = view_of(field, bytes);
@@ -148,8 +167,8 @@ BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::by
             pack.first_row = row;
             if (target != nullptr) {
                 const AdapterTarget& t = *target;
-                packer.pack(factor(adapter_values + t.b + row * t.r, part.rows, t.r, t.scale),
-                            pack.b_forward, pack.b_backward);
+                packer.pack_apart(factor(adapter_values + t.b + row * t.r, part.rows, t.r, t.scale),
+                                  pack.b_forward, pack.b_backward);
             }
             if (first == nullptr) first = &pack;
             last = &pack;
