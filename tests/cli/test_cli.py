@@ -151,7 +151,7 @@ class Programs(unittest.TestCase):
         cases = [
             (["--set", "adapter.lora_alpha=3"], 64, 'unknown key "adapter.lora_alpha"; did you mean "adapter.alpha"?'),
             (["--set", "adapter.dropout=0.1"], 64, "not supported yet"),
-            (["--set", "placement.backend=cuda"], 64, "not supported yet"),
+            (["--set", "placement.mode=pipeline"], 64, "not supported yet"),
             (["--set", "objective.type=dpo"], 64, "not supported yet"),
             (["--set", "train.learning_rate=fast"], 64, "expected a number"),
             (["--set", "train.global_batch_size=9", "--set", "train.micro_batch_size=2"], 64, "multiple of"),
@@ -162,6 +162,8 @@ class Programs(unittest.TestCase):
             (["--set", "placement.memory_limit=100KiB"], 69, "the limit is 100.0 KiB"),
             (["--set", "placement.transport=mpi"], 64, "mpirun"),
         ]
+        if not os.path.exists("/dev/nvidia0"):
+            cases.append((["--set", "placement.backend=cuda"], 69, "no GPU to compute with"))
         for flags, code, message in cases:
             for ranks in (0, 3) if "placement.transport=mpi" not in flags else (0,):
                 done = self.call("train", self.run_file(), *flags, ranks=ranks, code=code)

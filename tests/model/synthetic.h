@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <memory>
@@ -112,12 +113,15 @@ inline std::string_view backend_under_test() {
     return name == nullptr ? "cpu" : name;
 }
 
-/// Skips a program's tests where QSHARD_TEST_BACKEND is cuda and there is no GPU.
+/// Ends a test program as skipped (77) where QSHARD_TEST_BACKEND is cuda and there is no GPU.
 class NeedsGpu : public testing::Environment {
     void SetUp() override {
         if (backend_under_test() != "cuda") return;
         const CudaPlatform platform = cuda_platform();
-        if (platform.devices.empty()) GTEST_SKIP() << "no GPU: " << platform.problem;
+        if (!platform.devices.empty()) return;
+        std::printf("%s: Skipped\nno GPU: %s\n", __FILE__, platform.problem.c_str());
+        std::fflush(stdout);
+        std::_Exit(77);
     }
 };
 inline const auto* const kNeedsGpu = testing::AddGlobalTestEnvironment(new NeedsGpu);
