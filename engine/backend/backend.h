@@ -35,13 +35,13 @@ struct WeightView {
     std::int64_t rows = 0, cols = 0;
     Tensor plain;        ///< kPlain: [rows, cols] any dtype
     float scale = 1.0f;  ///< kPlain: factor applied (fp32) before rounding; LoRA's alpha / r
-    const std::uint8_t* codes = nullptr;  ///< kNf4, row-major, even element in the high nibble
-    std::int64_t first = 0;  ///< kNf4: [0, 0] is this element of codes; its block is first / 64
+    const std::uint8_t* codes = nullptr;  ///< otherwise: StoredPart::kData; int8 codes are signed
+    std::int64_t first = 0;  ///< otherwise: element [0, 0] is this one of codes and of its blocks
     bool double_quant = false;
     const std::uint8_t* absmax_codes = nullptr;  ///< double_quant: [blocks]
     const float* absmax2 = nullptr;              ///< double_quant: [ceil(blocks / 256)]
     const float* absmax_offset = nullptr;        ///< double_quant: [1]
-    const float* absmax = nullptr;               ///< otherwise: [blocks]
+    const float* absmax = nullptr;               ///< otherwise: [blocks], int8: [rows]
 };
 
 /// View of `field` inside the unit's bytes at `unit`.
@@ -131,8 +131,8 @@ class Backend {
     // Frozen and small matrices.
     virtual std::size_t packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
                                      DType dtype) const = 0;
-    /// Expands (dequantizes: table value times absmax in fp32, rounded once to `dtype`) into
-    /// destination.
+    /// Expands (dequantizes: 4-bit: table value times absmax; int8: code times absmax times
+    /// kInt8Step; in fp32, then rounded once to `dtype`) into destination.
     virtual Packed pack(const WeightView& weight, Orientation orientation, DType dtype,
                         void* destination) = 0;
     /// c[M, N] = (or += if accumulate) sum over terms of a*b (+ bias[N] fp32, may be empty). c: any

@@ -9,6 +9,7 @@
 #include "main/commands.h"
 #include "main/inference_session.h"
 #include "main/random_model.h"
+#include "place/import.h"
 #include "tensor/nf4.h"
 
 /// `qshard bench`: how fast this machine does what training does.
@@ -26,7 +27,54 @@ void print(const std::string& text) {
     std::fflush(stdout);
 }
 
+/// What loading a model is made of, without the ranks: every unit read, quantized and laid out.
+int bench_import(const BenchArguments& arguments) {
+    const auto weights = open_model(*arguments.model);
+    const auto form = quantized_form_of(*weights);
+    const LayoutOptions options = layout_options_for(
+        *weights, form ? quantization_of(form->storage) : Quantization::kNf4, true, DType::kBF16);
+    const ModelLayout layout = make_layout(weights->config(), options);
+    const auto self = make_self_communicator();
+    const auto backend = make_agreed_backend(arguments.backend, *self, 1);
+    std::vector<std::byte> memory(layout.largest_unit_bytes() + kUnitAlignment);
+    std::byte* aligned =
+        memory.data() +
+        (kUnitAlignment - reinterpret_cast<std::uintptr_t>(memory.data()) % kUnitAlignment);
+    std::int64_t count = 0;
+    double layers = 0, others = 0;
+    for (const UnitLayout& unit : layout.units) {
+        const double seconds = seconds_of([&] {
+            import_unit(*weights, unit, options, *self, backend->threads(),
+                        {aligned, unit.shard_bytes(1)});
+        });
+        const bool layer = unit.name.starts_with("layer.");
+        (layer ? layers : others) += seconds;
+        for (const Field& field : unit.fields) count += layer ? field.weight.count() : 0;
+    }
+    const double rate = static_cast<double>(count) / layers;
+    const double core = rate / backend->threads();
+    if (arguments.json) {
+        const boost::json::object result{
+            {"threads", backend->threads()},
+            {"quantization", std::string(name_of(options.quantization))},
+            {"weights", count},
+            {"weights_per_second", rate},
+            {"weights_per_second_per_thread", core},
+            {"layers_seconds", layers},
+            {"other_seconds", others}};
+        print(boost::json::serialize(result) + "\n");
+    } else {
+        print(fmt::format(
+            "{}: layers read into {} at {:.3f} G weights/s, {:.3f} on each of {} threads; "
+            "{:.2f} s, and {:.2f} s for embedding and head\n",
+            *arguments.model, name_of(options.quantization), rate / 1e9, core / 1e9,
+            backend->threads(), layers, others));
+    }
+    return 0;
+}
+
 int bench_quantize(const BenchArguments& arguments) {
+    if (arguments.model) return bench_import(arguments);
     constexpr std::int64_t kWeights = std::int64_t{1} << 24, kTask = std::int64_t{1} << 16;
     const auto self = make_self_communicator();
     const auto backend = make_agreed_backend(arguments.backend, *self, 1);
@@ -35,20 +83,20 @@ int bench_quantize(const BenchArguments& arguments) {
     const WeightSpec matrix{Role::kQ, "bench.weight", 4096, kWeights / 4096, true};
     std::vector<float> values(kWeights);
     source.read(matrix, 0, values);
-    std::vector<std::uint8_t> codes(kWeights / 2), second(kWeights / kNf4Block);
-    std::vector<float> absmax(kWeights / kNf4Block), nested(absmax.size() / kNestedBlock);
+    std::vector<std::uint8_t> codes(kWeights / 2), second(kWeights / kFourBitBlock);
+    std::vector<float> absmax(kWeights / kFourBitBlock), nested(absmax.size() / kNestedBlock);
     float offset = 0;
     double quantize = 1e30, expand = 1e30;
     for (int round = 0; round < 3; ++round) {
-        quantize =
-            std::min(quantize, seconds_of([&] {
-                         parallel_for(threads, kWeights / kTask, [&](std::int64_t task) {
-                             const auto at = static_cast<std::size_t>(task * kTask);
-                             nf4_quantize(std::span(values).subspan(at, kTask),
-                                          codes.data() + at / 2, absmax.data() + at / kNf4Block);
-                         });
-                         double_quantize(absmax, second.data(), nested.data(), &offset);
-                     }));
+        quantize = std::min(quantize, seconds_of([&] {
+                                parallel_for(threads, kWeights / kTask, [&](std::int64_t task) {
+                                    const auto at = static_cast<std::size_t>(task * kTask);
+                                    quantize_four_bit(
+                                        kNf4Code, std::span(values).subspan(at, kTask),
+                                        codes.data() + at / 2, absmax.data() + at / kFourBitBlock);
+                                });
+                                double_quantize(absmax, second.data(), nested.data(), &offset);
+                            }));
     }
     const DeviceBuffer device(*backend, codes.size() + second.size() + nested.size() * 4 + 4);
     auto* next = static_cast<std::uint8_t*>(device.get());
@@ -182,8 +230,9 @@ void add_step_flags(CLI::App& command, BenchArguments& arguments) {
         ->check(CLI::Range(1, 1 << 16));
     command.add_option("--placement", arguments.placement, "replicated (default) | gathered")
         ->check(CLI::IsMember({"replicated", "gathered"}));
-    command.add_option("--quantization", arguments.quantization, "nf4 (default) | none")
-        ->check(CLI::IsMember({"nf4", "none"}));
+    command
+        .add_option("--quantization", arguments.quantization, "nf4 (default) | fp4 | int8 | none")
+        ->check(CLI::IsMember(quantization_names()));
     command.add_option("--recompute", arguments.recompute, "auto (default) | always | never")
         ->check(CLI::IsMember({"auto", "always", "never"}));
 }
@@ -220,6 +269,8 @@ void add_bench_command(CLI::App& app, Run& run) {
     });
     CLI::App* quantize = bench->add_subcommand("quantize", "NF4: quantizing and expanding");
     add_compute_flags(*quantize, all->step, false);
+    quantize->add_option("--model", all->step.model,
+                         "read and quantize this model instead (perhaps from memory)");
     quantize->callback([all, &run] { run = [all] { return bench_quantize(all->step); }; });
     CLI::App* comm =
         bench->add_subcommand("comm", "moving bytes between ranks (under mpirun or srun)");

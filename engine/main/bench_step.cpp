@@ -115,16 +115,14 @@ void bench_step(const BenchArguments& arguments, Communicator& group, int local_
     agree(group, "opening the model", [&] { weights = bench_weights(arguments); });
     const auto backend = make_agreed_backend(arguments.backend, group, local_ranks);
     const std::int64_t slots = arguments.slots > 0 ? arguments.slots : group.count();
-    LayoutOptions layout;
-    layout.quantization =
-        arguments.quantization == "nf4" ? Quantization::kNf4 : Quantization::kNone;
-    layout.plain_dtype = arguments.compute();
     AdapterOptions adapter;
     adapter.r = arguments.r;
     adapter.alpha = 2 * static_cast<double>(arguments.r);
     adapter.target_modules = {"all-linear"};
     std::unique_ptr<Trainer> trainer;
     agree(group, "planning the memory", [&] {
+        const LayoutOptions layout = layout_options_for(
+            *weights, quantization_named(arguments.quantization), true, arguments.compute());
         trainer = std::make_unique<Trainer>(
             *backend, group, weights->config(), layout, adapter,
             trainer_options(arguments, slots, default_memory_limit(*backend, local_ranks)));

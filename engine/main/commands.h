@@ -13,6 +13,7 @@ void add_train_command(CLI::App& app, Run& run);
 void add_eval_command(CLI::App& app, Run& run);
 void add_generate_command(CLI::App& app, Run& run);
 void add_score_command(CLI::App& app, Run& run);
+void add_quantize_command(CLI::App& app, Run& run);
 void add_export_command(CLI::App& app, Run& run);
 void add_bench_command(CLI::App& app, Run& run);
 void add_doctor_command(CLI::App& app, Run& run);

@@ -52,7 +52,8 @@ ExportOptions export_options(const Arguments& arguments, ProgressBar& bar) {
 }
 
 /// How the linears are held that the adapter is added to; kNone if at full precision.
-LayoutOptions held_base(const Arguments& arguments, const AdapterFile& adapter) {
+LayoutOptions held_base(const Arguments& arguments, const AdapterFile& adapter,
+                        const WeightReader& source) {
     LayoutOptions held;
     held.quantization = Quantization::kNone;
     if (arguments.base == "source") return held;
@@ -61,16 +62,21 @@ LayoutOptions held_base(const Arguments& arguments, const AdapterFile& adapter) 
                            adapter.path.string()));
     }
     const BaseOptions trained = base_options(adapter.run->model);
-    return {trained.quantization, trained.double_quant, trained.compute};
+    if (!trained.quantization) return held;
+    return layout_options_for(source, *trained.quantization, trained.double_quant, trained.compute);
 }
 
 void merge(const Arguments& arguments, const AdapterFile& adapter) {
     const ModelSource source = open_base(arguments, adapter);
+    if (source.kind == "store") {
+        refuse(fmt::format("{} is a weight store; give --model with what it was made from",
+                           source.path.string()));
+    }
     const AdapterLayout layout = fit_adapter(adapter, *source.weights);
     const std::vector<float> values = flat_values(adapter, layout);
     ProgressBar bar("merging", 100, TerminalStyle::of_stderr("auto"), true);
     const ExportOptions options = export_options(arguments, bar);
-    const LayoutOptions held = held_base(arguments, adapter);
+    const LayoutOptions held = held_base(arguments, adapter, *source.weights);
     const QuantizedWeights trained(*source.weights, held, options.threads);
     const MergedWeights merged(trained, layout, values, options.dtype);
     if (arguments.format == "merged-hf") {

@@ -127,7 +127,8 @@ void generate(const Arguments& arguments, Communicator& group, int local_ranks) 
         fmt::print(stderr, "{} {} in {:.1f} s ({:.1f} tokens/s), {} {}, {} threads\n", all_tokens,
                    all_tokens == 1 ? "token" : "tokens", seconds,
                    static_cast<double>(all_tokens) / seconds,
-                   base.quantization == Quantization::kNf4 ? "nf4" : "unquantized",
+                   session.quantization() == Quantization::kNone ? "unquantized"
+                                                                 : name_of(session.quantization()),
                    name_of(base.compute), backend->threads());
     });
 }

@@ -14,11 +14,26 @@ namespace {
 
 constexpr std::int64_t kPassTokens = 512;  ///< of one forward pass over prompts
 
+LayoutOptions agreed_layout(const WeightReader& source, const BaseOptions& base,
+                            Communicator& group) {
+    LayoutOptions options;
+    agree(group, "planning the memory", [&] {
+        const auto form = quantized_form_of(source);
+        const Quantization as_it_is = form ? quantization_of(form->storage) : Quantization::kNone;
+        options = layout_options_for(source, base.quantization.value_or(as_it_is),
+                                     base.double_quant, base.compute);
+    });
+    return options;
+}
+
 }  // namespace
 
 BaseOptions base_options(const RunFile::Model& model) {
-    return {model.quantization == "nf4" ? Quantization::kNf4 : Quantization::kNone,
-            model.double_quant, model.compute_dtype == "float32" ? DType::kF32 : DType::kBF16};
+    BaseOptions options;
+    if (model.quantization != "auto") options.quantization = quantization_named(model.quantization);
+    options.double_quant = model.double_quant;
+    options.compute = model.compute_dtype == "float32" ? DType::kF32 : DType::kBF16;
+    return options;
 }
 
 void InferenceFlags::add_model(CLI::App& command) {
@@ -35,8 +50,9 @@ void InferenceFlags::add_compute(CLI::App& command) {
         ->check(CLI::IsMember({"bfloat16", "float32"}));
     command
         .add_option("--quantization", quantization,
-                    "nf4 | none (default: as the adapter was trained, else none)")
-        ->check(CLI::IsMember({"nf4", "none"}));
+                    fmt::format("{} (default: as the adapter was trained, else as the model is)",
+                                fmt::join(quantization_names(), " | ")))
+        ->check(CLI::IsMember(quantization_names()));
     command.add_option("--cpu-isa", backend.cpu_isa,
                        "kernels: auto | amx_bf16 | avx512_bf16 | avx512 | avx2 | sse");
     command.add_option("--threads", backend.threads, "per rank (default: all cores of the host)")
@@ -46,8 +62,7 @@ void InferenceFlags::add_compute(CLI::App& command) {
 BaseOptions InferenceFlags::base(const AdapterFile* trained) const {
     BaseOptions base;
     if (trained != nullptr && trained->run) base = base_options(trained->run->model);
-    if (quantization)
-        base.quantization = *quantization == "nf4" ? Quantization::kNf4 : Quantization::kNone;
+    if (quantization) base.quantization = quantization_named(*quantization);
     if (compute_dtype) base.compute = *compute_dtype == "float32" ? DType::kF32 : DType::kBF16;
     return base;
 }
@@ -71,11 +86,11 @@ struct InferenceSession::Memory {
 InferenceSession::InferenceSession(const ModelSource& source, const BaseOptions& options,
                                    Backend& backend, Communicator& group, int local_ranks)
     : source_(source),
-      options_(options),
+      compute_(options.compute),
       backend_(backend),
       group_(group),
       memory_limit_(default_memory_limit(backend, local_ranks)),
-      layout_options_{options.quantization, options.double_quant, options.compute},
+      layout_options_(agreed_layout(*source.weights, options, group)),
       layout_(make_layout(source.weights->config(), layout_options_)) {}
 
 InferenceSession::~InferenceSession() = default;
@@ -102,7 +117,7 @@ Inference& InferenceSession::use(const AdapterFile* adapter, std::int64_t batch,
     agree(group_, "planning the memory", [&] {
         if (adapter != nullptr) adapter_layout_ = fit_adapter(*adapter, *source_.weights);
         InferenceOptions options;
-        options.compute = options_.compute;
+        options.compute = compute_;
         options.max_sequences = batch;
         options.max_context = context;
         options.max_tokens = std::max(batch, std::min(context * batch, kPassTokens));

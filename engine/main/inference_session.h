@@ -18,7 +18,7 @@ namespace qshard {
 
 /// How the frozen base is held.
 struct BaseOptions {
-    Quantization quantization = Quantization::kNone;
+    std::optional<Quantization> quantization;  ///< nothing: as the model is
     bool double_quant = true;
     DType compute = DType::kBF16;
 };
@@ -34,7 +34,7 @@ struct InferenceFlags {
 
     void add_model(CLI::App& command);    ///< --model, --adapter, --tokenizer
     void add_compute(CLI::App& command);  ///< --backend, --compute-dtype, --quantization, ...
-    /// As flagged, else as the adapter was trained, else unquantized in bfloat16.
+    /// As flagged, else as the adapter was trained, else as the model is, in bfloat16.
     BaseOptions base(const AdapterFile* trained) const;
 };
 
@@ -53,6 +53,8 @@ class InferenceSession {
     /// is gone. `batch` and `context` are the most sequences and tokens of one. UserError if an
     /// adapter does not fit the model, or if memory does not suffice. Collective.
     Inference& use(const AdapterFile* adapter, std::int64_t batch, std::int64_t context);
+    /// What most linears of the base are stored as.
+    Quantization quantization() const { return layout_options_.quantization; }
     /// Frees the imported base: no use() after that.
     void release_base();
 
@@ -61,7 +63,7 @@ class InferenceSession {
     void import();
 
     const ModelSource& source_;
-    const BaseOptions options_;
+    const DType compute_;
     Backend& backend_;
     Communicator& group_;
     const std::size_t memory_limit_;

@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
     add_eval_command(app, run);
     add_generate_command(app, run);
     add_score_command(app, run);
+    add_quantize_command(app, run);
     add_export_command(app, run);
     add_bench_command(app, run);
     add_doctor_command(app, run);

@@ -63,4 +63,9 @@ BatchOptions batch_options(const RunFile& run) {
     return options;
 }
 
+WeightForm base_form(const RunFile::Model& model) {
+    const Storage storage = storage_of(quantization_named(model.quantization));
+    return {storage, is_four_bit(storage) && model.double_quant};
+}
+
 }  // namespace qshard

@@ -9,8 +9,9 @@
 #include "io/data/training_set.h"
 #include "io/run/run_file.h"
 #include "main/session.h"
+#include "spec/layout.h"
 
-/// A run file's data through a model's tokenizer.
+/// A run file in the terms of the engine: its data through a model's tokenizer, its options.
 namespace qshard {
 
 /// Tokenizer and chat template of a model as the data library sees them, with the run file's
@@ -29,5 +30,8 @@ class ModelEncoder {
 
 DatasetOptions dataset_options(const RunFile& run);
 BatchOptions batch_options(const RunFile& run);
+/// How the base's linears are stored, but for those of a source that are quantized otherwise;
+/// quantization is resolved, not "auto".
+WeightForm base_form(const RunFile::Model& model);
 
 }  // namespace qshard

@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <fstream>
 #include <functional>
-#include <sstream>
 #include <thread>
 
 #include "backend/cpu/self_check.h"
@@ -20,14 +19,6 @@ namespace {
 
 constexpr std::size_t kConfigBytes = std::size_t{16} << 20;
 
-std::string read_text(const std::filesystem::path& path) {
-    std::ifstream file(path, std::ios::binary);
-    std::ostringstream content;
-    content << file.rdbuf();
-    if (!file) throw UserError(fmt::format("cannot read {}", path.string()));
-    return std::move(content).str();
-}
-
 /// A special token as tokenizer_config.json gives it: its text, or an object with it.
 std::optional<std::string> special_token(const boost::json::object& config, const char* key) {
     const boost::json::value* value = config.if_contains(key);
@@ -37,12 +28,11 @@ std::optional<std::string> special_token(const boost::json::object& config, cons
     return std::string(value->get_string());
 }
 
-void read_tokenizer_config(const std::filesystem::path& path, TextModel& model) {
+void read_tokenizer_config(const ModelText& file, TextModel& model) {
     const boost::json::value root = parse_strict_json(
-        read_text(path), path.string(), {.bytes = kConfigBytes, .depth = 32, .non_finite = true});
+        file.text, file.origin, {.bytes = kConfigBytes, .depth = 32, .non_finite = true});
     const auto* config = root.if_object();
-    if (config == nullptr)
-        throw UserError(fmt::format("{}: expected a JSON object", path.string()));
+    if (config == nullptr) throw UserError(fmt::format("{}: expected a JSON object", file.origin));
     for (auto [key, id] :
          {std::pair{"bos_token", &model.bos}, std::pair{"eos_token", &model.eos}}) {
         if (const auto text = special_token(*config, key))
@@ -82,7 +72,9 @@ TextModel open_text_model(const std::filesystem::path& path,
         if (std::filesystem::is_directory(file)) file /= "tokenizer.json";
         model.tokenizer = Tokenizer::from_json_file(file);
     } else if (model.source.tokenizer_json) {
-        model.tokenizer = Tokenizer::from_json_file(*model.source.tokenizer_json);
+        const ModelText& file = *model.source.tokenizer_json;
+        model.tokenizer = Tokenizer::from_json_text(file.text, file.origin);
+        model.source.tokenizer_json.reset();  // read only here; some are large
     } else if (model.source.gguf_tokenizer) {
         model.tokenizer = Tokenizer::from_gguf(*model.source.gguf_tokenizer);
         if (model.source.gguf_tokenizer->bos) model.bos = model.source.gguf_tokenizer->bos;

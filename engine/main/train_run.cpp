@@ -111,6 +111,7 @@ TrainerOptions TrainRun::trainer_options(PlacementMode mode) const {
 void TrainRun::open() {
     agree(group_, "reading model and data", [this] {
         model_ = open_text_model(run_.model.base, run_.model.tokenizer);
+        resolve_quantization();
         encoder_ = std::make_unique<ModelEncoder>(model_, run_.data);
         if (run_.data.max_length > model_.config().max_positions &&
             model_.config().max_positions > 0) {
@@ -142,6 +143,16 @@ void TrainRun::open() {
     }
 }
 
+/// What the run file leaves to the model becomes a part of the resolved run.
+void TrainRun::resolve_quantization() {
+    const auto form = quantized_form_of(*model_.source.weights);
+    if (run_.model.quantization == "auto") {
+        const Storage storage = form ? form->storage : Storage::kNf4;
+        run_.model.quantization = name_of(quantization_of(storage));
+    }
+    if (form) run_.model.double_quant = form->double_quant;
+}
+
 void TrainRun::plan() {
     const bool alone = group_.count() == 1;
     backend_ = make_agreed_backend({run_.placement.backend, run_.placement.cpu_isa,
@@ -153,13 +164,12 @@ void TrainRun::plan() {
     for (std::size_t limit : group_.all_gather_value(memory_limit_))
         smallest = std::min(smallest, limit);
     memory_limit_ = smallest;  // the plan must be one for all ranks
-    LayoutOptions layout;
-    layout.quantization =
-        run_.model.quantization == "none" ? Quantization::kNone : Quantization::kNf4;
-    layout.double_quant = run_.model.double_quant;
-    layout.plain_dtype = run_.model.compute_dtype == "float32" ? DType::kF32 : DType::kBF16;
     auto make = [&](PlacementMode mode) {
         agree(group_, "planning the memory", [&] {
+            const LayoutOptions layout = layout_options_for(
+                *model_.source.weights, quantization_named(run_.model.quantization),
+                run_.model.double_quant,
+                run_.model.compute_dtype == "float32" ? DType::kF32 : DType::kBF16);
             trainer_ = std::make_unique<Trainer>(*backend_, group_, model_.config(), layout,
                                                  adapter_options(), trainer_options(mode));
         });
@@ -213,8 +223,9 @@ void TrainRun::lost(const Culprit& culprit) {
 
 void TrainRun::load_model() {
     const Section section(watchdog_.get(), kLoad, 0);
-    ProgressBar bar(run_.model.quantization == "none" ? "loading   " : "quantizing", 100, style_,
-                    speaks());
+    const bool quantizes =
+        run_.model.quantization != "none" && !quantized_form_of(*model_.source.weights);
+    ProgressBar bar(quantizes ? "quantizing" : "loading   ", 100, style_, speaks());
     agree(group_, "loading the model", [&] {
         trainer_->load(
             *model_.source.weights, backend_->threads(),

@@ -40,6 +40,7 @@ class TrainRun {
 
   private:
     void open();
+    void resolve_quantization();
     void plan();
     void print_start() const;
     void prepare_output();
@@ -68,7 +69,7 @@ class TrainRun {
     bool speaks() const { return group_.rank() == 0; }
 
     const TrainArguments arguments_;
-    const RunFile run_;
+    RunFile run_;  ///< what it leaves to the model is resolved by open()
     Communicator& group_;
     const int local_ranks_;
     const Launch* launch_;

@@ -6,6 +6,7 @@
 
 #include "main/eval_report.h"
 #include "main/progress.h"
+#include "main/run_data.h"
 
 namespace qshard {
 namespace {
@@ -64,14 +65,11 @@ std::string start_screen(const StartScreen& s) {
     std::string text =
         row("model", fmt::format("{} ({}, {} layers, width {}, vocabulary {})", run.model.base,
                                  config.family, config.layers, config.width, config.vocabulary));
-    text +=
-        row("base", fmt::format("{}{}, {} in all, {} on each of {} rank{}", run.model.quantization,
-                                run.model.quantization == "nf4" && run.model.double_quant
-                                    ? " + double quantization"
-                                    : "",
-                                human_bytes(s.trainer->layout().bytes()),
-                                human_bytes(s.trainer->resident_base_bytes()), s.group->count(),
-                                s.group->count() == 1 ? "" : "s"));
+    text += row("base", fmt::format("{}, {} in all, {} on each of {} rank{}",
+                                    describe(base_form(run.model)),
+                                    human_bytes(s.trainer->layout().bytes()),
+                                    human_bytes(s.trainer->resident_base_bytes()), s.group->count(),
+                                    s.group->count() == 1 ? "" : "s"));
     text += row("adapter",
                 fmt::format("trainable params: {} || all params: {} || trainable%: {:.4f}",
                             grouped(trainable), grouped(all),
@@ -153,7 +151,7 @@ std::string report_html(const ReportFacts& f) {
                          : fmt::format("{} steps; last loss {:.4f}", f.steps, f.loss);
     report.summary = {
         {"model", f.run->model.base},
-        {"base", fmt::format("{}, {} a rank", f.run->model.quantization,
+        {"base", fmt::format("{}, {} a rank", describe(base_form(f.run->model)),
                              human_bytes(f.trainer->resident_base_bytes()))},
         {"adapter", fmt::format("LoRA, r {}, alpha {}, {} trainable values", f.run->adapter.r,
                                 f.run->adapter.alpha, grouped(f.trainer->adapter_layout().count))},

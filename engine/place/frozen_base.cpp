@@ -1,21 +1,11 @@
 #include "place/frozen_base.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 
+#include "base/hash.h"
 #include "place/device_group.h"
 
 namespace qshard {
-namespace {
-
-std::uint64_t mix(std::uint64_t x) {  // splitmix64's finalizer (Steele, Lea, Flood 2014)
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
-}  // namespace
 
 FrozenBase::FrozenBase(Backend& backend, Communicator& group, const ModelLayout& layout,
                        bool gathered, Arena& arena)
@@ -98,7 +88,7 @@ void FrozenBase::load(const WeightReader& reader, const LayoutOptions& options, 
 }
 
 std::string FrozenBase::fingerprint() {
-    std::array<std::uint64_t, 2> sums{};
+    PositionSum sum;
     std::uint64_t position = 0;
     std::vector<std::byte> host;
     for (std::size_t u = 0; u < layout_.units.size(); ++u) {
@@ -112,21 +102,12 @@ std::string FrozenBase::fingerprint() {
         // enters.
         const std::size_t begin = mine.size() * static_cast<std::size_t>(group_.rank());
         const std::size_t end = std::min(begin + mine.size(), layout_.units[u].bytes);
-        for (std::size_t at = begin; at + 8 <= end; at += 8) {
-            std::uint64_t word = 0;
-            std::memcpy(&word, mine.data() + (at - begin), 8);
-            const std::uint64_t mixed = mix(word ^ mix(position + at + 0x9e3779b97f4a7c15u));
-            sums[0] += mixed;
-            sums[1] += mix(mixed + 0xd1b54a32d192ed03u);
-        }
+        if (begin < end) sum.add(mine.first(end - begin), position + begin);
         position += layout_.units[u].bytes;
     }
-    std::uint64_t total[2] = {0, 0};
-    for (const auto& pair : group_.all_gather_value(sums)) {
-        total[0] += pair[0];
-        total[1] += pair[1];
-    }
-    return fmt::format("{:016x}{:016x}", total[0], total[1]);
+    PositionSum total;
+    for (const PositionSum& part : group_.all_gather_value(sum)) total += part;
+    return total.hex();
 }
 
 }  // namespace qshard

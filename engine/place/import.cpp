@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "tensor/int8.h"
 #include "tensor/nf4.h"
 
 namespace qshard {
@@ -13,17 +14,18 @@ namespace {
 
 constexpr std::int64_t kTaskWeights =
     1 << 16;  ///< weights of one task: its buffers stay in the cache
-constexpr std::size_t kCodesPerBlock = kNf4Block / 2;  ///< bytes of codes of one block
+constexpr std::int64_t kTaskBytes = 4 << 20;            ///< of a read of what is taken as it is
+constexpr std::size_t kBlockBytes = kFourBitBlock / 2;  ///< of 4-bit codes of one block
 
 /// Part [begin, end) of a section of `bytes` at `section`, in bytes relative to the section, that
 /// lies in a shard.
-struct Part {
+struct Range {
     std::size_t begin = 0, end = 0;
     bool empty() const { return begin >= end; }
 };
 
-Part intersect(std::size_t section, std::size_t bytes, std::size_t shard_begin,
-               std::size_t shard_end) {
+Range intersect(std::size_t section, std::size_t bytes, std::size_t shard_begin,
+                std::size_t shard_end) {
     const std::size_t begin = std::max(section, shard_begin),
                       end = std::min(section + bytes, shard_end);
     if (begin >= end) return {};
@@ -47,16 +49,20 @@ class UnitImport {
     /// Weights this rank reads.
     std::int64_t run() {
         std::memset(shard_.data(), 0, shard_.size());
-        // One absmax per 32 bytes of the unit's code space, by position, so that every rank's part
-        // is one range of equal length; code sections are 64-byte aligned, so a shard boundary
-        // never cuts a block.
-        absmax_.assign(shard_.size() / kCodesPerBlock * static_cast<std::size_t>(group_.count()),
-                       0.0f);
         std::int64_t weights = 0;
         for (const Field& field : unit_.fields) {
-            weights += field.storage == Storage::kNf4 ? quantize(field) : copy_plain(field);
+            if (field.storage == Storage::kPlain) {
+                weights += copy_plain(field);
+            } else if (field.taken) {
+                weights += take(field);
+            } else if (field.storage == Storage::kInt8) {
+                weights += quantize_rows(field);
+            } else {
+                weights += quantize_blocks(field);
+            }
         }
-        if (unit_.code_bytes > 0) store_absmax();
+        if (!block_absmax_.empty()) store_block_absmax();
+        if (!row_absmax_.empty()) store_row_absmax();
         return weights;
     }
 
@@ -67,12 +73,12 @@ class UnitImport {
     }
 
     std::int64_t copy_plain(const Field& field) {
-        const Part part = intersect(field.data, field.data_bytes, begin_, end_);
-        if (part.empty()) return 0;
+        const Range range = intersect(field.data, field.data_bytes, begin_, end_);
+        if (range.empty()) return 0;
         const std::size_t element = bytes_of(field.dtype);
-        const auto first = static_cast<std::int64_t>(part.begin / element);
-        const auto count = static_cast<std::int64_t>((part.end - part.begin) / element);
-        std::byte* out = shard_.data() + (field.data + part.begin - begin_);
+        const auto first = static_cast<std::int64_t>(range.begin / element);
+        const auto count = static_cast<std::int64_t>((range.end - range.begin) / element);
+        std::byte* out = shard_.data() + (field.data + range.begin - begin_);
         const bool round = rounds(field.weight) && field.weight.rows > 1;
         parallel_for(threads_, (count + kTaskWeights - 1) / kTaskWeights, [&](std::int64_t task) {
             const std::int64_t at = task * kTaskWeights,
@@ -92,46 +98,106 @@ class UnitImport {
         return count;
     }
 
-    std::int64_t quantize(const Field& field) {
-        const Part part = intersect(field.data, field.data_bytes, begin_, end_);
-        if (part.empty()) return 0;
-        const auto first_block = static_cast<std::int64_t>(part.begin / kCodesPerBlock);
-        const std::int64_t first = first_block * kNf4Block;
+    /// The bytes the source has. Weights are those whose codes this rank owns.
+    std::int64_t take(const Field& field) {
+        for (const FieldPart& part : parts_of(field)) {
+            const Range range = intersect(part.begin, part.bytes, begin_, end_);
+            const auto bytes = static_cast<std::int64_t>(range.end - range.begin);
+            if (range.empty()) continue;
+            std::byte* out = shard_.data() + (part.begin + range.begin - begin_);
+            parallel_for(threads_, (bytes + kTaskBytes - 1) / kTaskBytes, [&](std::int64_t task) {
+                const std::int64_t at = task * kTaskBytes;
+                reader_.read_part(
+                    field.weight, part.part, range.begin + static_cast<std::size_t>(at),
+                    {out + at, static_cast<std::size_t>(std::min(kTaskBytes, bytes - at))});
+            });
+        }
+        const Range codes = intersect(field.data, field.data_bytes, begin_, end_);
+        return codes.empty() ? 0
+                             : static_cast<std::int64_t>(codes.end - codes.begin) *
+                                   (is_four_bit(field.storage) ? 2 : 1);
+    }
+
+    std::int64_t quantize_blocks(const Field& field) {
+        // One absmax per 32 bytes of the unit's code space, by position, so that every rank's part
+        // is one range of equal length; code sections are 64-byte aligned, so a shard boundary
+        // never cuts a block.
+        block_absmax_.resize(shard_.size() / kBlockBytes *
+                             static_cast<std::size_t>(group_.count()));
+        const Range range = intersect(field.data, field.data_bytes, begin_, end_);
+        if (range.empty()) return 0;
+        const auto first_block = static_cast<std::int64_t>(range.begin / kBlockBytes);
+        const std::int64_t first = first_block * kFourBitBlock;
         const std::int64_t last =
-            std::min(field.weight.count(), static_cast<std::int64_t>(part.end) * 2);
+            std::min(field.weight.count(), static_cast<std::int64_t>(range.end) * 2);
         const bool round = rounds(field.weight);
-        std::byte* out = shard_.data() + (field.data + part.begin - begin_);
-        float* absmax =
-            absmax_.data() + (field.data / kCodesPerBlock + static_cast<std::size_t>(first_block));
-        parallel_for(threads_, (last - first + kTaskWeights - 1) / kTaskWeights,
-                     [&](std::int64_t task) {
-                         const std::int64_t at = task * kTaskWeights,
-                                            length = std::min(kTaskWeights, last - first - at);
-                         std::vector<float> values(static_cast<std::size_t>(length));
-                         reader_.read(field.weight, first + at, values);
-                         if (round) {
-                             for (float& value : values) value = to_float(to_bf16(value));
-                         }
-                         nf4_quantize(values, reinterpret_cast<std::uint8_t*>(out) + at / 2,
-                                      absmax + at / kNf4Block);
-                     });
+        const FourBitCode& code = four_bit_code(field.storage);
+        std::byte* out = shard_.data() + (field.data + range.begin - begin_);
+        float* absmax = block_absmax_.data() +
+                        (field.data / kBlockBytes + static_cast<std::size_t>(first_block));
+        parallel_for(
+            threads_, (last - first + kTaskWeights - 1) / kTaskWeights, [&](std::int64_t task) {
+                const std::int64_t at = task * kTaskWeights,
+                                   length = std::min(kTaskWeights, last - first - at);
+                std::vector<float> values(static_cast<std::size_t>(length));
+                read_rounded(field.weight, first + at, round, values);
+                quantize_four_bit(code, values, reinterpret_cast<std::uint8_t*>(out) + at / 2,
+                                  absmax + at / kFourBitBlock);
+            });
         return last - first;
     }
 
-    /// Exchanges the absmax values, then writes the parts of the absmax sections that this rank
-    /// owns.
-    void store_absmax() {
-        const std::size_t piece = shard_.size() / kCodesPerBlock;
-        const std::span<float> all(absmax_);
+    /// A row cut by a shard boundary is quantized whole by both its ranks.
+    std::int64_t quantize_rows(const Field& field) {
+        const std::size_t first_row_of_field = row_absmax_.size();
+        row_absmax_.resize(first_row_of_field + static_cast<std::size_t>(field.blocks));
+        const Range range = intersect(field.data, field.data_bytes, begin_, end_);
+        if (range.empty()) return 0;
+        const std::int64_t cols = field.weight.cols;
+        const auto begin = static_cast<std::int64_t>(range.begin),
+                   end = static_cast<std::int64_t>(range.end);
+        const std::int64_t rows_of_task = std::max<std::int64_t>(1, kTaskWeights / cols);
+        const std::int64_t first_row = begin / cols, last_row = (end - 1) / cols;
+        const bool round = rounds(field.weight);
+        auto* out =
+            reinterpret_cast<std::int8_t*>(shard_.data() + (field.data + range.begin - begin_));
+        parallel_for(threads_, (last_row - first_row) / rows_of_task + 1, [&](std::int64_t task) {
+            std::vector<float> values(static_cast<std::size_t>(cols));
+            std::vector<std::int8_t> codes(values.size());
+            const std::int64_t stop = std::min(last_row + 1, first_row + (task + 1) * rows_of_task);
+            for (std::int64_t row = first_row + task * rows_of_task; row < stop; ++row) {
+                read_rounded(field.weight, row * cols, round, values);
+                quantize_int8_row(values, codes.data(),
+                                  &row_absmax_[first_row_of_field + static_cast<std::size_t>(row)]);
+                const std::int64_t from = std::max(begin, row * cols),
+                                   to = std::min(end, (row + 1) * cols);
+                std::copy_n(codes.begin() + (from - row * cols), to - from, out + (from - begin));
+            }
+        });
+        return end - begin;
+    }
+
+    void read_rounded(const WeightSpec& weight, std::int64_t first, bool round,
+                      std::span<float> values) const {
+        reader_.read(weight, first, values);
+        if (!round) return;
+        for (float& value : values) value = to_float(to_bf16(value));
+    }
+
+    /// Exchanges the absmax values of 4-bit blocks, then writes the parts of the absmax sections
+    /// that this rank owns.
+    void store_block_absmax() {
+        const std::size_t piece = shard_.size() / kBlockBytes;
+        const std::span<float> all(block_absmax_);
         group_
             .all_gather(
                 std::as_bytes(all.subspan(piece * static_cast<std::size_t>(group_.rank()), piece)),
                 std::as_writable_bytes(all))
             .wait();
         for (const Field& field : unit_.fields) {
-            if (field.storage != Storage::kNf4) continue;
+            if (!is_four_bit(field.storage) || field.taken) continue;
             const auto blocks = static_cast<std::size_t>(field.blocks);
-            const std::span<const float> absmax = all.subspan(field.data / kCodesPerBlock, blocks);
+            const std::span<const float> absmax = all.subspan(field.data / kBlockBytes, blocks);
             if (!field.double_quant) {
                 store(field.absmax, std::as_bytes(absmax));
                 continue;
@@ -146,11 +212,30 @@ class UnitImport {
         }
     }
 
+    /// The same for int8 rows. Each rank knows the rows it has a part of, the others are zero.
+    void store_row_absmax() {
+        const std::size_t rows = row_absmax_.size();
+        std::vector<float> all(rows * static_cast<std::size_t>(group_.count()));
+        group_
+            .all_gather(std::as_bytes(std::span(row_absmax_)),
+                        std::as_writable_bytes(std::span(all)))
+            .wait();
+        for (std::size_t i = 0; i < all.size(); ++i)
+            row_absmax_[i % rows] = std::max(row_absmax_[i % rows], all[i]);
+        std::span<const float> next(row_absmax_);
+        for (const Field& field : unit_.fields) {
+            if (field.storage != Storage::kInt8 || field.taken) continue;
+            const auto count = static_cast<std::size_t>(field.blocks);
+            store(field.absmax, std::as_bytes(next.first(count)));
+            next = next.subspan(count);
+        }
+    }
+
     void store(std::size_t section, std::span<const std::byte> bytes) {
-        const Part part = intersect(section, bytes.size(), begin_, end_);
-        if (part.empty()) return;
-        std::memcpy(shard_.data() + (section + part.begin - begin_), bytes.data() + part.begin,
-                    part.end - part.begin);
+        const Range range = intersect(section, bytes.size(), begin_, end_);
+        if (range.empty()) return;
+        std::memcpy(shard_.data() + (section + range.begin - begin_), bytes.data() + range.begin,
+                    range.end - range.begin);
     }
 
     const WeightReader& reader_;
@@ -160,8 +245,32 @@ class UnitImport {
     int threads_;
     std::span<std::byte> shard_;
     std::size_t begin_, end_;
-    std::vector<float> absmax_;
+    std::vector<float> block_absmax_;  ///< empty if nothing is quantized to 4 bits here
+    std::vector<float> row_absmax_;    ///< of the int8 fields, one after the other
 };
+
+/// Reads this rank's shard of a unit that is ready. Collective: the ranks' sums are added up.
+std::int64_t import_stored(const StoredUnits& stored, const UnitLayout& unit, Communicator& group,
+                           int threads, std::span<std::byte> shard) {
+    const std::size_t begin = shard.size() * static_cast<std::size_t>(group.rank());
+    const std::size_t bytes = begin < unit.bytes ? std::min(shard.size(), unit.bytes - begin) : 0;
+    std::memset(shard.data() + bytes, 0, shard.size() - bytes);
+    const auto task_bytes = static_cast<std::size_t>(kTaskBytes);
+    std::vector<PositionSum> parts((bytes + task_bytes - 1) / task_bytes);
+    parallel_for(threads, std::ssize(parts), [&](std::int64_t task) {
+        const std::size_t at = static_cast<std::size_t>(task) * task_bytes;
+        const std::span<std::byte> part = shard.subspan(at, std::min(task_bytes, bytes - at));
+        stored.read(unit.name, begin + at, part);
+        parts[static_cast<std::size_t>(task)].add(part, begin + at);
+    });
+    PositionSum mine, whole;
+    for (const PositionSum& part : parts) mine += part;
+    for (const PositionSum& part : group.all_gather_value(mine)) whole += part;
+    stored.check_sum(unit.name, whole);
+    std::int64_t weights = 0;
+    for (const Field& field : unit.fields) weights += field.weight.count() / group.count();
+    return weights;
+}
 
 }  // namespace
 
@@ -169,6 +278,10 @@ std::int64_t import_unit(const WeightReader& reader, const UnitLayout& unit,
                          const LayoutOptions& options, Communicator& group, int threads,
                          std::span<std::byte> shard) {
     check(shard.size() == unit.shard_bytes(group.count()), "a shard has the layout's bytes");
+    if (const StoredUnits* stored = reader.stored_units()) {
+        check(stored->options() == options, "a weight store's units are in the layout asked for");
+        return import_stored(*stored, unit, group, threads, shard);
+    }
     return UnitImport(reader, unit, options, group, threads, shard).run();
 }
 

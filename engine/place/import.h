@@ -19,9 +19,10 @@ using ImportProgress = std::function<void(std::int64_t done, std::int64_t total)
 
 /// Fills this rank's shard of one unit, in host memory: shard has unit.shard_bytes(W) bytes.
 /// Returns the number of weights read. Collective (the absmax values of a matrix are exchanged,
-/// because double quantization needs their mean). Values are rounded to bf16 before quantizing
-/// unless the source is fp32 or fp16 and options.plain_dtype is fp32, as transformers does on
-/// loading.
+/// because double quantization needs their mean). What the source has quantized is taken
+/// as it is; of a weight store, the shard is read whole and the unit checked. Values are rounded to
+/// bf16 before quantizing unless the source is fp32 or fp16 and options.plain_dtype is fp32, as
+/// transformers does on loading.
 std::int64_t import_unit(const WeightReader& reader, const UnitLayout& unit,
                          const LayoutOptions& options, Communicator& group, int threads,
                          std::span<std::byte> shard);

@@ -4,12 +4,13 @@
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "tensor/int8.h"
 #include "tensor/nf4.h"
 
 namespace qshard {
 namespace {
 
-constexpr std::int64_t kTaskWeights = 1 << 16;  // whole blocks of NF4
+constexpr std::int64_t kTaskWeights = 1 << 16;  // whole 4-bit blocks
 
 void round_to_bf16(std::span<float> values) {
     for (float& value : values) value = to_float(to_bf16(value));
@@ -68,29 +69,51 @@ std::shared_ptr<const QuantizedWeights::Codes> QuantizedWeights::codes_of(
     const std::lock_guard lock(mutex_);
     if (last_ != nullptr && last_->name == weight.name) return last_;
     auto made = std::make_shared<Codes>();
-    const std::int64_t count = weight.count();
     made->name = weight.name;
-    made->codes.resize(static_cast<std::size_t>((count + 1) / 2));
-    made->absmax.resize(static_cast<std::size_t>((count + kNf4Block - 1) / kNf4Block));
     const bool round =
         options_.plain_dtype != DType::kF32 || weights_.source_dtype(weight) == DType::kBF16;
+    if (options_.quantization == Quantization::kInt8) {
+        quantize_rows(weight, round, *made);
+    } else {
+        quantize_blocks(weight, round, *made);
+    }
+    last_ = made;
+    return made;
+}
+
+void QuantizedWeights::quantize_blocks(const WeightSpec& weight, bool round, Codes& made) const {
+    const FourBitCode& code = four_bit_code(storage_of(options_.quantization));
+    const std::int64_t count = weight.count();
+    made.codes.resize(static_cast<std::size_t>((count + 1) / 2));
+    made.absmax.resize(static_cast<std::size_t>((count + kFourBitBlock - 1) / kFourBitBlock));
     parallel_for(threads_, (count + kTaskWeights - 1) / kTaskWeights, [&](std::int64_t task) {
         const std::int64_t at = task * kTaskWeights;
         std::vector<float> values(static_cast<std::size_t>(std::min(kTaskWeights, count - at)));
         weights_.read(weight, at, values);
         if (round) round_to_bf16(values);
-        nf4_quantize(values, made->codes.data() + at / 2, made->absmax.data() + at / kNf4Block);
+        quantize_four_bit(code, values, made.codes.data() + at / 2,
+                          made.absmax.data() + at / kFourBitBlock);
     });
-    if (options_.double_quant) {
-        const std::size_t blocks = made->absmax.size();
-        std::vector<std::uint8_t> codes(blocks);
-        std::vector<float> absmax2((blocks + kNestedBlock - 1) / kNestedBlock);
-        float offset = 0;
-        double_quantize(made->absmax, codes.data(), absmax2.data(), &offset);
-        reconstruct_absmax(codes, absmax2.data(), offset, made->absmax.data());
-    }
-    last_ = made;
-    return made;
+    if (!options_.double_quant) return;
+    const std::size_t blocks = made.absmax.size();
+    std::vector<std::uint8_t> codes(blocks);
+    std::vector<float> absmax2((blocks + kNestedBlock - 1) / kNestedBlock);
+    float offset = 0;
+    double_quantize(made.absmax, codes.data(), absmax2.data(), &offset);
+    reconstruct_absmax(codes, absmax2.data(), offset, made.absmax.data());
+}
+
+void QuantizedWeights::quantize_rows(const WeightSpec& weight, bool round, Codes& made) const {
+    made.codes.resize(static_cast<std::size_t>(weight.count()));
+    made.absmax.resize(static_cast<std::size_t>(weight.rows));
+    parallel_for(threads_, weight.rows, [&](std::int64_t row) {
+        std::vector<float> values(static_cast<std::size_t>(weight.cols));
+        weights_.read(weight, row * weight.cols, values);
+        if (round) round_to_bf16(values);
+        auto* codes = reinterpret_cast<std::int8_t*>(made.codes.data());
+        quantize_int8_row(values, codes + row * weight.cols,
+                          &made.absmax[static_cast<std::size_t>(row)]);
+    });
 }
 
 void QuantizedWeights::read(const WeightSpec& weight, std::int64_t first,
@@ -100,7 +123,14 @@ void QuantizedWeights::read(const WeightSpec& weight, std::int64_t first,
         return;
     }
     const std::shared_ptr<const Codes> codes = codes_of(weight);
-    nf4_dequantize(codes->codes.data(), codes->absmax.data(), first, out);
+    const std::uint8_t* data = codes->codes.data();
+    if (options_.quantization == Quantization::kInt8) {
+        dequantize_int8(reinterpret_cast<const std::int8_t*>(data), codes->absmax.data(),
+                        weight.cols, first, out);
+    } else {
+        dequantize_four_bit(four_bit_code(storage_of(options_.quantization)), data,
+                            codes->absmax.data(), first, out);
+    }
 }
 
 }  // namespace qshard

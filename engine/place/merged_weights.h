@@ -38,9 +38,9 @@ class MergedWeights final : public WeightReader {
     const DType base_;
 };
 
-/// The weights as the decoder computed with them in training: linears quantized to NF4 and back,
-/// all others as they are. Keeps the codes of one weight at a time; reads of one weight from
-/// several threads are fine, reads of two in turn are slow.
+/// The weights as the decoder computed with them in training: linears quantized and expanded, all
+/// others, and what the source has quantized itself, as they are. Keeps the codes of one weight at
+/// a time; reads of one weight from several threads are fine, reads of two in turn are slow.
 class QuantizedWeights final : public WeightReader {
   public:
     QuantizedWeights(const WeightReader& weights, const LayoutOptions& options, int threads);
@@ -56,12 +56,16 @@ class QuantizedWeights final : public WeightReader {
   private:
     struct Codes {
         std::string name;
-        std::vector<std::uint8_t> codes;
-        std::vector<float> absmax;
+        std::vector<std::uint8_t> codes;  ///< int8 codes are signed
+        std::vector<float> absmax;        ///< of blocks, or of int8 rows
     };
     bool quantizes(const WeightSpec& weight) const {
-        return weight.linear && options_.quantization != Quantization::kNone;
+        return weight.linear && options_.quantization != Quantization::kNone &&
+               !options_.taken.contains(weight.name) &&
+               weights_.form(weight).storage == Storage::kPlain;
     }
+    void quantize_blocks(const WeightSpec& weight, bool round, Codes& made) const;
+    void quantize_rows(const WeightSpec& weight, bool round, Codes& made) const;
     std::shared_ptr<const Codes> codes_of(const WeightSpec& weight) const;
 
     const WeightReader& weights_;

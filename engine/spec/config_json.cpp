@@ -281,12 +281,15 @@ void parse_tokens(JsonKeys& keys, ModelConfig& config) {
     }
 }
 
-void refuse_prequantized(JsonKeys& keys) {
+/// Which weights bitsandbytes quantized, and how, the tensors tell.
+void refuse_other_quantizers(JsonKeys& keys) {
     if (const boost::json::object* quantization = keys.object("quantization_config")) {
         JsonKeys inner(*quantization, keys.origin() + ": \"quantization_config\"");
+        if (inner.text("quant_method") == "bitsandbytes") return;
         throw UserError(
-            fmt::format("{}: the checkpoint is already quantized ({}), which is not supported yet\n"
-                        "Use the original model: it is quantized to NF4 when it is loaded.",
+            fmt::format("{}: the checkpoint is already quantized ({}), which is not supported\n"
+                        "Use the original model (it is quantized when it is loaded), or one that "
+                        "bitsandbytes quantized.",
                         keys.origin(), inner.text("quant_method").value_or("unknown method")));
     }
 }
@@ -301,7 +304,7 @@ void refuse_odd_switches(JsonKeys& keys) {
 
 ModelConfig parse(const boost::json::object& object, const std::string& origin) {
     JsonKeys keys(object, origin);
-    refuse_prequantized(keys);
+    refuse_other_quantizers(keys);
     const std::string model_type = keys.text("model_type").value_or("");
     if (const boost::json::object* text_config = keys.object("text_config")) {
         JsonKeys inner(*text_config, origin + ": \"text_config\"");

@@ -9,8 +9,8 @@ namespace qshard {
 
 /// A Hugging Face config.json (the dialects of transformers 4 and 5, also inside "text_config") as
 /// a ModelConfig. UserError naming `origin`: an unknown family (with the list of known ones), a
-/// value out of range, a pre-quantized checkpoint, or a key that is neither understood nor known to
-/// leave the mathematics alone.
+/// value out of range, a checkpoint quantized by anything but bitsandbytes, or a key that is
+/// neither understood nor known to leave the mathematics alone.
 ModelConfig model_config_from_json(std::string_view text, const std::string& origin);
 
 }  // namespace qshard

@@ -87,6 +87,11 @@ void add_vectors(UnitWeights& unit, const ModelConfig& config, bool experts) {
 
 }  // namespace
 
+void WeightReader::read_part(const WeightSpec&, StoredPart, std::size_t,
+                             std::span<std::byte>) const {
+    throw BugError("sections are read of quantized weights only");
+}
+
 std::vector<WeightSpec> embedding_weights(const ModelConfig& config) {
     UnitWeights unit(config, 0);
     unit.matrix(Role::kEmbed, config.vocabulary, config.width);

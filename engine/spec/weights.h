@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -57,6 +58,32 @@ struct WeightPart {
     std::int64_t rows = 0;
 };
 
+/// How a weight is stored.
+enum class Storage : std::uint8_t {
+    kPlain,  ///< elements
+    kNf4,    ///< 4-bit codes with an absmax per 64 weights, counted over rows
+    kFp4,    ///< the same with another table
+    kInt8,   ///< 8-bit codes with an absmax per row
+};
+
+constexpr bool is_four_bit(Storage storage) {
+    return storage == Storage::kNf4 || storage == Storage::kFp4;
+}
+
+struct WeightForm {
+    Storage storage = Storage::kPlain;
+    bool double_quant = false;  ///< 4-bit: the absmax values are 8-bit codes themselves
+    bool operator==(const WeightForm&) const = default;
+};
+
+/// The sections that a stored weight's bytes are in.
+enum class StoredPart : std::uint8_t {
+    kData,     ///< elements or codes, row-major; 4-bit: the even element in the high nibble
+    kAbsmax,   ///< float a block (a row); double-quantized: uint8 a block
+    kAbsmax2,  ///< double-quantized: float per 256 blocks
+    kOffset,   ///< double-quantized: one float
+};
+
 /// One weight: shape [rows, cols] (vectors have rows = 1), named as in the Hugging Face checkpoint
 /// of its family.
 struct WeightSpec {
@@ -86,6 +113,8 @@ bool adaptable(Role linear);
 /// Weights of the head unit: final norm and lm_head; empty if the head is tied.
 std::vector<WeightSpec> head_weights(const ModelConfig& config);
 
+class StoredUnits;
+
 /// Reads parts of weights from a model's files, whatever their format. Thread-safe.
 class WeightReader {
   public:
@@ -97,6 +126,13 @@ class WeightReader {
     /// Elements [first, first + out.size()) of the row-major [rows, cols] weight as fp32 (exact
     /// values of the source; GGUF's permuted q and k rows come back in Hugging Face's order).
     virtual void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const = 0;
+    /// How the source holds the weight. What is not plain can be had as it is, by sections.
+    virtual WeightForm form(const WeightSpec&) const { return {}; }
+    /// Bytes [first, first + out.size()) of a section of a weight that is not plain.
+    virtual void read_part(const WeightSpec& weight, StoredPart part, std::size_t first,
+                           std::span<std::byte> out) const;
+    /// Null unless the source has whole units ready: a weight store.
+    virtual const StoredUnits* stored_units() const { return nullptr; }
     /// Identifies the source's content: SHA-256 over names, sizes and headers of its files (not
     /// over all data).
     virtual std::string sha256() const = 0;

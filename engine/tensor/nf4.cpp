@@ -33,20 +33,20 @@ constexpr std::uint32_t kPositive[127] = {
     0x3f68999a, 0x3f6c3333, 0x3f6fcccd, 0x3f736666, 0x3f770000, 0x3f7a999a, 0x3f7e3333,
 };
 
-void quantize_blocks_baseline(const float* x, std::int64_t blocks, std::uint8_t* codes,
-                              float* absmax) {
-    for (std::int64_t b = 0; b < blocks; ++b, x += kNf4BlockWeights) {
+void quantize_blocks_baseline(const FourBitCode& code, const float* x, std::int64_t blocks,
+                              std::uint8_t* codes, float* absmax) {
+    for (std::int64_t b = 0; b < blocks; ++b, x += kFourBitBlockWeights) {
         float largest = 0;
-        for (int i = 0; i < kNf4BlockWeights; ++i) largest = std::max(largest, std::fabs(x[i]));
+        for (int i = 0; i < kFourBitBlockWeights; ++i) largest = std::max(largest, std::fabs(x[i]));
         absmax[b] = largest;
         const float scale = 1.0f / std::max(largest, kTiniestScale);
-        auto code = [&](int i) {
-            int below = 0;
-            for (std::size_t t = 0; t < 15; ++t) below += x[i] * scale > kNf4Thresholds[t];
-            return below;
+        auto code_of = [&](int i) {
+            std::size_t rank = 0;
+            for (std::size_t t = 0; t < 15; ++t) rank += x[i] * scale > code.thresholds[t];
+            return code.by_rank[rank];
         };
-        for (int i = 0; i < kNf4BlockWeights; i += 2) {
-            *codes++ = static_cast<std::uint8_t>(code(i) << 4 | code(i + 1));
+        for (int i = 0; i < kFourBitBlockWeights; i += 2) {
+            *codes++ = static_cast<std::uint8_t>(code_of(i) << 4 | code_of(i + 1));
         }
     }
 }
@@ -55,21 +55,24 @@ void quantize_blocks_baseline(const float* x, std::int64_t blocks, std::uint8_t*
 /// Thresholds as a search tree, one level a register: 4 comparisons instead of 15.
 struct Tree {
     float root, second[8], third[8], last[8];
-    constexpr Tree() : root(kNf4Thresholds[7]), second{}, third{}, last{} {
+    explicit Tree(const FourBitCode& code) : root(code.thresholds[7]) {
         for (std::size_t i = 0; i < 8; ++i) {
-            second[i] = kNf4Thresholds[3 + 8 * (i % 2)];
-            third[i] = kNf4Thresholds[1 + 4 * (i % 4)];
-            last[i] = kNf4Thresholds[2 * i];
+            second[i] = code.thresholds[3 + 8 * (i % 2)];
+            third[i] = code.thresholds[1 + 4 * (i % 4)];
+            last[i] = code.thresholds[2 * i];
         }
     }
 };
 
-__attribute__((target("avx2"))) void quantize_blocks_avx2(const float* x, std::int64_t blocks,
-                                                          std::uint8_t* codes, float* absmax) {
-    static constexpr Tree kTree;
-    const __m256 root = _mm256_set1_ps(kTree.root), second = _mm256_loadu_ps(kTree.second);
-    const __m256 third = _mm256_loadu_ps(kTree.third), last = _mm256_loadu_ps(kTree.last);
+__attribute__((target("avx2"))) void quantize_blocks_avx2(const FourBitCode& rule, const float* x,
+                                                          std::int64_t blocks, std::uint8_t* codes,
+                                                          float* absmax) {
+    const Tree tree(rule);
+    const __m256 root = _mm256_set1_ps(tree.root), second = _mm256_loadu_ps(tree.second);
+    const __m256 third = _mm256_loadu_ps(tree.third), last = _mm256_loadu_ps(tree.last);
     const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    const __m256i by_rank = _mm256_broadcastsi128_si256(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(rule.by_rank.data())));
     // Bytes of two 64-bit words, alternately.
     const __m256i interleave = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
@@ -89,13 +92,14 @@ __attribute__((target("avx2"))) void quantize_blocks_avx2(const float* x, std::i
             auto above = [&](__m256 threshold) __attribute__((target("avx2"))) {
                 return _mm256_castps_si256(_mm256_cmp_ps(v, threshold, _CMP_GT_OQ));
             };
-            __m256i code = _mm256_abs_epi32(above(root));
-            code = _mm256_sub_epi32(_mm256_add_epi32(code, code),
-                                    above(_mm256_permutevar8x32_ps(second, code)));
-            code = _mm256_sub_epi32(_mm256_add_epi32(code, code),
-                                    above(_mm256_permutevar8x32_ps(third, code)));
-            code = _mm256_sub_epi32(_mm256_add_epi32(code, code),
-                                    above(_mm256_permutevar8x32_ps(last, code)));
+            __m256i rank = _mm256_abs_epi32(above(root));
+            rank = _mm256_sub_epi32(_mm256_add_epi32(rank, rank),
+                                    above(_mm256_permutevar8x32_ps(second, rank)));
+            rank = _mm256_sub_epi32(_mm256_add_epi32(rank, rank),
+                                    above(_mm256_permutevar8x32_ps(third, rank)));
+            rank = _mm256_sub_epi32(_mm256_add_epi32(rank, rank),
+                                    above(_mm256_permutevar8x32_ps(last, rank)));
+            const __m256i code = _mm256_shuffle_epi8(by_rank, rank);
             __m256i pair = _mm256_or_si256(_mm256_slli_epi64(code, 4), _mm256_srli_epi64(code, 32));
             pair = _mm256_and_si256(pair, _mm256_set1_epi64x(0xff));
             bytes = _mm256_or_si256(bytes, _mm256_slli_epi64(pair, 8 * j));
@@ -110,7 +114,8 @@ __attribute__((target("avx2"))) void quantize_blocks_avx2(const float* x, std::i
 }
 #endif
 
-using QuantizeBlocks = void (*)(const float*, std::int64_t, std::uint8_t*, float*);
+using QuantizeBlocks = void (*)(const FourBitCode&, const float*, std::int64_t, std::uint8_t*,
+                                float*);
 
 QuantizeBlocks best_quantize_blocks() {
 #if defined(__x86_64__)
@@ -157,27 +162,28 @@ std::uint8_t nearest_code(float x) {
 
 }  // namespace
 
-void nf4_quantize(std::span<const float> x, std::uint8_t* codes, float* absmax) {
+void quantize_four_bit(const FourBitCode& code, std::span<const float> x, std::uint8_t* codes,
+                       float* absmax) {
     static const QuantizeBlocks quantize = best_quantize_blocks();
     const auto count = static_cast<std::int64_t>(x.size());
-    const std::int64_t full = count / kNf4BlockWeights;
-    const std::int64_t rest = count - full * kNf4BlockWeights;
-    quantize(x.data(), full, codes, absmax);
+    const std::int64_t full = count / kFourBitBlockWeights;
+    const std::int64_t rest = count - full * kFourBitBlockWeights;
+    quantize(code, x.data(), full, codes, absmax);
     if (rest == 0) return;
-    float padded[kNf4BlockWeights] = {};
-    std::uint8_t padded_codes[kNf4BlockWeights / 2];
-    std::copy_n(x.data() + full * kNf4BlockWeights, rest, padded);
-    quantize(padded, 1, padded_codes, absmax + full);
-    std::copy_n(padded_codes, (rest + 1) / 2, codes + full * kNf4BlockWeights / 2);
+    float padded[kFourBitBlockWeights] = {};
+    std::uint8_t padded_codes[kFourBitBlockWeights / 2];
+    std::copy_n(x.data() + full * kFourBitBlockWeights, rest, padded);
+    quantize(code, padded, 1, padded_codes, absmax + full);
+    std::copy_n(padded_codes, (rest + 1) / 2, codes + full * kFourBitBlockWeights / 2);
 }
 
-void nf4_dequantize(const std::uint8_t* codes, const float* absmax, std::int64_t first,
-                    std::span<float> out) {
+void dequantize_four_bit(const FourBitCode& code, const std::uint8_t* codes, const float* absmax,
+                         std::int64_t first, std::span<float> out) {
     for (std::size_t i = 0; i < out.size(); ++i) {
         const std::int64_t element = first + static_cast<std::int64_t>(i);
         const std::uint8_t byte = codes[element / 2];
-        const std::size_t code = element % 2 == 0 ? byte >> 4 : byte & 15;
-        out[i] = kNf4Table[code] * absmax[element / kNf4BlockWeights];
+        out[i] = code.table[element % 2 == 0 ? byte >> 4 : byte & 15] *
+                 absmax[element / kFourBitBlockWeights];
     }
 }
 

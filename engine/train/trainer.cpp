@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/hash.h"
 #include "train/flops.h"
 
 namespace qshard {

@@ -11,6 +11,8 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "io/formats/bnb_weight.h"
+#include "io/formats/dequantized.h"
 #include "io/formats/gguf_dequant.h"
 #include "io/formats/safetensors.h"
 #include "spec/config_json.h"
@@ -28,9 +30,10 @@ constexpr std::size_t kChunk = std::size_t{1} << 17;  // elements read at a time
 constexpr std::string_view kIndexName = "model.safetensors.index.json";
 constexpr std::string_view kSingleName = "model.safetensors";
 
+/// Where a weight is: a plain tensor, or what bitsandbytes made of one.
 struct Located {
-    const SafetensorsFile* file = nullptr;
-    const SafetensorsTensor* tensor = nullptr;
+    TensorInFile plain;
+    std::optional<BnbWeight> quantized;
 };
 
 /// A prefix that a wrapper model puts before the names of its text model, and what it replaces.
@@ -61,13 +64,13 @@ bool is_buffer(std::string_view name) {
 
 class HuggingFaceModel : public WeightReader {
   public:
-    explicit HuggingFaceModel(const std::filesystem::path& folder) : folder_(folder) {
-        config_text_ = InputFile::beneath(folder, "config.json").text(kMaxConfig);
-        config_ = model_config_from_json(config_text_, (folder / "config.json").string());
+    explicit HuggingFaceModel(const ModelFolder& folder) : folder_(folder) {
+        config_text_ = folder.open("config.json").text(kMaxConfig);
+        config_ = model_config_from_json(config_text_, path_of("config.json"));
         open_files();
-        refuse_quantized();
         choose_prefix();
-        if (find(spec_name(Role::kHead)).tensor == nullptr) config_.tied_head = true;
+        if (find(under(prefix_, spec_name(Role::kHead))).tensor == nullptr)
+            config_.tied_head = true;
         locate(embedding_weights(config_));
         for (std::int64_t l = 0; l < config_.layers; ++l) locate(layer_weights(config_, l));
         locate(head_weights(config_));
@@ -78,7 +81,9 @@ class HuggingFaceModel : public WeightReader {
     const ModelConfig& config() const override { return config_; }
 
     DType source_dtype(const WeightSpec& weight) const override {
-        const SafetensorsType type = at(weight).tensor->type;
+        const Located& located = at(weight);
+        if (located.quantized) return located.quantized->source_dtype();
+        const SafetensorsType type = located.plain.tensor->type;
         if (type == SafetensorsType::kBF16) return DType::kBF16;
         return type == SafetensorsType::kF16 ? DType::kF16 : DType::kF32;
     }
@@ -88,11 +93,25 @@ class HuggingFaceModel : public WeightReader {
         check(first >= 0 && first <= weight.count() &&
                   static_cast<std::int64_t>(out.size()) <= weight.count() - first,
               "a read lies inside its weight");
-        if (weight.transposed) {
-            read_transposed(weight, located, first, out);
+        if (located.quantized) {
+            read_dequantized(*this, weight, first, out);
+        } else if (weight.transposed) {
+            read_transposed(weight, located.plain, first, out);
         } else {
-            read_elements(located, first, out);
+            read_elements(located.plain, first, out);
         }
+    }
+
+    WeightForm form(const WeightSpec& weight) const override {
+        const Located& located = at(weight);
+        return located.quantized ? located.quantized->form() : WeightForm{};
+    }
+
+    void read_part(const WeightSpec& weight, StoredPart part, std::size_t first,
+                   std::span<std::byte> out) const override {
+        const Located& located = at(weight);
+        check(located.quantized.has_value(), "parts are read of quantized weights");
+        located.quantized->read(part, first, out);
     }
 
     std::string sha256() const override {
@@ -116,15 +135,17 @@ class HuggingFaceModel : public WeightReader {
     }
 
   private:
+    std::string path_of(std::string_view name) const { return (folder_.path() / name).string(); }
+
     /// Elements [first, first + out.size()) as they lie in the file.
-    static void read_elements(const Located& located, std::int64_t first, std::span<float> out) {
-        const GgmlTraits& traits = traits_of(plain_type(located.tensor->type));
+    static void read_elements(const TensorInFile& found, std::int64_t first, std::span<float> out) {
+        const GgmlTraits& traits = traits_of(plain_type(found.tensor->type));
         std::vector<std::byte> raw(std::min(out.size(), kChunk) * traits.block_bytes);
         std::uint64_t offset =
-            located.tensor->offset + static_cast<std::uint64_t>(first) * traits.block_bytes;
+            found.tensor->offset + static_cast<std::uint64_t>(first) * traits.block_bytes;
         for (std::size_t done = 0; done < out.size();) {
             const std::size_t count = std::min(out.size() - done, kChunk);
-            located.file->file().read(offset, raw.data(), count * traits.block_bytes);
+            found.file->file().read(offset, raw.data(), count * traits.block_bytes);
             traits.dequantize(raw.data(), static_cast<std::int64_t>(count), out.data() + done);
             offset += count * traits.block_bytes;
             done += count;
@@ -132,13 +153,13 @@ class HuggingFaceModel : public WeightReader {
     }
 
     /// The file has [cols, rows]: one stretch of every row of the file holds the wanted columns.
-    static void read_transposed(const WeightSpec& weight, const Located& located,
+    static void read_transposed(const WeightSpec& weight, const TensorInFile& found,
                                 std::int64_t first, std::span<float> out) {
         const auto end = first + static_cast<std::int64_t>(out.size());
         const std::int64_t row = first / weight.cols, last = (end + weight.cols - 1) / weight.cols;
         std::vector<float> stretch(static_cast<std::size_t>(last - row));
         for (std::int64_t c = 0; c < weight.cols; ++c) {
-            read_elements(located, c * weight.rows + row, stretch);
+            read_elements(found, c * weight.rows + row, stretch);
             for (std::int64_t r = row; r < last; ++r) {
                 const std::int64_t at = r * weight.cols + c;
                 if (at >= first && at < end)
@@ -165,32 +186,33 @@ class HuggingFaceModel : public WeightReader {
     }
 
     void open_files() {
-        if (std::filesystem::exists(folder_ / kSingleName)) {
+        if (folder_.has(kSingleName)) {
             add_file(std::string(kSingleName));
             for (const auto& [name, tensor] : files_.begin()->second.tensors()) {
-                all_.emplace(name, Located{&files_.begin()->second, &tensor});
+                all_.emplace(name, TensorInFile{&files_.begin()->second, &tensor});
             }
             return;
         }
-        if (!std::filesystem::exists(folder_ / kIndexName)) {
+        if (!folder_.has(kIndexName)) {
             throw UserError(fmt::format(
                 "{}: found neither {} nor {}\nOther formats (pickled .bin and .pt files) are never "
                 "read: save the model with safe_serialization=True.",
-                folder_.string(), kSingleName, kIndexName));
+                folder_.path().string(), kSingleName, kIndexName));
         }
         open_shards();
     }
 
     void add_file(const std::string& name) {
         if (files_.size() == kMaxShards)
-            throw UserError(fmt::format("{}: more than {} shards", folder_.string(), kMaxShards));
-        files_.emplace(name, SafetensorsFile(InputFile::beneath(folder_, name)));
+            throw UserError(
+                fmt::format("{}: more than {} shards", folder_.path().string(), kMaxShards));
+        files_.emplace(name, SafetensorsFile(folder_.open(name)));
     }
 
     void open_shards() {
-        const std::string origin = (folder_ / kIndexName).string();
-        const boost::json::value index = parse_strict_json(
-            InputFile::beneath(folder_, kIndexName).text(kMaxIndex), origin, {.bytes = kMaxIndex});
+        const std::string origin = path_of(kIndexName);
+        const boost::json::value index = parse_strict_json(folder_.open(kIndexName).text(kMaxIndex),
+                                                           origin, {.bytes = kMaxIndex});
         if (!index.is_object()) throw UserError(origin + ": expected a JSON object");
         JsonKeys keys(index.get_object(), origin);
         const boost::json::object* map = keys.object("weight_map");
@@ -207,7 +229,7 @@ class HuggingFaceModel : public WeightReader {
                 throw UserError(
                     fmt::format("{}: tensor \"{}\" is not in {}", origin, tensor_name, name));
             }
-            all_.emplace(tensor_name, Located{&shard, found});
+            all_.emplace(tensor_name, TensorInFile{&shard, found});
         }
         for (const auto& [name, shard] : files_) {
             for (const auto& [tensor, info] : shard.tensors()) {
@@ -221,58 +243,60 @@ class HuggingFaceModel : public WeightReader {
         }
     }
 
-    void refuse_quantized() const {
-        for (const auto& [name, located] : all_) {
-            if (name.find(".quant_state.bitsandbytes__") != std::string::npos) {
-                throw UserError(fmt::format(
-                    "{}: the checkpoint is already quantized by bitsandbytes, which is not "
-                    "supported "
-                    "yet\nUse the original model: it is quantized to NF4 when it is loaded.",
-                    folder_.string()));
-            }
-        }
-    }
-
     void choose_prefix() {
         const std::string embedding = spec_name(Role::kEmbed);
         for (const Prefix& prefix : kPrefixes) {
             prefix_ = prefix;
             if (all_.contains(under(prefix, embedding))) return;
         }
-        throw UserError(fmt::format("{}: no tensor \"{}\"", folder_.string(), embedding));
+        throw UserError(fmt::format("{}: no tensor \"{}\"", folder_.path().string(), embedding));
     }
 
-    Located find(const std::string& name) const {
-        const auto it = all_.find(under(prefix_, name));
-        return it == all_.end() ? Located{} : it->second;
+    /// By the name in the files.
+    TensorInFile find(const std::string& name) const {
+        const auto it = all_.find(name);
+        return it == all_.end() ? TensorInFile{} : it->second;
     }
 
     void locate(const std::vector<WeightSpec>& weights) {
         for (const WeightSpec& weight : weights) {
-            const Located located = find(weight.name);
-            if (located.tensor == nullptr) {
-                throw UserError(fmt::format("{}: the tensor \"{}\" is missing", folder_.string(),
-                                            under(prefix_, weight.name)));
+            const std::string name = under(prefix_, weight.name);
+            Located located;
+            if (weight.linear) {
+                const auto use = [this](const std::string& part) {
+                    const TensorInFile found = find(part);
+                    if (found.tensor != nullptr) used_.insert(part);
+                    return found;
+                };
+                located.quantized = BnbWeight::find(weight, name, use, folder_.path().string());
             }
-            std::vector<std::int64_t> expected = {weight.cols};
-            if (weight.rows > 1 || weight.linear)
-                expected.insert(weight.transposed ? expected.end() : expected.begin(), weight.rows);
-            if (located.tensor->shape != expected) {
-                throw UserError(fmt::format("{}: the tensor \"{}\" has shape [{}], expected [{}]",
-                                            folder_.string(), weight.name,
-                                            fmt::join(located.tensor->shape, ", "),
-                                            fmt::join(expected, ", ")));
-            }
-            const SafetensorsType type = located.tensor->type;
-            if (type != SafetensorsType::kF32 && type != SafetensorsType::kF16 &&
-                type != SafetensorsType::kBF16) {
-                throw UserError(fmt::format(
-                    "{}: the tensor \"{}\" has dtype {}; F32, F16 and BF16 are supported",
-                    folder_.string(), weight.name, name_of(type)));
-            }
-            located_.emplace(weight.name, located);
-            used_.insert(under(prefix_, weight.name));
+            if (!located.quantized) located.plain = plain_tensor(weight, name);
+            located_.emplace(weight.name, std::move(located));
+            used_.insert(name);
         }
+    }
+
+    TensorInFile plain_tensor(const WeightSpec& weight, const std::string& name) const {
+        const TensorInFile found = find(name);
+        if (found.tensor == nullptr)
+            throw UserError(
+                fmt::format("{}: the tensor \"{}\" is missing", folder_.path().string(), name));
+        std::vector<std::int64_t> expected = {weight.cols};
+        if (weight.rows > 1 || weight.linear)
+            expected.insert(weight.transposed ? expected.end() : expected.begin(), weight.rows);
+        if (found.tensor->shape != expected) {
+            throw UserError(fmt::format(
+                "{}: the tensor \"{}\" has shape [{}], expected [{}]", folder_.path().string(),
+                name, fmt::join(found.tensor->shape, ", "), fmt::join(expected, ", ")));
+        }
+        const SafetensorsType type = found.tensor->type;
+        if (type != SafetensorsType::kF32 && type != SafetensorsType::kF16 &&
+            type != SafetensorsType::kBF16) {
+            throw UserError(
+                fmt::format("{}: the tensor \"{}\" has dtype {}; F32, F16 and BF16 are supported",
+                            folder_.path().string(), name, name_of(type)));
+        }
+        return found;
     }
 
     /// A weight of the text model that the config does not account for means that the model
@@ -284,7 +308,7 @@ class HuggingFaceModel : public WeightReader {
                 throw UserError(
                     fmt::format("{}: the tensor \"{}\" is not part of a \"{}\" model as "
                                 "config.json describes it",
-                                folder_.string(), name, config_.family));
+                                folder_.path().string(), name, config_.family));
             }
         }
         used_.clear();
@@ -292,11 +316,10 @@ class HuggingFaceModel : public WeightReader {
 
     /// generation_config.json knows best where an answer ends: chat models add the end of a turn.
     void override_eos() {
-        if (!std::filesystem::exists(folder_ / "generation_config.json")) return;
-        const std::string origin = (folder_ / "generation_config.json").string();
+        if (!folder_.has("generation_config.json")) return;
+        const std::string origin = path_of("generation_config.json");
         const boost::json::value document = parse_strict_json(
-            InputFile::beneath(folder_, "generation_config.json").text(kMaxConfig), origin,
-            {.non_finite = true});
+            folder_.open("generation_config.json").text(kMaxConfig), origin, {.non_finite = true});
         const boost::json::value* eos =
             document.is_object() ? document.get_object().if_contains("eos_token_id") : nullptr;
         if (eos == nullptr || eos->is_null()) return;
@@ -315,11 +338,11 @@ class HuggingFaceModel : public WeightReader {
         config_.eos_ids = ids;
     }
 
-    std::filesystem::path folder_;
+    ModelFolder folder_;
     std::string config_text_;
     ModelConfig config_;
     std::map<std::string, SafetensorsFile> files_;
-    std::map<std::string, Located, std::less<>> all_;
+    std::map<std::string, TensorInFile, std::less<>> all_;
     Prefix prefix_;
     std::unordered_map<std::string, Located> located_;
     std::set<std::string> used_;  // only while the model is opened
@@ -327,7 +350,7 @@ class HuggingFaceModel : public WeightReader {
 
 }  // namespace
 
-std::unique_ptr<WeightReader> open_hugging_face_model(const std::filesystem::path& folder) {
+std::unique_ptr<WeightReader> open_hugging_face_model(const ModelFolder& folder) {
     return std::make_unique<HuggingFaceModel>(folder);
 }
 

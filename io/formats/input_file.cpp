@@ -50,6 +50,29 @@ std::string cache_blob(const std::filesystem::path& link) {
 
 }  // namespace
 
+void ReadLog::add(const std::string& name, std::uint64_t file_bytes, std::uint64_t at,
+                  std::uint64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    PartialFile& file = files_[name];
+    file.bytes = file_bytes;
+    if (bytes == 0) return;
+    FilePiece piece{at, bytes, 0};
+    std::vector<FilePiece> pieces;
+    for (const FilePiece& other : file.pieces) {
+        if (other.at + other.bytes < piece.at || other.at > piece.at + piece.bytes) {
+            pieces.push_back(other);
+            continue;
+        }
+        const std::uint64_t end = std::max(piece.at + piece.bytes, other.at + other.bytes);
+        piece.at = std::min(piece.at, other.at);
+        piece.bytes = end - piece.at;
+    }
+    pieces.push_back(piece);
+    std::sort(pieces.begin(), pieces.end(),
+              [](const FilePiece& a, const FilePiece& b) { return a.at < b.at; });
+    file.pieces = std::move(pieces);
+}
+
 InputFile::InputFile(int descriptor, std::string name)
     : descriptor_(descriptor), name_(std::move(name)) {
     struct stat status {};
@@ -62,6 +85,12 @@ InputFile::InputFile(int descriptor, std::string name)
 
 InputFile::InputFile(const std::filesystem::path& path)
     : InputFile(open_or_fail(path, kFlags), path.string()) {}
+
+InputFile::InputFile(std::shared_ptr<const InputFile> keeper, PartialFile kept, std::string name)
+    : name_(std::move(name)),
+      bytes_(kept.bytes),
+      keeper_(std::move(keeper)),
+      pieces_(std::move(kept.pieces)) {}
 
 InputFile InputFile::beneath(const std::filesystem::path& folder, std::string_view name) {
     if (!is_bare_name(name)) {
@@ -83,7 +112,29 @@ InputFile::~InputFile() {
 InputFile::InputFile(InputFile&& other) noexcept
     : descriptor_(std::exchange(other.descriptor_, -1)),
       name_(std::move(other.name_)),
-      bytes_(other.bytes_) {}
+      bytes_(other.bytes_),
+      keeper_(std::move(other.keeper_)),
+      pieces_(std::move(other.pieces_)),
+      log_(std::move(other.log_)),
+      log_key_(std::move(other.log_key_)) {}
+
+void InputFile::record(std::shared_ptr<ReadLog> log, std::string key) {
+    log_ = std::move(log);
+    log_key_ = std::move(key);
+    if (log_) log_->add(log_key_, bytes_, 0, 0);
+}
+
+void InputFile::read_kept(std::uint64_t offset, void* out, std::size_t bytes) const {
+    for (const FilePiece& piece : pieces_) {
+        if (offset < piece.at || offset - piece.at > piece.bytes) continue;
+        if (bytes > piece.bytes - (offset - piece.at)) continue;
+        return keeper_->read(piece.offset + (offset - piece.at), out, bytes);
+    }
+    throw UserError(
+        fmt::format("{} does not keep bytes {} to {} of {}: it is damaged, or of another "
+                    "version of this program",
+                    keeper_->name(), offset, offset + bytes, name_));
+}
 
 void InputFile::read(std::uint64_t offset, void* out, std::size_t bytes) const {
     if (offset > bytes_ || bytes > bytes_ - offset) {
@@ -91,6 +142,8 @@ void InputFile::read(std::uint64_t offset, void* out, std::size_t bytes) const {
             "{}: the file has {} bytes, but bytes {} to {} are needed: is it truncated?", name_,
             bytes_, offset, offset + bytes));
     }
+    if (log_) log_->add(log_key_, bytes_, offset, bytes);
+    if (keeper_) return read_kept(offset, out, bytes);
     auto* next = static_cast<char*>(out);
     while (bytes > 0) {
         const ssize_t got = ::pread(descriptor_, next, bytes, static_cast<off_t>(offset));
@@ -111,6 +164,8 @@ std::string InputFile::text(std::size_t limit) const {
         throw UserError(
             fmt::format("{}: {} bytes, more than the {} allowed", name_, bytes_, limit));
     }
+    if (keeper_ && bytes_ > keeper_->bytes())
+        throw UserError(fmt::format("{} does not keep all of {}", keeper_->name(), name_));
     std::string content(static_cast<std::size_t>(bytes_), '\0');
     read(0, content.data(), content.size());
     return content;

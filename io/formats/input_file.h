@@ -3,10 +3,37 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace qshard {
+
+/// Bytes [at, at + bytes) of a file; `offset` says where another file keeps them.
+struct FilePiece {
+    std::uint64_t at = 0, bytes = 0, offset = 0;
+};
+
+/// A file of which only some pieces are known: ascending, apart from each other.
+struct PartialFile {
+    std::uint64_t bytes = 0;  ///< of the whole file
+    std::vector<FilePiece> pieces;
+};
+
+/// Notes what is read of files, so that it can be kept. Thread-safe.
+class ReadLog {
+  public:
+    void add(const std::string& name, std::uint64_t file_bytes, std::uint64_t at,
+             std::uint64_t bytes);
+    const std::map<std::string, PartialFile>& files() const { return files_; }
+
+  private:
+    std::mutex mutex_;
+    std::map<std::string, PartialFile> files_;
+};
 
 /// A regular file opened for reading at any offset, by any number of threads at once. Nothing is
 /// mapped: a file that shrinks under us is an error, not a signal.
@@ -22,6 +49,8 @@ class InputFile {
     static InputFile beneath(const std::filesystem::path& folder, std::string_view name);
     /// Takes over a descriptor of a regular file.
     InputFile(int descriptor, std::string name);
+    /// A file of which `keeper` has pieces. UserError when other bytes are read.
+    InputFile(std::shared_ptr<const InputFile> keeper, PartialFile kept, std::string name);
     ~InputFile();
     InputFile(InputFile&& other) noexcept;
     InputFile& operator=(InputFile&&) = delete;
@@ -29,6 +58,8 @@ class InputFile {
     std::uint64_t bytes() const { return bytes_; }
     /// For messages.
     const std::string& name() const { return name_; }
+    /// Every read from now on is noted in `log`, under `key`.
+    void record(std::shared_ptr<ReadLog> log, std::string key);
     /// Bytes [offset, offset + bytes). UserError if the file ends before; SystemError if reading
     /// fails.
     void read(std::uint64_t offset, void* out, std::size_t bytes) const;
@@ -36,9 +67,15 @@ class InputFile {
     std::string text(std::size_t limit) const;
 
   private:
+    void read_kept(std::uint64_t offset, void* out, std::size_t bytes) const;
+
     int descriptor_ = -1;
     std::string name_;
     std::uint64_t bytes_ = 0;
+    std::shared_ptr<const InputFile> keeper_;  ///< null: the descriptor's file
+    std::vector<FilePiece> pieces_;
+    std::shared_ptr<ReadLog> log_;
+    std::string log_key_;
 };
 
 }  // namespace qshard

@@ -1,13 +1,17 @@
 #include "io/formats/model_reader.h"
 
+#include <algorithm>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
+#include <unordered_map>
 
 #include "base/error.h"
+#include "io/formats/dequantized.h"
 #include "io/formats/gguf.h"
 #include "io/formats/gguf_model.h"
 #include "io/formats/hf_model.h"
+#include "io/formats/weight_store.h"
 #include "spec/json.h"
 #include "spec/json_keys.h"
 
@@ -15,18 +19,21 @@ namespace qshard {
 namespace {
 
 constexpr std::size_t kMaxTemplate = std::size_t{16} << 20;
+constexpr std::size_t kMaxTokenizer = std::size_t{256} << 20;
+constexpr const char* kGgufName = "model.gguf";  ///< of a GGUF file that a weight store keeps
 
-std::optional<std::filesystem::path> existing(const std::filesystem::path& path) {
-    return std::filesystem::is_regular_file(path) ? std::optional(path) : std::nullopt;
+std::optional<ModelText> text_of(const ModelFolder& folder, const std::string& name,
+                                 std::size_t limit) {
+    if (!folder.has(name)) return std::nullopt;
+    return ModelText{(folder.path() / name).string(), folder.open_linked(name).text(limit)};
 }
 
 /// "chat_template" of tokenizer_config.json: a text, or a list of named ones of which "default"
 /// counts.
-std::string configured_template(const std::filesystem::path& tokenizer_config) {
-    const std::string origin = tokenizer_config.string();
-    const boost::json::value document =
-        parse_strict_json(InputFile(tokenizer_config).text(kMaxTemplate), origin,
-                          {.bytes = kMaxTemplate, .non_finite = true});
+std::string configured_template(const ModelText& tokenizer_config) {
+    const std::string& origin = tokenizer_config.origin;
+    const boost::json::value document = parse_strict_json(
+        tokenizer_config.text, origin, {.bytes = kMaxTemplate, .non_finite = true});
     if (!document.is_object()) throw UserError(origin + ": expected a JSON object");
     JsonKeys keys(document.get_object(), origin);
     const boost::json::value* value = keys.find("chat_template");
@@ -40,22 +47,24 @@ std::string configured_template(const std::filesystem::path& tokenizer_config) {
     return {};
 }
 
-void find_tokenizer_files(const std::filesystem::path& folder, ModelSource& source) {
-    source.tokenizer_json = existing(folder / "tokenizer.json");
-    source.tokenizer_config = existing(folder / "tokenizer_config.json");
-    const std::optional<std::filesystem::path> separate = existing(folder / "chat_template.jinja");
-    if (separate) {
-        source.chat_template = InputFile(*separate).text(kMaxTemplate);
-    } else if (source.tokenizer_config && source.chat_template.empty()) {
+ModelSource open_folder(const ModelFolder& folder) {
+    ModelSource source;
+    source.kind = "safetensors";
+    source.weights = open_hugging_face_model(folder);
+    source.tokenizer_json = text_of(folder, "tokenizer.json", kMaxTokenizer);
+    source.tokenizer_config = text_of(folder, "tokenizer_config.json", kMaxTemplate);
+    if (const auto separate = text_of(folder, "chat_template.jinja", kMaxTemplate)) {
+        source.chat_template = separate->text;
+    } else if (source.tokenizer_config) {
         source.chat_template = configured_template(*source.tokenizer_config);
     }
+    return source;
 }
 
-ModelSource open_gguf(const std::filesystem::path& path) {
+ModelSource open_gguf(InputFile input) {
     ModelSource source;
-    auto file = std::make_shared<const GgufFile>(InputFile(path));
+    auto file = std::make_shared<const GgufFile>(std::move(input));
     source.kind = "gguf";
-    source.path = path;
     source.weights = open_gguf_model(file);
     source.gguf_tokenizer = gguf_tokenizer(*file);
     if (const std::string* text = file->text("tokenizer.chat_template"))
@@ -63,33 +72,132 @@ ModelSource open_gguf(const std::filesystem::path& path) {
     return source;
 }
 
-}  // namespace
+/// A weight store's weights: the model's in everything but where the bytes are.
+class StoreModel final : public WeightReader, private StoredUnits {
+  public:
+    StoreModel(WeightStore store, std::unique_ptr<WeightReader> source)
+        : store_(std::move(store)),
+          source_(std::move(source)),
+          options_(layout_options_for(*source_, store_.table().quantization,
+                                      store_.table().double_quant, store_.table().plain_dtype)),
+          layout_(make_layout(source_->config(), options_)) {
+        const StoreTable& table = store_.table();
+        bool fits = layout_digest(layout_) == table.layout_sha256 &&
+                    table.units.size() == layout_.units.size() &&
+                    source_->sha256() == table.source_sha256;
+        for (std::size_t u = 0; fits && u < layout_.units.size(); ++u)
+            fits = table.units[u].bytes == layout_.units[u].bytes;
+        if (!fits) {
+            throw UserError(fmt::format(
+                "{}: the weight store was made by another version of this program ({})\nMake it "
+                "again with qshard quantize.",
+                store_.file()->name(), table.made_by));
+        }
+        for (std::size_t u = 0; u < layout_.units.size(); ++u) {
+            for (const Field& field : layout_.units[u].fields)
+                places_.emplace(field.weight.name, std::pair(u, &field));
+        }
+    }
 
-ModelSource open_model_source(const std::filesystem::path& folder_or_gguf) {
-    std::error_code error;
-    const auto status = std::filesystem::status(folder_or_gguf, error);
-    if (!std::filesystem::exists(status)) {
-        throw UserError(fmt::format("there is no model at {}", folder_or_gguf.string()));
+    const ModelConfig& config() const override { return source_->config(); }
+    DType source_dtype(const WeightSpec& weight) const override {
+        return source_->source_dtype(weight);
     }
-    if (std::filesystem::is_directory(status)) {
-        ModelSource source;
-        source.kind = "safetensors";
-        source.path = folder_or_gguf;
-        source.weights = open_hugging_face_model(folder_or_gguf);
-        find_tokenizer_files(folder_or_gguf, source);
-        return source;
+    WeightForm form(const WeightSpec& weight) const override {
+        const Field& field = *place(weight).second;
+        return {field.storage, field.double_quant};
     }
-    if (folder_or_gguf.extension() != ".gguf") {
-        throw UserError(
-            fmt::format("{}: expected a .gguf file or a folder with config.json and safetensors\n"
-                        "Pickled files (.bin, .pt) are never read.",
-                        folder_or_gguf.string()));
+    void read_part(const WeightSpec& weight, StoredPart wanted, std::size_t first,
+                   std::span<std::byte> out) const override {
+        const auto& [unit, field] = place(weight);
+        for (const FieldPart& part : parts_of(*field)) {
+            if (part.part == wanted) return store_.read(unit, part.begin + first, out);
+        }
+        throw BugError("the weight has no such part");
     }
-    return open_gguf(folder_or_gguf);
+    void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override {
+        const Field& field = *place(weight).second;
+        if (field.storage != Storage::kPlain) return read_dequantized(*this, weight, first, out);
+        const std::size_t item = bytes_of(field.dtype);
+        std::vector<std::byte> raw(out.size() * item);
+        read_part(weight, StoredPart::kData, static_cast<std::size_t>(first) * item, raw);
+        traits_of(field.dtype == DType::kBF16 ? GgmlType::kBF16 : GgmlType::kF32)
+            .dequantize(raw.data(), std::ssize(out), out.data());
+    }
+    std::string sha256() const override { return source_->sha256(); }
+    std::int64_t file_bytes() const override {
+        return static_cast<std::int64_t>(store_.file()->bytes());
+    }
+    const StoredUnits* stored_units() const override { return this; }
+
+  private:
+    const LayoutOptions& options() const override { return options_; }
+    void read(std::string_view unit, std::size_t first, std::span<std::byte> out) const override {
+        store_.read(index_of(unit), first, out);
+    }
+    void check_sum(std::string_view unit, const PositionSum& found) const override {
+        store_.check_sum(index_of(unit), found);
+    }
+    std::size_t index_of(std::string_view unit) const {
+        const auto it = std::find_if(layout_.units.begin(), layout_.units.end(),
+                                     [&](const UnitLayout& layout) { return layout.name == unit; });
+        check(it != layout_.units.end(), "the unit is one of the store's");
+        return static_cast<std::size_t>(it - layout_.units.begin());
+    }
+    const std::pair<std::size_t, const Field*>& place(const WeightSpec& weight) const {
+        const auto it = places_.find(weight.name);
+        check(it != places_.end(), "the weight belongs to the model");
+        return it->second;
+    }
+
+    WeightStore store_;
+    std::unique_ptr<WeightReader> source_;
+    LayoutOptions options_;
+    ModelLayout layout_;
+    std::unordered_map<std::string, std::pair<std::size_t, const Field*>> places_;
+};
+
+ModelSource open_store(InputFile file) {
+    WeightStore store(std::move(file));
+    const StoreTable& table = store.table();
+    const ModelFolder kept(store.file(), table.files);
+    ModelSource source =
+        table.source_kind == "gguf" ? open_gguf(kept.open(kGgufName)) : open_folder(kept);
+    source.kind = "store";
+    source.weights = std::make_unique<StoreModel>(std::move(store), std::move(source.weights));
+    return source;
 }
 
-std::unique_ptr<WeightReader> open_model(const std::filesystem::path& folder_or_gguf) {
-    return open_model_source(folder_or_gguf).weights;
+ModelSource open_file(const std::filesystem::path& path, const std::shared_ptr<ReadLog>& log) {
+    if (std::filesystem::is_regular_file(path) && WeightStore::is_store(InputFile(path)))
+        return open_store(InputFile(path));
+    if (path.extension() != ".gguf") {
+        throw UserError(fmt::format(
+            "{}: expected a .gguf file, a weight store made by qshard quantize, or a folder with "
+            "config.json and safetensors\nPickled files (.bin, .pt) are never read.",
+            path.string()));
+    }
+    InputFile file(path);
+    if (log) file.record(log, kGgufName);
+    return open_gguf(std::move(file));
+}
+
+}  // namespace
+
+ModelSource open_model_source(const std::filesystem::path& path,
+                              const std::shared_ptr<ReadLog>& log) {
+    std::error_code error;
+    const auto status = std::filesystem::status(path, error);
+    if (!std::filesystem::exists(status))
+        throw UserError(fmt::format("there is no model at {}", path.string()));
+    ModelSource source = std::filesystem::is_directory(status) ? open_folder(ModelFolder(path, log))
+                                                               : open_file(path, log);
+    source.path = path;
+    return source;
+}
+
+std::unique_ptr<WeightReader> open_model(const std::filesystem::path& path) {
+    return open_model_source(path).weights;
 }
 
 }  // namespace qshard

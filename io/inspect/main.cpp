@@ -39,7 +39,7 @@ int run(int argc, char** argv) {
     int (*chosen)(const Options&) = qshard::inspect::print_summary;
     std::string format;
     app.add_option("path", options.path,
-                   "checkpoint, PEFT folder, checkpoints folder or output folder");
+                   "checkpoint, PEFT folder, checkpoints folder, output folder or weight store");
     app.add_flag("--json", options.json, "for scripts");
     const auto add = [&](const char* name, const char* help, int (*function)(const Options&)) {
         CLI::App* command = app.add_subcommand(name, help);

@@ -13,6 +13,7 @@
 #include "io/checkpoint/store.h"
 #include "io/inspect/charts.h"
 #include "io/inspect/metrics_file.h"
+#include "io/inspect/store_report.h"
 #include "io/inspect/subject.h"
 #include "io/peft/adapter_folder.h"
 
@@ -116,6 +117,8 @@ std::vector<Verdict> verify_all(const std::filesystem::path& path) {
         try {
             if (std::filesystem::is_directory(file)) {
                 read_peft_adapter(file);
+            } else if (is_weight_store(file)) {
+                verdict.problem = problem_of_store(file);
             } else {
                 CheckpointStore::load(file);
             }
@@ -207,6 +210,7 @@ std::string cell(const json::object& line, const char* key, const char* format) 
 }  // namespace
 
 int print_summary(const Options& options) {
+    if (is_weight_store(options.path)) return print_store_summary(options);
     const Subject subject = load_subject(options.path);
     const CheckpointState& state = subject.state;
     if (options.json) return print_json(summary_json(subject)), 0;

@@ -19,7 +19,8 @@ struct DataFile {
 /// supported yet", never ignored.
 struct RunFile {
     struct Model {
-        std::string base, quantization = "nf4";
+        std::string base;
+        std::string quantization = "auto";  ///< as the model is, nf4 if it is not quantized
         bool double_quant = true;
         std::string compute_dtype = "bfloat16";
         std::optional<std::string> tokenizer;

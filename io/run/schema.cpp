@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "io/run/run_file.h"
+#include "spec/layout.h"
 
 namespace qshard {
 namespace {
@@ -213,10 +214,15 @@ YAML::Node write_train_files(const std::vector<DataFile>& files) {
     return list;
 }
 
+std::vector<std::string> run_quantizations() {
+    std::vector<std::string> words = quantization_names();
+    words.insert(words.begin(), "auto");
+    return words;
+}
+
 void add_model_and_adapter(Table& t, RunFile& run) {
     t.string("model.base", run.model.base).identity();
-    t.choice("model.quantization", run.model.quantization, {"nf4", "none"}, {"fp4", "int8"})
-        .identity();
+    t.choice("model.quantization", run.model.quantization, run_quantizations()).identity();
     t.flag("model.double_quant", run.model.double_quant).identity();
     t.choice("model.compute_dtype", run.model.compute_dtype, {"bfloat16", "float32"}).identity();
     t.optional_string("model.tokenizer", run.model.tokenizer).identity();

@@ -222,9 +222,30 @@ class Programs(unittest.TestCase):
         for i in range(0, 12, 4):
             self.assertIn(tuple(texts[i:i + 4]), answers)
 
+    def test_a_run_from_a_weight_store_has_the_same_bits(self):
+        want = self.sha(self.call("train", self.run_file()))
+        made = self.call("quantize", MODEL, "model.qs").stdout
+        self.assertIn("model.qs: nf4", made)
+        from_store = ["--set", f"model.base={self.folder}/model.qs"]
+        done = self.call("train", self.run_file(output="stored"), *from_store, ranks=2)
+        self.assertEqual(self.sha(done), want)
+        self.call("train", self.run_file(), *from_store)  # the finished run of the model itself: the same run
+        refused = self.call("train", self.run_file(output="other"), *from_store, "--set", "model.quantization=int8", code=65)
+        self.assertIn("the weight store holds nf4", refused.stderr)
+        for arguments, code, text in ((["model.qs"], 0, "nf4 + double quantization"), (["verify", "model.qs"], 0, "ok")):
+            done = subprocess.run([INSPECT, *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
+            self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+            self.assertIn(text, done.stdout)
+        store = bytearray((self.folder / "model.qs").read_bytes())
+        store[5000] ^= 1
+        (self.folder / "model.qs").write_bytes(store)
+        done = subprocess.run([INSPECT, "verify", "model.qs"], cwd=self.folder, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 65, done.stdout)
+        self.assertIn("unit embed", self.call("train", self.run_file(output="damaged"), *from_store, ranks=2, code=65).stderr)
+
     def test_help_and_version_everywhere(self):
         self.assertIn("without CUDA", self.call("--version").stdout)
-        for command in ("train", "eval", "generate", "score", "export", "bench", "doctor"):
+        for command in ("train", "eval", "generate", "score", "quantize", "export", "bench", "doctor"):
             self.assertIn("Usage", self.call(command, "--help").stdout)
         self.call("doctor")
         self.call("no-such-command", code=64)

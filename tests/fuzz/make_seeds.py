@@ -53,9 +53,59 @@ def safetensors(tensors, metadata=None):
     return struct.pack("<Q", len(text)) + text + data
 
 
+LINEARS = {"self_attn.q_proj": (8, 8), "self_attn.k_proj": (4, 8), "self_attn.v_proj": (4, 8), "self_attn.o_proj": (8, 8),
+           "mlp.gate_proj": (12, 8), "mlp.up_proj": (12, 8), "mlp.down_proj": (8, 12)}
+
+
+def quantized(kind, nested):
+    """Tensors (name, dtype, shape, bytes) of a one-layer Llama as bitsandbytes saves it; kind None: plain."""
+    tensors = [("model.embed_tokens.weight", "BF16", [6, 8], bytes(96)), ("lm_head.weight", "BF16", [6, 8], bytes(96)),
+               ("model.norm.weight", "F32", [8], bytes(32))]
+    layer = "model.layers.0."
+    tensors += [(layer + n + ".weight", "BF16", [8], bytes(16)) for n in ("input_layernorm", "post_attention_layernorm")]
+    for module, (rows, cols) in LINEARS.items():
+        name, count, blocks = layer + module + ".weight", rows * cols, -(-rows * cols // 64)
+        if kind is None:
+            tensors.append((name, "BF16", [rows, cols], bytes(2 * count)))
+        elif kind == "int8":
+            tensors += [(name, "I8", [rows, cols], bytes(count)), (layer + module + ".SCB", "F32", [rows], bytes(4 * rows)),
+                        (layer + module + ".weight_format", "U8", [], b"\0")]
+        else:
+            state = {"quant_type": kind, "blocksize": 64, "dtype": "bfloat16", "shape": [rows, cols]}
+            if nested:
+                state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.5}
+                tensors += [(name + ".nested_absmax", "F32", [1], bytes(4)),
+                            (name + ".nested_quant_map", "F32", [256], bytes(1024))]
+            text = json.dumps(state).encode()
+            tensors += [(name, "U8", [count // 2, 1], bytes(count // 2)), (name + ".quant_map", "F32", [16], bytes(64)),
+                        (name + ".absmax", "U8" if nested else "F32", [blocks], bytes(blocks if nested else 4 * blocks)),
+                        (name + ".quant_state.bitsandbytes__" + kind, "U8", [len(text)], text)]
+    return tensors
+
+
+def safetensors_of(tensors):
+    header, data = {}, b""
+    for name, dtype, shape, content in tensors:
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def store():
+    kept = b'{"model_type":"llama"}'
+    table = {"format": "qshard weight store", "made_by": "seed", "created": "", "source_kind": "safetensors",
+             "source_name": "m", "source_sha256": "0", "quantization": "nf4", "double_quant": True,
+             "plain_dtype": "bfloat16", "layout_sha256": "0",
+             "units": [{"name": "embed", "offset": 4096, "bytes": 8, "sum": "0" * 32}],
+             "files": {"config.json": {"bytes": len(kept), "pieces": [[0, len(kept), 4104]]}}}
+    text = json.dumps(table, separators=(",", ":")).encode()
+    return struct.pack("<H", len(text)) + text + bytes(8) + kept
+
+
 def main():
     root = pathlib.Path(sys.argv[1])
-    for name in ("config", "gguf", "safetensors", "tokenizer", "template", "rows", "run"):
+    for name in ("config", "gguf", "safetensors", "hf_model", "weight_store", "tokenizer", "template", "rows", "run"):
         (root / name).mkdir(parents=True, exist_ok=True)
     for path in sorted((HERE.parent / "golden" / "tiny").glob("*/config.json")):
         (root / "config" / path.parent.name).write_bytes(path.read_bytes())
@@ -79,6 +129,13 @@ def main():
     for name, data in rows.items():
         (root / "rows" / name).write_bytes(data)
     (root / "run" / "quickstart").write_bytes((HERE.parent.parent / "jobs" / "quickstart.yaml").read_bytes())
+    for name, tensors in {"plain": quantized(None, False), "nf4": quantized("nf4", True), "fp4": quantized("fp4", False),
+                          "int8": quantized("int8", False)}.items():
+        file = safetensors_of(tensors)
+        index = json.dumps({"weight_map": {t[0]: "model-1.safetensors" for t in tensors}}).encode()
+        (root / "hf_model" / name).write_bytes(struct.pack("<H", 0) + file)
+        (root / "hf_model" / (name + "_index")).write_bytes(struct.pack("<H", len(index)) + index + file)
+    (root / "weight_store" / "store").write_bytes(store())
 
 
 main()

@@ -30,7 +30,8 @@ struct Outcome {
 };
 
 Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
-            OptimizerKind optimizer = OptimizerKind::kAdamW) {
+            OptimizerKind optimizer = OptimizerKind::kAdamW,
+            Quantization quantization = Quantization::kNf4) {
     const ModelConfig config = test::small_config();
     const test::SyntheticReader reader(config);
     const test::SyntheticBatches batches(config.vocabulary, 7, 24);
@@ -50,7 +51,9 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
         adapter.r = 4;
         adapter.alpha = 8;
         adapter.target_modules = {"all-linear"};
-        Trainer trainer(*backend, group, config, {}, adapter, options);
+        LayoutOptions layout;
+        layout.quantization = quantization;
+        Trainer trainer(*backend, group, config, layout, adapter, options);
         trainer.load(reader, 1, {});
         std::vector<float> values(static_cast<std::size_t>(trainer.adapter_layout().count));
         initialize_adapter(trainer.adapter_layout(), 42, values);
@@ -134,6 +137,25 @@ TEST(Equivalence, HoldsInFp32AndForEveryOptimizer) {
             run({3, 2, PlacementMode::kGathered, Recompute::kAlways}, 3, DType::kF32, kind);
         EXPECT_EQ(one.adapter_sha256, three.adapter_sha256);
         EXPECT_EQ(one.losses, three.losses);
+    }
+}
+
+TEST(Equivalence, HoldsForEveryQuantization) {
+    for (const Quantization quantization :
+         {Quantization::kFp4, Quantization::kInt8, Quantization::kNone}) {
+        SCOPED_TRACE(name_of(quantization));
+        const auto train = [&](const Variant& variant) {
+            return run(variant, 3, DType::kBF16, OptimizerKind::kAdamW, quantization);
+        };
+        const Outcome one = train({});
+        for (const Variant& variant :
+             {Variant{2, 1, PlacementMode::kReplicated, Recompute::kAlways},
+              Variant{3, 2, PlacementMode::kGathered, Recompute::kNever},
+              Variant{8, 1, PlacementMode::kGathered, Recompute::kAlways}}) {
+            const Outcome other = train(variant);
+            EXPECT_EQ(other.adapter_sha256, one.adapter_sha256) << variant.ranks << " ranks";
+            EXPECT_EQ(other.base, one.base) << variant.ranks << " ranks";
+        }
     }
 }
 

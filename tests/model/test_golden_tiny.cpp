@@ -41,7 +41,7 @@ class TinyModel {
         : folder_(std::string(QSHARD_TEST_DATA) + "/golden/tiny/" + name),
           backend_(test::make_backend(2)) {
         reader_ = open_model(folder_);
-        const LayoutOptions options{quantization, true, DType::kF32};
+        const LayoutOptions options{quantization, true, DType::kF32, {}};
         layout_ = make_layout(config(), options);
         if (adapted) read_adapter();
         base_ = std::make_unique<FrozenBase>(*backend_, *group_, layout_, false, arena_);

@@ -1,5 +1,6 @@
 #include "ops.h"
 #include "spec/layout.h"
+#include "tensor/int8.h"
 #include "tensor/nf4.h"
 
 namespace qshard::ops {
@@ -48,20 +49,30 @@ Weight plain_weight(std::uint64_t seed, std::int64_t rows, std::int64_t cols, DT
     return w;
 }
 
-Weight nf4_weight(std::uint64_t seed, std::int64_t rows, std::int64_t cols, bool double_quant,
-                  float magnitude) {
+Weight quantized_weight(std::uint64_t seed, std::int64_t rows, std::int64_t cols, WeightForm form,
+                        float magnitude) {
     Weight w;
     w.rows = rows;
     w.cols = cols;
-    w.storage = Storage::kNf4;
-    w.double_quant = double_quant;
+    w.storage = form.storage;
+    w.double_quant = form.double_quant;
     const Array x = random(seed, {rows, cols}, DType::kF32, magnitude);
     std::vector<float> values;
     for (std::int64_t i = 0; i < x.count(); ++i) values.push_back(x.at(i));
+    if (form.storage == Storage::kInt8) {
+        w.codes.resize(values.size());
+        w.absmax.resize(static_cast<std::size_t>(rows));
+        for (std::int64_t row = 0; row < rows; ++row) {
+            const std::span<float> line(values.data() + row * cols, static_cast<std::size_t>(cols));
+            auto* codes = reinterpret_cast<std::int8_t*>(w.codes.data()) + row * cols;
+            quantize_int8_row(line, codes, &w.absmax[static_cast<std::size_t>(row)]);
+        }
+        return w;
+    }
     const std::size_t blocks = (values.size() + 63) / 64;
     w.codes.resize((values.size() + 1) / 2);
     w.absmax.resize(blocks);
-    nf4_quantize(values, w.codes.data(), w.absmax.data());
+    quantize_four_bit(four_bit_code(form.storage), values, w.codes.data(), w.absmax.data());
     w.q.resize(blocks);
     w.absmax2.resize((blocks + 255) / 256);
     double_quantize(w.absmax, w.q.data(), w.absmax2.data(), w.offset.data());
@@ -118,18 +129,22 @@ TEST_P(Gemm, PlainWeightBothWaysBothDtypes) {
     }
 }
 
+constexpr WeightForm kNf4Double = {Storage::kNf4, true};
+constexpr WeightForm kForms[] = {
+    kNf4Double, {Storage::kNf4, false}, {Storage::kFp4, true}, {Storage::kInt8, false}};
+
 TEST_P(Gemm, QuantizedWeight) {
     // Odd widths: blocks cross rows, and rows begin in the low nibble.
     for (const auto& [rows, cols] : std::vector<std::pair<std::int64_t, std::int64_t>>{
              {64, 64}, {35, 97}, {96, 576}, {576, 130}, {1, 7}, {1040, 33}}) {
-        for (bool double_quant : {false, true}) {
+        for (const WeightForm form : kForms) {
             for (Orientation way : {Orientation::kForward, Orientation::kBackward}) {
                 const bool forward = way == Orientation::kForward;
                 const std::int64_t inner = forward ? cols : rows, outer = forward ? rows : cols;
-                const Weight w = nf4_weight(5, rows, cols, double_quant, unit_scale(inner));
+                const Weight w = quantized_weight(5, rows, cols, form, unit_scale(inner));
                 const Array a = random(6, {5, inner}, DType::kBF16);
                 for (DType dtype : {DType::kF32, DType::kBF16}) {
-                    SCOPED_TRACE(fmt::format("{} x {} dq {} way {} {}", rows, cols, double_quant,
+                    SCOPED_TRACE(fmt::format("{} x {} {} way {} {}", rows, cols, describe(form),
                                              static_cast<int>(way), name_of(dtype)));
                     const Compute run = [&](Backend& b, Memory& memory) {
                         const GemmTerm term{memory.put(a), packed(b, memory, w, way, dtype)};
@@ -146,10 +161,15 @@ TEST_P(Gemm, QuantizedWeight) {
 
 TEST_P(Gemm, UnpackedByIdentity) {
     // x = identity reads the packed weight back: exact values, whatever the kernel.
-    const Weight w = nf4_weight(7, 45, 70, true, 1.0f);
     Array eye = zeros({70, 70});
     for (std::int64_t i = 0; i < 70; ++i) eye.set(i * 71, 1.0f);
-    for (DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const auto& [form, dtype] :
+         std::vector<std::pair<WeightForm, DType>>{{kNf4Double, DType::kF32},
+                                                   {kNf4Double, DType::kBF16},
+                                                   {{Storage::kFp4, true}, DType::kF32},
+                                                   {{Storage::kInt8, false}, DType::kF32},
+                                                   {{Storage::kInt8, false}, DType::kBF16}}) {
+        const Weight w = quantized_weight(7, 45, 70, form, 1.0f);
         const Compute run = [&](Backend& b, Memory& memory) {
             const GemmTerm term{memory.put(eye),
                                 packed(b, memory, w, Orientation::kForward, dtype)};
@@ -167,7 +187,9 @@ TEST_P(Gemm, RowsOfAWeightArePackedAsTheWholeIs) {
     // Parts of a fused projection; 33 columns: a part begins inside a block and in a low nibble.
     Array eye = zeros({33, 33});
     for (std::int64_t i = 0; i < 33; ++i) eye.set(i * 34, 1.0f);
-    for (const Weight& w : {nf4_weight(7, 520, 33, true, 1.0f), nf4_weight(7, 520, 33, false, 1.0f),
+    for (const Weight& w : {quantized_weight(7, 520, 33, kNf4Double, 1.0f),
+                            quantized_weight(7, 520, 33, {Storage::kNf4, false}, 1.0f),
+                            quantized_weight(7, 520, 33, {Storage::kInt8, false}, 1.0f),
                             plain_weight(7, 520, 33, DType::kBF16, 1.0f, 2.0f)}) {
         auto values = [&](std::int64_t first, std::int64_t count) {
             return run_on(*make(), [&](Backend& b, Memory& memory) {
@@ -197,7 +219,7 @@ TEST_P(Gemm, RowsOfAWeightArePackedAsTheWholeIs) {
 TEST_P(Gemm, TermsAddUpInOrderAndAccumulate) {
     const Array x = random(1, {37, 200}, DType::kBF16), u = random(2, {37, 24}, DType::kF32);
     const Array start = random(3, {37, 50});
-    const Weight w = nf4_weight(4, 50, 200, true, unit_scale(200));
+    const Weight w = quantized_weight(4, 50, 200, kNf4Double, unit_scale(200));
     const Weight lora = plain_weight(5, 50, 24, DType::kF32, unit_scale(24), 2.0f);
     for (bool accumulate : {false, true}) {
         const Compute run = [&](Backend& b, Memory& memory) {
@@ -214,7 +236,7 @@ TEST_P(Gemm, TermsAddUpInOrderAndAccumulate) {
 
 TEST_P(Gemm, RowsDoNotDependOnTheCall) {
     const Array a = random(1, {131, 450}, DType::kBF16);
-    const Weight w = nf4_weight(2, 90, 450, true, unit_scale(450));
+    const Weight w = quantized_weight(2, 90, 450, kNf4Double, unit_scale(450));
     for (DType dtype : {DType::kF32, DType::kBF16}) {
         const auto backend = make(2);
         auto multiply = [&](const Array& rows) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "backend/cpu/simd.h"
+#include "tensor/int8.h"
 #include "tensor/nf4.h"
 
 /// Stored weights to fp32.
@@ -13,17 +14,21 @@ inline float absmax_of(const WeightView& w, std::int64_t block) {
            *w.absmax_offset;
 }
 
-inline float nf4_value(const WeightView& w, std::int64_t i, float absmax) {
+inline const float* table_of(const WeightView& w) {
+    return w.storage == Storage::kFp4 ? kFp4Table.data() : kNf4Table.data();
+}
+
+inline float four_bit_value(const WeightView& w, std::int64_t i, float absmax) {
     const std::uint8_t pair = w.codes[i / 2];
-    return kNf4Table.data()[i % 2 == 0 ? pair >> 4 : pair & 15] * absmax;
+    return table_of(w)[i % 2 == 0 ? pair >> 4 : pair & 15] * absmax;
 }
 
 /// Elements [first, first + count) of one block, first a multiple of 8, count too.
 inline void expand_eights(const WeightView& w, std::int64_t first, std::int64_t count, float absmax,
                           float* out) {
 #if defined(__AVX2__)
-    const __m256 low = _mm256_loadu_ps(kNf4Table.data());
-    const __m256 high = _mm256_loadu_ps(kNf4Table.data() + 8);
+    const __m256 low = _mm256_loadu_ps(table_of(w));
+    const __m256 high = _mm256_loadu_ps(table_of(w) + 8);
     const __m256i shifts = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
     const __m256 factor = _mm256_set1_ps(absmax);
     for (std::int64_t i = 0; i < count; i += 8) {
@@ -36,30 +41,43 @@ inline void expand_eights(const WeightView& w, std::int64_t first, std::int64_t 
         _mm256_storeu_ps(out + i, _mm256_mul_ps(value, factor));
     }
 #else
-    for (std::int64_t i = 0; i < count; ++i) out[i] = nf4_value(w, first + i, absmax);
+    for (std::int64_t i = 0; i < count; ++i) out[i] = four_bit_value(w, first + i, absmax);
 #endif
 }
 
-inline void expand_nf4(const WeightView& w, std::int64_t first, std::int64_t count, float* out) {
+inline void expand_four_bit(const WeightView& w, std::int64_t first, std::int64_t count,
+                            float* out) {
     const std::int64_t end = first + count;
     for (std::int64_t i = first; i < end;) {
-        const std::int64_t block = i / kNf4Block;
-        const std::int64_t block_end = (block + 1) * kNf4Block;
+        const std::int64_t block = i / kFourBitBlock;
+        const std::int64_t block_end = (block + 1) * kFourBitBlock;
         const std::int64_t stop = block_end < end ? block_end : end;
         const float absmax = absmax_of(w, block);
-        for (; i < stop && i % 8 != 0; ++i) *out++ = nf4_value(w, i, absmax);
+        for (; i < stop && i % 8 != 0; ++i) *out++ = four_bit_value(w, i, absmax);
         const std::int64_t eights = (stop - i) / 8 * 8;
         if (eights > 0) {
             expand_eights(w, i, eights, absmax, out);
             i += eights;
             out += eights;
         }
-        for (; i < stop; ++i) *out++ = nf4_value(w, i, absmax);
+        for (; i < stop; ++i) *out++ = four_bit_value(w, i, absmax);
+    }
+}
+
+inline void expand_int8(const WeightView& w, std::int64_t first, std::int64_t count, float* out) {
+    const auto* codes = reinterpret_cast<const std::int8_t*>(w.codes);
+    const std::int64_t end = first + count;
+    for (std::int64_t i = first; i < end;) {
+        const std::int64_t row = i / w.cols, row_end = (row + 1) * w.cols;
+        const std::int64_t stop = row_end < end ? row_end : end;
+        const float absmax = w.absmax[row];
+        for (; i < stop; ++i) out[i - first] = static_cast<float>(codes[i]) * absmax * kInt8Step;
     }
 }
 
 inline void expand_weight(const WeightView& w, std::int64_t first, std::int64_t count, float* out) {
-    if (w.storage == Storage::kNf4) return expand_nf4(w, w.first + first, count, out);
+    if (is_four_bit(w.storage)) return expand_four_bit(w, w.first + first, count, out);
+    if (w.storage == Storage::kInt8) return expand_int8(w, w.first + first, count, out);
     const Vf factor = splat(w.scale);
     auto scaled = [&](auto* in) {
         for (std::int64_t i = 0; i < count; i += kLanes) {

@@ -49,6 +49,21 @@ struct CodeSource {
     }
 };
 
+struct Int8Source {
+    Int8Weight w;
+
+    __device__ void share(float*) const {}
+    __device__ float at(std::int64_t i, const float*) const {
+        i += w.first;
+        return __fmul_rn(__fmul_rn(static_cast<float>(w.codes[i]), w.absmax[i / w.cols]), w.step);
+    }
+    __device__ bool has_run(std::int64_t) const { return true; }
+    __device__ void run(std::int64_t i, const float* values, float (&v)[kRun]) const {
+#pragma unroll
+        for (int j = 0; j < kRun; ++j) v[j] = at(i + j, values);
+    }
+};
+
 template <class A>
 struct PlainSource {
     const A* data;
@@ -161,6 +176,11 @@ void expand_from(const Source& source, std::int64_t rows, std::int64_t cols, boo
 void expand_codes(const CodedWeight& weight, std::int64_t rows, std::int64_t cols, bool transposed,
                   Out out, Stream stream) {
     expand_from(CodeSource{weight}, rows, cols, transposed, out, stream);
+}
+
+void expand_int8(const Int8Weight& weight, std::int64_t rows, std::int64_t cols, bool transposed,
+                 Out out, Stream stream) {
+    expand_from(Int8Source{weight}, rows, cols, transposed, out, stream);
 }
 
 void expand_plain(In weight, float factor, std::int64_t rows, std::int64_t cols, bool transposed,

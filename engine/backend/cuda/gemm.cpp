@@ -5,6 +5,7 @@
 #include "backend/cuda/operands.h"
 #include "backend/cuda/sizes.h"
 #include "backend/cuda/tiles.h"
+#include "tensor/int8.h"
 #include "tensor/nf4.h"
 
 /// Matrix products. LoRA costs no pass of its own: where the weights of consecutive terms lie one
@@ -29,11 +30,16 @@ Packed CudaBackend::pack(const WeightView& weight, Orientation orientation, DTyp
     if (weight.storage == Storage::kPlain) {
         expand_plain(in_of(weight.plain), weight.scale, weight.rows, weight.cols, forward, out,
                      stream_);
+    } else if (weight.storage == Storage::kInt8) {
+        const auto* codes = reinterpret_cast<const std::int8_t*>(weight.codes);
+        expand_int8({codes, weight.first, weight.cols, weight.absmax, kInt8Step}, weight.rows,
+                    weight.cols, forward, out, stream_);
     } else {
         CodedWeight coded{};
         coded.codes = weight.codes;
         coded.first = weight.first;
-        std::copy(kNf4Table.begin(), kNf4Table.end(), coded.table);
+        const auto& table = four_bit_code(weight.storage).table;
+        std::copy(table.begin(), table.end(), coded.table);
         coded.absmax = weight.double_quant ? nullptr : weight.absmax;
         coded.absmax_codes = weight.absmax_codes;
         coded.absmax2 = weight.absmax2;

@@ -98,9 +98,18 @@ struct CodedWeight {
     const std::uint8_t* absmax_codes;
     const float *absmax2, *offset, *dynamic_map;
 };
+/// Rows of int8: element i is code first + i times the absmax of its row, times `step`.
+struct Int8Weight {
+    const std::int8_t* codes;
+    std::int64_t first, cols;
+    const float* absmax;
+    float step;
+};
 /// out[rows, cols], or its transpose, = the weight's values.
 void expand_codes(const CodedWeight& weight, std::int64_t rows, std::int64_t cols, bool transposed,
                   Out out, Stream stream);
+void expand_int8(const Int8Weight& weight, std::int64_t rows, std::int64_t cols, bool transposed,
+                 Out out, Stream stream);
 void expand_plain(In weight, float factor, std::int64_t rows, std::int64_t cols, bool transposed,
                   Out out, Stream stream);
 

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "tensor/int8.h"
 #include "tensor/nf4.h"
 
 namespace qshard {
@@ -52,13 +53,18 @@ float activation_slope(Activation kind, float x) {
 float weight_at(const WeightView& w, std::int64_t i) {
     if (w.storage == Storage::kPlain) return load(w.plain, i) * w.scale;
     i += w.first;
-    const std::int64_t block = i / kNf4Block;
+    if (w.storage == Storage::kInt8) {
+        const auto code = static_cast<float>(static_cast<std::int8_t>(w.codes[i]));
+        return code * w.absmax[i / w.cols] * kInt8Step;
+    }
+    const std::int64_t block = i / kFourBitBlock;
     const float absmax =
         w.double_quant ? kDynamicMap[w.absmax_codes[block]] * w.absmax2[block / kNestedBlock] +
                              *w.absmax_offset
                        : w.absmax[block];
     const std::uint8_t pair = w.codes[i / 2];
-    return kNf4Table[i % 2 == 0 ? pair >> 4 : pair & 15] * absmax;
+    const auto& table = w.storage == Storage::kFp4 ? kFp4Table : kNf4Table;
+    return table[i % 2 == 0 ? pair >> 4 : pair & 15] * absmax;
 }
 
 class ReferenceBackend final : public Backend {

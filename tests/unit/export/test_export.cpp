@@ -12,6 +12,7 @@
 #include "io/formats/gguf_model.h"
 #include "io/formats/model_reader.h"
 #include "place/merged_weights.h"
+#include "tensor/int8.h"
 #include "tensor/nf4.h"
 
 /// Written models read back weight for weight, and merged weights are what the formula says.
@@ -234,6 +235,28 @@ TEST(MergedWeights, AddTheScaledProductToTheRoundedBase) {
     }
 }
 
+TEST(QuantizedWeights, AreRowsOfInt8WhereTrainingHadThem) {
+    const auto model = open_model(kTiny / "llama");
+    LayoutOptions options;
+    options.quantization = Quantization::kInt8;
+    const QuantizedWeights quantized(*model, options, 2);
+    for (const PlacedWeight& placed : all_weights(model->config())) {
+        const WeightSpec& weight = placed.weight;
+        std::vector<float> want = values_of(*model, weight);
+        if (weight.linear) {
+            std::vector<std::int8_t> codes(want.size());
+            std::vector<float> absmax(static_cast<std::size_t>(weight.rows));
+            const auto cols = static_cast<std::size_t>(weight.cols);
+            for (std::size_t row = 0; row < absmax.size(); ++row) {
+                quantize_int8_row(std::span(want).subspan(row * cols, cols),
+                                  codes.data() + row * cols, &absmax[row]);
+            }
+            dequantize_int8(codes.data(), absmax.data(), weight.cols, 0, want);
+        }
+        EXPECT_EQ(values_of(quantized, weight), want) << weight.name;
+    }
+}
+
 TEST(QuantizedWeights, AreTheValuesThatTrainingSaw) {
     const auto model = open_model(kTiny / "llama");
     LayoutOptions options;
@@ -245,13 +268,13 @@ TEST(QuantizedWeights, AreTheValuesThatTrainingSaw) {
             for (float& value : want) value = to_float(to_bf16(value));
             std::vector<std::uint8_t> codes(want.size() / 2);
             std::vector<float> absmax(want.size() / 64);
-            nf4_quantize(want, codes.data(), absmax.data());
+            quantize_four_bit(kNf4Code, want, codes.data(), absmax.data());
             std::vector<std::uint8_t> nested(absmax.size());
             std::vector<float> absmax2((absmax.size() + 255) / 256);
             float offset = 0;
             double_quantize(absmax, nested.data(), absmax2.data(), &offset);
             reconstruct_absmax(nested, absmax2.data(), offset, absmax.data());
-            nf4_dequantize(codes.data(), absmax.data(), 0, want);
+            dequantize_four_bit(kNf4Code, codes.data(), absmax.data(), 0, want);
         }
         EXPECT_EQ(values_of(quantized, weight), want) << weight.name;
     }

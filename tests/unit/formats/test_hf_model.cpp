@@ -205,7 +205,7 @@ TEST(HuggingFaceModel, WhatTheConfigDoesNotAccountForIsRefused) {
          [&](Shapes& s) { s[layer + "self_attn.q_proj.bias"] = {8}; }},
         {"a layer too many", "not part",
          [&](Shapes& s) { s["model.layers.1.input_layernorm.weight"] = {8}; }},
-        {"a quantized checkpoint", "not supported yet",
+        {"a quantized weight without its parts", "no JSON text",
          [&](Shapes& s) { s[layer + "mlp.up_proj.weight.quant_state.bitsandbytes__nf4"] = {8}; }},
         {"no embedding", "no tensor", [&](Shapes& s) { s.erase("model.embed_tokens.weight"); }},
     };
@@ -223,6 +223,45 @@ TEST(HuggingFaceModel, WhatTheConfigDoesNotAccountForIsRefused) {
     expect_refused([&] { open_model(folder.path()); }, "never", "a pickle");
     folder.write("model.safetensors", safetensors_of(llama_shapes(), "I16"));
     expect_refused([&] { open_model(folder.path()); }, "dtype I16", "integers");
+}
+
+/// Edits of a real folder that keep its length: every one is refused, by what is wrong.
+TEST(HuggingFaceModel, DamagedBitsandbytesFoldersAreRefused) {
+    struct Broken {
+        const char* kind;
+        const char* message;
+        const char* from;
+        const char* to;
+    };
+    const Broken cases[] = {
+        {"nf4", "blocksize", R"("blocksize": 64)", R"("blocksize": 32)"},
+        {"nf4", "nested_blocksize", R"("nested_blocksize": 256)", R"("nested_blocksize": 128)"},
+        {"nf4", "quant_type", R"("quant_type": "nf4")", R"("quant_type": "fp4")"},
+        {"nf4", "dtype", R"("dtype": "bfloat16")", R"("dtype": "bfloat17")"},
+        {"nf4", "shape", R"("shape": [16, 48])", R"("shape": [48, 16])"},
+        {"nf4", "nested_dtype", R"("nested_dtype": "float32")", R"("nested_dtype": "float16")"},
+        {"nf4", "unknown", R"("nested_offset":)", R"("nested_offseT":)"},
+        {"nf4", "lacks its", "k_proj.weight.nested_absmax", "k_proj.weight.nested_absmaX"},
+        {"nf4", "expected 12 of U8", R"("dtype":"U8","shape":[12])",
+         R"("dtype":"I8","shape":[12])"},
+        {"fp4", "expected 12 of F32", R"("dtype":"F32","shape":[12])",
+         R"("dtype":"I32","shape":[12])"},
+        {"int8", "expected [16, 48]", R"("dtype":"I8","shape":[16,48])",
+         R"("dtype":"I8","shape":[48,16])"},
+        {"int8", "lacks its", "k_proj.SCB", "k_proj.SCb"},
+    };
+    for (const Broken& c : cases) {
+        const std::filesystem::path source =
+            std::filesystem::path(QSHARD_TEST_DATA) / "golden" / "bnb" / c.kind;
+        TemporaryFolder folder;
+        folder.write("config.json", InputFile(source / "config.json").text(1 << 20));
+        std::string content = InputFile(source / "model.safetensors").text(1 << 20);
+        const std::size_t at = content.find(c.from);
+        ASSERT_NE(at, std::string::npos) << c.from;
+        content.replace(at, std::string(c.from).size(), c.to);
+        folder.write("model.safetensors", content);
+        expect_refused([&] { open_model(folder.path()); }, c.message, c.from);
+    }
 }
 
 TEST(HuggingFaceModel, TheGoldenModelsOfEveryFamilyOpen) {

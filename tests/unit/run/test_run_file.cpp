@@ -41,7 +41,7 @@ TEST_F(RunFileTest, DefaultsAreTheDocumentedOnesAndPathsStartAtTheFile) {
     EXPECT_EQ(run.model.base, (folder_ / "m.gguf").string());
     EXPECT_EQ(run.data.train.at(0).path, (folder_ / "a.jsonl").string());
     EXPECT_EQ(run.output, (folder_ / "out").string());
-    EXPECT_EQ(run.model.quantization, "nf4");
+    EXPECT_EQ(run.model.quantization, "auto");
     EXPECT_EQ(run.adapter.r, 16);
     EXPECT_EQ(run.train.learning_rate, 2e-4);
     EXPECT_EQ(run.train.seed, 42u);

@@ -21,42 +21,27 @@ ModelConfig llama(bool tied) {
         "test");
 }
 
-struct Section {
-    std::size_t begin, bytes;
-};
-
-std::vector<Section> sections_of(const Field& field) {
-    std::vector<Section> sections = {{field.data, field.data_bytes}};
-    if (field.storage == Storage::kNf4) {
-        const auto blocks = static_cast<std::size_t>(field.blocks);
-        sections.push_back({field.absmax, field.double_quant ? blocks : blocks * 4});
-        if (field.double_quant) {
-            sections.push_back({field.absmax2, (blocks + 255) / 256 * 4});
-            sections.push_back({field.offset, 4});
-        }
-    }
-    return sections;
-}
-
 }  // namespace
 
 TEST(Layout, SectionsAreAlignedDisjointAndInsideTheUnit) {
     for (bool tied : {false, true}) {
-        for (Quantization quantization : {Quantization::kNone, Quantization::kNf4}) {
+        for (Quantization quantization :
+             {Quantization::kNone, Quantization::kNf4, Quantization::kFp4, Quantization::kInt8}) {
             for (bool double_quant : {false, true}) {
                 const ModelLayout layout = make_layout(
                     llama(tied), {.quantization = quantization, .double_quant = double_quant});
                 EXPECT_EQ(layout.layers(), 2);
                 for (const UnitLayout& unit : layout.units) {
-                    std::vector<Section> sections;
+                    std::vector<FieldPart> sections;
                     for (const Field& field : unit.fields) {
-                        for (const Section& section : sections_of(field))
+                        for (const FieldPart& section : parts_of(field))
                             sections.push_back(section);
                     }
-                    std::sort(sections.begin(), sections.end(),
-                              [](const Section& a, const Section& b) { return a.begin < b.begin; });
+                    std::sort(
+                        sections.begin(), sections.end(),
+                        [](const FieldPart& a, const FieldPart& b) { return a.begin < b.begin; });
                     std::size_t end = 0;
-                    for (const Section& section : sections) {
+                    for (const FieldPart& section : sections) {
                         EXPECT_EQ(section.begin % kUnitAlignment, 0u);
                         EXPECT_GE(section.begin, end);
                         EXPECT_LT(section.begin - end, kUnitAlignment)
@@ -92,6 +77,39 @@ TEST(Layout, CodesComeFirstAndHaveTheExpectedSizes) {
     EXPECT_EQ(unit.find(Role::kGate)->weight.rows, 72);
     EXPECT_EQ(unit.find(Role::kQBias), nullptr);
     EXPECT_THROW(unit.at(Role::kQBias), BugError);
+}
+
+TEST(Layout, EveryQuantizationHasItsSections) {
+    const auto sections = [](Quantization quantization, bool double_quant) {
+        const ModelLayout layout =
+            make_layout(llama(true), {.quantization = quantization, .double_quant = double_quant});
+        std::vector<std::size_t> bytes;
+        for (const FieldPart& section : parts_of(layout.units.at(1).at(Role::kK)))
+            bytes.push_back(section.bytes);
+        return bytes;
+    };
+    using Bytes = std::vector<std::size_t>;  // of k_proj, 20 x 40: 12.5 blocks of 64
+    EXPECT_EQ(sections(Quantization::kNone, true), (Bytes{1600}));
+    EXPECT_EQ(sections(Quantization::kNf4, false), (Bytes{400, 52}));
+    EXPECT_EQ(sections(Quantization::kFp4, true), (Bytes{400, 13, 4, 4}));
+    EXPECT_EQ(sections(Quantization::kInt8, true), (Bytes{800, 80}));
+    for (const std::string& name : quantization_names())
+        EXPECT_EQ(name_of(quantization_named(name)), name);
+}
+
+TEST(Layout, LinearsThatAreQuantizedAlreadyKeepTheirForm) {
+    LayoutOptions options;
+    options.taken = {{"model.layers.0.self_attn.q_proj.weight", {Storage::kFp4, false}},
+                     {"model.layers.0.self_attn.k_proj.weight", {}}};
+    const UnitLayout unit = make_layout(llama(true), options).units.at(1);
+    EXPECT_EQ(unit.at(Role::kQ).storage, Storage::kFp4);
+    EXPECT_FALSE(unit.at(Role::kQ).double_quant);
+    EXPECT_TRUE(unit.at(Role::kQ).taken);
+    EXPECT_EQ(unit.at(Role::kK).storage, Storage::kPlain);
+    EXPECT_EQ(unit.at(Role::kK).dtype, DType::kBF16);
+    EXPECT_FALSE(unit.at(Role::kK).taken);
+    EXPECT_EQ(unit.at(Role::kV).storage, Storage::kNf4);
+    EXPECT_FALSE(unit.at(Role::kV).taken);
 }
 
 TEST(Layout, ShardsCoverTheUnit) {

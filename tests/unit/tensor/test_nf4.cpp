@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "tensor/int8.h"
 #include "tensor/nf4.h"
 
 namespace qshard {
@@ -56,12 +57,12 @@ struct Quantized {
     float offset = 0;
 };
 
-Quantized quantize(const std::vector<float>& x) {
+Quantized quantize(const std::vector<float>& x, const FourBitCode& code = kNf4Code) {
     Quantized r;
     const std::size_t blocks = (x.size() + 63) / 64;
     r.codes.resize((x.size() + 1) / 2);
     r.absmax.resize(blocks);
-    nf4_quantize(x, r.codes.data(), r.absmax.data());
+    quantize_four_bit(code, x, r.codes.data(), r.absmax.data());
     r.q.resize(blocks);
     r.absmax2.resize((blocks + 255) / 256);
     double_quantize(r.absmax, r.q.data(), r.absmax2.data(), &r.offset);
@@ -71,9 +72,9 @@ Quantized quantize(const std::vector<float>& x) {
 }
 
 std::vector<float> dequantize(const Quantized& r, const std::vector<float>& absmax,
-                              std::size_t count) {
+                              std::size_t count, const FourBitCode& code = kNf4Code) {
     std::vector<float> values(count);
-    nf4_dequantize(r.codes.data(), absmax.data(), 0, values);
+    dequantize_four_bit(code, r.codes.data(), absmax.data(), 0, values);
     return values;
 }
 
@@ -87,7 +88,7 @@ TEST(Nf4, ConstantsHaveTheirChecksums) {
     EXPECT_EQ(crc_of(kNf4Table.data(), 16), "c471f81a");
     EXPECT_EQ(crc_of(kDynamicMap.data(), 256), "1b137aeb");
     for (std::size_t i = 0; i + 1 < 16; ++i) {
-        EXPECT_EQ(kNf4Thresholds[i], (kNf4Table[i] + kNf4Table[i + 1]) / 2) << i;
+        EXPECT_EQ(kNf4Code.thresholds[i], (kNf4Table[i] + kNf4Table[i + 1]) / 2) << i;
     }
 }
 
@@ -95,8 +96,8 @@ TEST(Nf4, ValueOnThresholdTakesLowerCode) {
     std::vector<float> x(64, 0.0f);
     x[0] = 1.0f;
     for (std::size_t t = 0; t < 15; ++t) {
-        x[1 + 2 * t] = kNf4Thresholds[t];
-        x[2 + 2 * t] = std::nextafter(kNf4Thresholds[t], 2.0f);
+        x[1 + 2 * t] = kNf4Code.thresholds[t];
+        x[2 + 2 * t] = std::nextafter(kNf4Code.thresholds[t], 2.0f);
     }
     const Quantized r = quantize(x);
     for (std::size_t t = 0; t < 15; ++t) {
@@ -130,8 +131,55 @@ TEST(Nf4, DoubleQuantizationOfThreeHundredBlocks) {
     EXPECT_EQ(crc_of(r.rebuilt), "f6314aec");
 }
 
+std::string crc(const boost::json::value& array) {
+    return std::string(array.at("crc32").as_string());
+}
+
+void expect_four_bit(const boost::json::value& golden, const FourBitCode& code,
+                     const std::vector<float>& x) {
+    const auto& nested = golden.at("double");
+    const Quantized r = quantize(x, code);
+    EXPECT_EQ(crc_of(r.codes), crc(golden.at("packed")));
+    EXPECT_EQ(crc_of(r.absmax), crc(golden.at("absmax")));
+    EXPECT_EQ(crc_of(bf16_bits(dequantize(r, r.absmax, x.size(), code))),
+              crc(golden.at("dequantized_bf16")));
+    EXPECT_EQ(hex_bits(r.offset), nested.at("offset_from_double_mean").as_string());
+    EXPECT_EQ(crc_of(r.q), crc(nested.at("codes")));
+    EXPECT_EQ(crc_of(r.absmax2), crc(nested.at("absmax2")));
+    EXPECT_EQ(crc_of(r.rebuilt), crc(nested.at("rebuilt_absmax")));
+    EXPECT_EQ(crc_of(dequantize(r, r.rebuilt, x.size(), code)), crc(nested.at("dequantized_f32")));
+}
+
+void expect_int8(const boost::json::value& golden, const std::vector<float>& x, std::size_t cols) {
+    std::vector<float> values = x, scb(x.size() / cols);
+    std::vector<std::int8_t> codes(x.size());
+    for (std::size_t row = 0; row < scb.size(); ++row) {
+        const std::span<float> line(values.data() + row * cols, cols);
+        quantize_int8_row(line, codes.data() + row * cols, &scb[row]);
+    }
+    EXPECT_EQ(crc_of(codes), crc(golden.at("codes")));
+    EXPECT_EQ(crc_of(scb), crc(golden.at("scb")));
+    dequantize_int8(codes.data(), scb.data(), static_cast<std::int64_t>(cols), 0, values);
+    EXPECT_EQ(crc_of(values), crc(golden.at("dequantized_f32")));
+}
+
+TEST(Int8, OddValuesStayInRange) {
+    std::vector<float> row = {0.0f, -0.0f, 0.0f};
+    std::vector<std::int8_t> codes(3, 5);
+    float absmax = 1;
+    quantize_int8_row(row, codes.data(), &absmax);
+    EXPECT_EQ(absmax, 0.0f);
+    EXPECT_EQ(codes, std::vector<std::int8_t>(3, 0));
+    row = {1.0f, -1.0f, 0.5f / 127, 1.5f / 127, -0.49f / 127};
+    codes.resize(5);
+    quantize_int8_row(row, codes.data(), &absmax);
+    EXPECT_EQ(codes[0], 127);
+    EXPECT_EQ(codes[1], -127);
+    EXPECT_EQ(codes[4], 0);
+}
+
 /// Every case of tests/golden/nf4/nf4.json: inputs regenerated, arrays compared by CRC-32.
-TEST(Nf4, MatchesBitsandbytes) {
+TEST(Codecs, MatchBitsandbytes) {
     std::ifstream file(QSHARD_TEST_DATA "/golden/nf4/nf4.json");
     ASSERT_TRUE(file) << "tests/golden/nf4/nf4.json is missing";
     std::stringstream text;
@@ -155,22 +203,13 @@ TEST(Nf4, MatchesBitsandbytes) {
                 if (static_cast<std::int64_t>(i / 64) == block.as_int64()) x[i] = 0;
             }
         }
-        auto crc = [](const boost::json::value& at) {
-            return std::string(at.at("crc32").as_string());
-        };
         ASSERT_EQ(crc_of(bf16_bits(x)), crc(item.at("input_bf16")));
-        const auto& nf4 = item.at("nf4");
-        const auto& nested = nf4.at("double");
-        const Quantized r = quantize(x);
-        EXPECT_EQ(crc_of(r.codes), crc(nf4.at("packed")));
-        EXPECT_EQ(crc_of(r.absmax), crc(nf4.at("absmax")));
-        EXPECT_EQ(crc_of(bf16_bits(dequantize(r, r.absmax, count))),
-                  crc(nf4.at("dequantized_bf16")));
-        EXPECT_EQ(hex_bits(r.offset), nested.at("offset_from_double_mean").as_string());
-        EXPECT_EQ(crc_of(r.q), crc(nested.at("codes")));
-        EXPECT_EQ(crc_of(r.absmax2), crc(nested.at("absmax2")));
-        EXPECT_EQ(crc_of(r.rebuilt), crc(nested.at("rebuilt_absmax")));
-        EXPECT_EQ(crc_of(dequantize(r, r.rebuilt, count)), crc(nested.at("dequantized_f32")));
+        expect_four_bit(item.at("nf4"), kNf4Code, x);
+        if (const auto* fp4 = item.as_object().if_contains("fp4"))
+            expect_four_bit(*fp4, kFp4Code, x);
+        if (const auto* int8 = item.as_object().if_contains("int8")) {
+            expect_int8(*int8, x, static_cast<std::size_t>(item.at("cols").as_int64()));
+        }
     }
 }
 

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "io/formats/input_file.h"
+
+namespace qshard {
+
+/// The files of a model: those of a directory, or what a weight store keeps of them.
+class ModelFolder {
+  public:
+    /// With a log, everything read of its files is noted there.
+    explicit ModelFolder(std::filesystem::path path, std::shared_ptr<ReadLog> log = nullptr)
+        : path_(std::move(path)), log_(std::move(log)) {}
+    ModelFolder(std::shared_ptr<const InputFile> store, std::map<std::string, PartialFile> kept)
+        : path_(store->name()), store_(std::move(store)), kept_(std::move(kept)) {}
+
+    bool has(std::string_view name) const;
+    /// A file whose name may come from another file: InputFile::beneath().
+    InputFile open(std::string_view name) const;
+    /// Follows any symbolic link: for fixed names.
+    InputFile open_linked(const std::string& name) const;
+    /// For messages.
+    const std::filesystem::path& path() const { return path_; }
+
+  private:
+    InputFile recorded(InputFile file, std::string_view name) const;
+    InputFile kept(const std::string& name) const;
+
+    std::filesystem::path path_;
+    std::shared_ptr<ReadLog> log_;
+    std::shared_ptr<const InputFile> store_;  ///< null: a directory
+    std::map<std::string, PartialFile> kept_;
+};
+
+}  // namespace qshard
