@@ -4,8 +4,9 @@
 #
 #   jobs/bundle.sh [--architectures LIST] [--build DIR] FOLDER
 #
-#   --architectures LIST   GPUs to compile for, as CMAKE_CUDA_ARCHITECTURES (default: 80-real;90)
+#   --architectures LIST   GPUs to compile for, as CMAKE_CUDA_ARCHITECTURES (default: 80-real;90-real)
 #   --build DIR            where to build (default: build-bundle)
+#   --model FILE           a GGUF file to take along, and the tests that want it (SmolLM2-135M-Instruct Q4_1)
 #
 # FOLDER gets bin/, lib/, tests/, run files and run-suite.sh; FOLDER/run-suite.sh on the other machine runs everything and
 # ends with "N passed, N failed, N skipped". cuBLASLt and NCCL are taken from that machine (a CUDA toolkit, or the
@@ -13,12 +14,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-architectures='80-real;90' build=build-bundle folder=
+architectures='80-real;90-real' build=build-bundle folder='' model=
 while [ $# -gt 0 ]; do
     case $1 in
         --architectures) architectures=$2 && shift ;;
         --build) build=$2 && shift ;;
-        -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0" && exit 0 ;;
+        --model) model=$2 && shift ;;
+        -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0" && exit 0 ;;
         -*) echo "bundle.sh: unknown option $1" >&2 && exit 64 ;;
         *) folder=$1 ;;
     esac
@@ -28,12 +30,13 @@ done
 [ ! -e "$folder" ] || { echo "bundle.sh: $folder is there already" >&2 && exit 73; }
 
 programs=(qshard qshard-inspect)
-tests=(test_ops test_slot_tree test_equivalence test_golden_tiny test_golden_train50 test_collectives)
+tests=(test_ops test_slot_tree test_equivalence test_golden_tiny test_collectives)
+[ -z "$model" ] || tests+=(test_golden_train50)
 
 # Programs find their libraries beside them; RPATH, not RUNPATH, so that those libraries find theirs there too.
 # shellcheck disable=SC2016 # $ORIGIN is the loader's
 cmake -S . -B "$build" -G Ninja -DQSHARD_CUDA=ON -DQSHARD_CUDA_ARCHITECTURES="$architectures" \
-    -DQSHARD_TEST_DATA=tests -DCMAKE_BUILD_RPATH='$ORIGIN/../lib' \
+    -DCMAKE_CUDA_FLAGS=--compress-mode=size -DQSHARD_TEST_DATA=tests -DCMAKE_BUILD_RPATH='$ORIGIN/../lib' \
     -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags -DCMAKE_BUILD_RPATH_USE_ORIGIN=ON
 ninja -C "$build" "${programs[@]}" "${tests[@]}"
 
@@ -52,11 +55,12 @@ done
 strip --strip-unneeded "$folder"/lib/*.so* 2>/dev/null || true
 cp -r tests/golden tests/gpu "$folder/tests/"
 rm -rf "$folder/tests/gpu/emulated"
+[ -z "$model" ] || cp "$model" "$folder/model.gguf"
 cp jobs/*.yaml jobs/train-gpu.sbatch "$folder/jobs/"
 install -m 755 tests/gpu/run-suite.sh "$folder/run-suite.sh"
 "$folder/bin/qshard-inspect" --version >/dev/null
 du -sh "$folder"
-if [ "$(du -sm "$folder" | cut -f 1)" -ge 60 ]; then
+if [ -z "$model" ] && [ "$(du -sm "$folder" | cut -f 1)" -ge 60 ]; then
     echo "bundle.sh: $folder is larger than 60 MiB" >&2
     exit 1
 fi

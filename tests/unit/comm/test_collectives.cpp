@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "comm/communicator.h"
 #include "comm/launch.h"
+#include "comm/nccl_communicator.h"
 #include "comm/threads.h"
 
 // One set of cases for every transport. Started by mpirun this program runs them over MPI, or over
@@ -288,6 +289,10 @@ INSTANTIATE_TEST_SUITE_P(Transports, Collectives, testing::ValuesIn(transports()
 }  // namespace
 
 int main(int argc, char** argv) {
+    if (Launch::by_file() && nccl_devices().empty()) {
+        std::printf("%s: Skipped\nno GPU for NCCL\n", __FILE__);
+        return 77;
+    }
     Launch launch;
     testing::InitGoogleTest(&argc, argv);
     if (launch.rank() != 0) {
