@@ -1,5 +1,8 @@
 #include "backend/backend.h"
 
+#include <type_traits>
+#include <vector>
+
 namespace qshard {
 
 WeightView view_of(const Field& field, const std::byte* unit) {
@@ -22,6 +25,51 @@ WeightView view_of(const Field& field, const std::byte* unit) {
         view.absmax = reinterpret_cast<const float*>(unit + field.absmax);
     }
     return view;
+}
+
+void drop_range(const DropoutMask& mask, const Tensor& x, bool accumulate, const Tensor& y,
+                std::int64_t first, std::int64_t count) {
+    const float scale = mask.scale();
+    const auto run = [&](auto load, auto* out) {
+        using Out = std::remove_pointer_t<decltype(out)>;
+        mask.each(first, count, [&](std::int64_t i, bool kept) {
+            const float value = kept ? scale * load(i) : 0.0f;
+            if constexpr (std::is_same_v<Out, float>) {
+                out[i] = accumulate ? out[i] + value : value;
+            } else {
+                out[i] = to_bf16(value);
+            }
+        });
+    };
+    const auto from = [&](auto load) {
+        if (y.dtype() == DType::kF32) {
+            run(load, y.as<float>());
+        } else {
+            run(load, y.as<bf16>());
+        }
+    };
+    if (x.dtype() == DType::kF32) {
+        from([in = x.as<float>()](std::int64_t i) { return in[i]; });
+    } else {
+        from([in = x.as<bf16>()](std::int64_t i) { return to_float(in[i]); });
+    }
+}
+
+void check_dropout(const Tensor& x, bool accumulate, const Tensor& y) {
+    check(x.count() == y.count() && (!accumulate || y.dtype() == DType::kF32),
+          "dropout operands fit");
+}
+
+void Backend::dropout(const DropoutMask& mask, Tensor x, bool accumulate, Tensor y) {
+    check_dropout(x, accumulate, y);
+    std::vector<std::byte> in(x.bytes()), out(y.bytes());
+    synchronize();
+    download(in.data(), x.data(), in.size());
+    if (accumulate) download(out.data(), y.data(), out.size());
+    drop_range(mask, Tensor(in.data(), x.dtype(), {x.count()}), accumulate,
+               Tensor(out.data(), y.dtype(), {y.count()}), 0, x.count());
+    upload(y.data(), out.data(), out.size());
+    synchronize();
 }
 
 WeightView rows_of(const WeightView& weight, std::int64_t first, std::int64_t count) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/dropout.h"
 #include "spec/layout.h"
 #include "spec/model_config.h"
 #include "tensor/tensor.h"
@@ -186,6 +187,9 @@ class Backend {
     /// dup.
     virtual void activate_backward(Activation kind, Tensor gate, Tensor up, Tensor dout,
                                    Tensor dgate, Tensor dup) = 0;
+    /// y = (or += if accumulate) x where the mask keeps, scaled by mask.scale(), else 0; any
+    /// dtypes, accumulate: y fp32. y may alias x. The default masks on the host.
+    virtual void dropout(const DropoutMask& mask, Tensor x, bool accumulate, Tensor y);
     /// y += scale * x, elementwise; y fp32, x any dtype.
     virtual void add(Tensor x, float scale, Tensor y) = 0;
 
@@ -221,6 +225,12 @@ class Backend {
     virtual void rmsprop(const RmsProp& hyper, Tensor parameter, Tensor gradient, Tensor square_avg,
                          Tensor momentum) = 0;
 };
+
+/// Backend::dropout() of elements [first, first + count) in host memory.
+void drop_range(const DropoutMask& mask, const Tensor& x, bool accumulate, const Tensor& y,
+                std::int64_t first, std::int64_t count);
+/// BugError if dropout() cannot take these.
+void check_dropout(const Tensor& x, bool accumulate, const Tensor& y);
 
 /// Plain fp32 loops, one thread: the oracle of the others.
 std::unique_ptr<Backend> make_reference_backend();

@@ -13,25 +13,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kPrefix = "base_model.model.";
-
-/// "model.layers.0.self_attn.q_proj" of its PEFT key.
-std::string module_of(std::string_view key) {
-    if (key.starts_with(kPrefix)) key.remove_prefix(kPrefix.size());
-    return std::string(key.substr(0, key.rfind(".lora_")));
-}
-
-AdapterOptions options_of(const PeftConfig& config, const std::vector<NamedTensor>& tensors) {
-    AdapterOptions options;
-    options.r = config.r;
-    options.alpha = config.alpha;
-    options.use_rslora = config.use_rslora;
-    std::set<std::string> modules;
-    for (const NamedTensor& tensor : tensors) modules.insert(module_of(tensor.name));
-    options.target_modules.assign(modules.begin(), modules.end());
-    return options;
-}
-
 /// The run file at `path`, or nothing if there is none that is one of ours.
 std::optional<RunFile> run_beside(const fs::path& path) {
     if (!fs::exists(path)) return std::nullopt;
@@ -46,7 +27,7 @@ AdapterFile of_checkpoint(CheckpointState state, const fs::path& file) {
     AdapterFile adapter;
     adapter.path = file;
     adapter.state = std::move(state);
-    adapter.options = options_of(
+    adapter.options = adapter_options(
         parse_peft_config(adapter.state.adapter_config_json, file.string()), adapter.state.tensors);
     if (!adapter.state.run_yaml.empty()) {
         try {
@@ -68,7 +49,7 @@ AdapterFile of_peft(const fs::path& folder) {
     PeftAdapter peft = read_peft_adapter(folder);
     AdapterFile adapter;
     adapter.path = folder;
-    adapter.options = options_of(peft.config, peft.tensors);
+    adapter.options = adapter_options(peft.config, peft.tensors);
     adapter.state.tensors = std::move(peft.tensors);
     adapter.state.adapter = std::move(peft.values);
     adapter.state.adapter_config_json = std::move(peft.config_json);

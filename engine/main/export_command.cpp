@@ -6,6 +6,7 @@
 #include "io/export/gguf_metadata.h"
 #include "io/export/hf_folder.h"
 #include "io/peft/adapter_folder.h"
+#include "io/tokenizer/to_gguf.h"
 #include "main/adapter_file.h"
 #include "main/commands.h"
 #include "main/inference_session.h"
@@ -15,8 +16,6 @@
 /// `qshard export`: a checkpoint in a format that other programs read.
 namespace qshard {
 namespace {
-
-namespace fs = std::filesystem;
 
 struct Arguments {
     std::string checkpoint, format, out;
@@ -66,6 +65,22 @@ LayoutOptions held_base(const Arguments& arguments, const AdapterFile& adapter,
     return layout_options_for(source, *trained.quantization, trained.double_quant, trained.compute);
 }
 
+/// The base's own, or made from its folder.
+GgufHeader gguf_metadata(const ModelSource& source) {
+    if (source.kind == "gguf") return gguf_metadata_like(GgufFile(InputFile(source.path)));
+    const ModelConfig& config = source.weights->config();
+    GgufHeader header = gguf_metadata_of(config);
+    if (!source.tokenizer_json) {
+        header.text("tokenizer.ggml.model", "none");
+        return header;
+    }
+    GgufTokenizerData data = gguf_tokenizer_of(source.tokenizer_json->text,
+                                               source.tokenizer_json->origin, config.vocabulary);
+    data.add_bos = open_text_model(source.path, std::nullopt).add_bos;
+    add_gguf_tokenizer(header, data, config, source.chat_template);
+    return header;
+}
+
 void merge(const Arguments& arguments, const AdapterFile& adapter) {
     const ModelSource source = open_base(arguments, adapter);
     if (source.kind == "store") {
@@ -80,18 +95,16 @@ void merge(const Arguments& arguments, const AdapterFile& adapter) {
     const QuantizedWeights trained(*source.weights, held, options.threads);
     const MergedWeights merged(trained, layout, values, options.dtype);
     if (arguments.format == "merged-hf") {
-        if (source.kind == "gguf") {
-            refuse("a GGUF base has no Hugging Face folder; use --to merged-gguf");
+        const FolderFiles files = source.kind == "gguf"
+                                      ? folder_files_of_gguf(source, options.dtype)
+                                      : folder_files_like(source.path, options.dtype);
+        write_hugging_face_model(arguments.out, merged, files, options);
+        if (source.kind == "gguf" && !files.others.contains("tokenizer.json")) {
+            bar.message(
+                "the GGUF file's tokenizer has no tokenizer.json; copy the original model's");
         }
-        write_hugging_face_model(arguments.out, merged, source.path, options);
     } else {
-        if (source.kind != "gguf") {
-            refuse(
-                "the base is a Hugging Face folder; use --to merged-hf, then llama.cpp's "
-                "convert_hf_to_gguf.py");
-        }
-        write_gguf_model(arguments.out, merged,
-                         gguf_metadata_like(GgufFile(InputFile(source.path))), options);
+        write_gguf_model(arguments.out, merged, gguf_metadata(source), options);
     }
     bar.finish();
     fmt::print("{}: {} with the adapter of step {} merged into {}, {}\n", arguments.out,

@@ -19,6 +19,33 @@ constexpr SectionKind kStart{"start", 0};
 constexpr SectionKind kSave{"save", 600};
 constexpr double kSilenceSeconds = 60;
 
+/// rank_pattern and alpha_pattern for the identity of a run; nothing without them.
+std::string pattern_text(const RunFile::Adapter& adapter) {
+    std::string text;
+    for (const auto& [key, rank] : adapter.rank_pattern)
+        text += fmt::format(" r({})={}", key, rank);
+    for (const auto& [key, alpha] : adapter.alpha_pattern)
+        text += fmt::format(" alpha({})={}", key, alpha);
+    return text;
+}
+
+/// What makes PEFT choose the modules of `layout`. It has no layers beside a pattern or all-linear.
+void set_targets(PeftConfig& config, const RunFile::Adapter& adapter, const AdapterLayout& layout) {
+    config.exclude_modules = adapter.exclude_modules;
+    config.exclude_pattern = adapter.exclude_pattern;
+    config.layers_to_transform = parse_layers(adapter.layers);
+    if (adapter.target_pattern.empty()) {
+        const bool all = adapter.target_modules == std::vector<std::string>{"all-linear"};
+        config.target_modules = all ? target_names(layout) : adapter.target_modules;
+    } else if (config.layers_to_transform.empty()) {
+        config.target_pattern = adapter.target_pattern;
+    } else {
+        config.layers_to_transform.clear();
+        for (const AdapterTarget& target : layout.targets)
+            config.target_modules.push_back(target.module);
+    }
+}
+
 }  // namespace
 
 void TrainRun::prepare_output() {
@@ -80,9 +107,10 @@ std::map<std::string, std::string> TrainRun::identity() const {
         {"base_sha256", model_.source.weights->sha256()},
         {"data_sha256", data_->sha256()},
         {"tokenizer_sha256", model_.tokenizer ? model_.tokenizer->sha256() : ""},
-        {"adapter", fmt::format("lora r={} alpha={} dropout={} rslora={} targets={} elements={}",
+        {"adapter", fmt::format("lora r={} alpha={} dropout={} rslora={} targets={} elements={}{}",
                                 run_.adapter.r, run_.adapter.alpha, run_.adapter.dropout,
-                                run_.adapter.use_rslora, adapter.targets.size(), adapter.count)},
+                                run_.adapter.use_rslora, adapter.targets.size(), adapter.count,
+                                pattern_text(run_.adapter))},
         {"seed", fmt::format("{}", run_.train.seed)},
         {"optimizer", run_.train.optimizer},
         {"quantization",
@@ -159,13 +187,15 @@ void TrainRun::start_from(const std::string& path) {
         theirs.count == mine.count &&
         std::equal(theirs.targets.begin(), theirs.targets.end(), mine.targets.begin(),
                    mine.targets.end(), [](const AdapterTarget& a, const AdapterTarget& b) {
-                       return a.module == b.module && a.r == b.r;
+                       return a.module == b.module && a.r == b.r && a.scale == b.scale;
                    });
     if (!same) {
         throw UserError(fmt::format(
-            "the adapter {} has r {} on {} modules, this run r {} on {}: set adapter.r, "
-            "adapter.target_modules and adapter.layers as it was trained",
-            path, theirs.options.r, theirs.targets.size(), mine.options.r, mine.targets.size()));
+            "the adapter {} has r {} and alpha {} on {} modules, this run r {} and alpha {} on {}: "
+            "set adapter.r, alpha, use_rslora, their patterns, target_modules and layers as it was "
+            "trained",
+            path, theirs.options.r, theirs.options.alpha, theirs.targets.size(), mine.options.r,
+            mine.options.alpha, mine.targets.size()));
     }
     initial_adapter_ = flat_values(file, mine);
 }
@@ -238,12 +268,10 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     config.dropout = run_.adapter.dropout;
     config.use_rslora = run_.adapter.use_rslora;
     config.fan_in_fan_out = model_.config().conv1d;
-    config.layers_to_transform = parse_layers(run_.adapter.layers);
-    if (run_.adapter.target_modules == std::vector<std::string>{"all-linear"}) {
-        config.target_modules = target_names(layout);
-    } else {
-        config.target_modules = run_.adapter.target_modules;
-    }
+    config.init_lora_weights = run_.adapter.init_lora_weights;
+    config.rank_pattern = run_.adapter.rank_pattern;
+    config.alpha_pattern = run_.adapter.alpha_pattern;
+    set_targets(config, run_.adapter, layout);
     config.base_model = model_.config().name.empty() ? run_.model.base : model_.config().name;
     state.adapter_config_json = peft_config_text(config);
     state.run_yaml = run_.to_yaml();

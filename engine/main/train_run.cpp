@@ -74,8 +74,17 @@ AdapterOptions TrainRun::adapter_options() const {
     options.alpha = run_.adapter.alpha;
     options.dropout = run_.adapter.dropout;
     options.use_rslora = run_.adapter.use_rslora;
+    const std::string& init = run_.adapter.init_lora_weights;
+    options.init = init == "gaussian" ? AdapterInit::kGaussian
+                   : init == "false"  ? AdapterInit::kRandom
+                                      : AdapterInit::kDefault;
     options.target_modules = run_.adapter.target_modules;
+    options.target_pattern = run_.adapter.target_pattern;
+    options.exclude_modules = run_.adapter.exclude_modules;
+    options.exclude_pattern = run_.adapter.exclude_pattern;
     options.layers = parse_layers(run_.adapter.layers);
+    options.rank_pattern = run_.adapter.rank_pattern;
+    options.alpha_pattern = run_.adapter.alpha_pattern;
     return options;
 }
 
@@ -105,6 +114,7 @@ TrainerOptions TrainRun::trainer_options(PlacementMode mode) const {
     options.schedule.warmup_steps = run_.train.warmup_steps.value_or(static_cast<std::int64_t>(
         std::ceil(run_.train.warmup_ratio * static_cast<double>(total_steps_))));
     options.max_grad_norm = run_.train.max_grad_norm;
+    options.seed = run_.train.seed;
     return options;
 }
 

@@ -33,34 +33,41 @@ TokenContext TokenContext::documents(std::span<const std::int32_t> document_begi
     return context;
 }
 
-/// y (+)= x W^T + bias + u (scale B)^T, with u = x A^T.
-void Decoder::linear(const LinearPack& pack, Tensor x, Tape& tape, Tensor y, bool accumulate) {
+/// y (+)= x W^T + bias + u (scale B)^T, with u = dropout(x) A^T.
+void Decoder::linear(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape,
+                     Tensor y, bool accumulate) {
     if (pack.target == nullptr) {
         const GemmTerm term{x, pack.forward};
         backend_.gemm({&term, 1}, pack.bias, y, accumulate);
         return;
     }
-    down_project(pack, x, tape);
+    down_project(pack, context, x, tape);
     const GemmTerm terms[] = {{x, pack.forward}, {tape.u_of(*pack.target), pack.b_forward}};
     backend_.gemm(terms, pack.bias, y, accumulate);
 }
 
-/// u = x A^T, unless an earlier part of the same fused linear has made it.
-void Decoder::down_project(const LinearPack& pack, Tensor x, Tape& tape) {
+/// u = dropout(x) A^T, unless an earlier part of the same fused linear has made it.
+void Decoder::down_project(const LinearPack& pack, const TokenContext& context, Tensor x,
+                           Tape& tape) {
     if (pack.target == nullptr || pack.a_forward.data == nullptr) return;
+    if (context.dropout) {
+        const Tensor dropped = context.dropout->input(x);
+        backend_.dropout(context.dropout->mask_of(*pack.target), x, false, dropped);
+        x = dropped;
+    }
     const GemmTerm term{x, pack.a_forward};
     backend_.gemm({&term, 1}, Tensor(), tape.u_of(*pack.target), false);
 }
 
 /// x_out += residual_scale * post_norm(linear(x)); the plain case accumulates straight into the
 /// residual stream.
-void Decoder::residual(const LinearPack& pack, Tensor x, Tape& tape, Tensor kept,
-                       const Norm& post_norm, Tensor x_out) {
+void Decoder::residual(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape,
+                       Tensor kept, const Norm& post_norm, Tensor x_out) {
     if (kept.empty()) {
-        linear(pack, x, tape, x_out, true);
+        linear(pack, context, x, tape, x_out, true);
         return;
     }
-    linear(pack, x, tape, kept, false);
+    linear(pack, context, x, tape, kept, false);
     if (config_.post_norms) post_norm.forward(backend_, config_, kept, tape.branch);
     backend_.add(config_.post_norms ? tape.branch : kept, config_.residual_scale, x_out);
 }
@@ -110,9 +117,9 @@ void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenCo
                       Tensor x_in, Tensor x_out, Tape& tape, const KvCache* cache) {
     pre_norm(packs.norm(Role::kNorm1), x_in, tape.h1);
     Tensor q = config_.qk_norm ? tape.q_raw : tape.q, k = config_.qk_norm ? tape.k_raw : tape.k;
-    linear(packs.at(Role::kQ), tape.h1, tape, q, false);
-    linear(packs.at(Role::kK), tape.h1, tape, k, false);
-    linear(packs.at(Role::kV), tape.h1, tape, tape.v, false);
+    linear(packs.at(Role::kQ), context, tape.h1, tape, q, false);
+    linear(packs.at(Role::kK), context, tape.h1, tape, k, false);
+    linear(packs.at(Role::kV), context, tape.h1, tape, tape.v, false);
     if (config_.qk_norm) {
         qk_norm(packs, Role::kQNorm, q, tape.q);
         qk_norm(packs, Role::kKNorm, k, tape.k);
@@ -133,19 +140,19 @@ void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenCo
     backend_.attention(attention_shape(layer, context), tape.q, keys, values, tape.attention,
                        tape.lse);
     backend_.copy(x_in, tape.x_mid);
-    residual(packs.at(Role::kO), tape.attention, tape, tape.attention_out,
+    residual(packs.at(Role::kO), context, tape.attention, tape, tape.attention_out,
              packs.norm(Role::kPostAttentionNorm), tape.x_mid);
 
     pre_norm(packs.norm(Role::kNorm2), tape.x_mid, tape.h2);
-    if (config_.gated_mlp) linear(packs.at(Role::kGate), tape.h2, tape, tape.gate, false);
-    linear(packs.at(Role::kUp), tape.h2, tape, tape.up, false);
+    if (config_.gated_mlp) linear(packs.at(Role::kGate), context, tape.h2, tape, tape.gate, false);
+    linear(packs.at(Role::kUp), context, tape.h2, tape, tape.up, false);
     backend_.activate(config_.activation, tape.gate, tape.up, tape.activated);
     if (x_out.empty()) {
-        down_project(packs.at(Role::kDown), tape.activated, tape);
+        down_project(packs.at(Role::kDown), context, tape.activated, tape);
         return;
     }
     backend_.copy(tape.x_mid, x_out);
-    residual(packs.at(Role::kDown), tape.activated, tape, tape.mlp_out,
+    residual(packs.at(Role::kDown), context, tape.activated, tape, tape.mlp_out,
              packs.norm(Role::kPostFfnNorm), x_out);
 }
 

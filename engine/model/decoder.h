@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "backend/backend.h"
+#include "model/adapter_dropout.h"
 #include "model/block_packs.h"
 #include "model/tape.h"
 #include "spec/adapter.h"
@@ -28,6 +30,7 @@ struct TokenContext {
     std::int64_t tokens = 0;              ///< N
     std::vector<std::int32_t> positions;  ///< [N]
     std::vector<AttentionSequence> sequences;
+    std::optional<AdapterDropout> dropout;
     /// Documents laid end to end: positions restart at each, queries and keys are the same rows.
     static TokenContext documents(std::span<const std::int32_t> document_begin);
 };
@@ -76,10 +79,11 @@ class Decoder {
 
   private:
     struct Backward;
-    void linear(const LinearPack& pack, Tensor x, Tape& tape, Tensor y, bool accumulate);
-    void down_project(const LinearPack& pack, Tensor x, Tape& tape);
-    void residual(const LinearPack& pack, Tensor x, Tape& tape, Tensor kept, const Norm& post_norm,
-                  Tensor x_out);
+    void linear(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape, Tensor y,
+                bool accumulate);
+    void down_project(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape);
+    void residual(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape,
+                  Tensor kept, const Norm& post_norm, Tensor x_out);
     void pre_norm(const Norm& norm, Tensor x, Tensor h);
     void through_norm(const Norm& norm, Tensor x, Tensor dh, Tensor dx);
     void qk_norm(const BlockPacks& packs, Role role, Tensor raw, Tensor y);

@@ -39,6 +39,7 @@ struct Decoder::Backward {
     Tape& tape;
     float* gradient;  ///< of the layer, or null
     std::int64_t layer_begin;
+    const AdapterDropout* dropout;  ///< or null
     Work work;
 
     /// A linear seen from its output: its pack, its input x and the derivative of its output.
@@ -50,6 +51,7 @@ struct Decoder::Backward {
     /// dx = sum over branches (they share their input) of dy W + du A, and the LoRA gradients of
     /// each. Branches that are parts of one fused linear follow each other.
     void linears(std::initializer_list<Branch> branches, Tensor dx) {
+        if (dropout != nullptr) return linears_with_dropout(branches, dx);
         GemmTerm terms[6], ups[3];
         std::size_t count = 0, parts = 0, index = 0;
         for (const Branch& branch : branches) {
@@ -59,19 +61,63 @@ struct Decoder::Backward {
             ups[parts++] = {branch.dy, pack.b_backward};
             if (gradient != nullptr) gradient_of_b(branch);
             if (pack.a_backward.data == nullptr) continue;  // another part follows
-            Tensor du = work.du[index++];
-            backend.gemm({ups, parts}, Tensor(), du, false);
+            const Tensor du = adapter_derivative(*pack.target, {ups, parts}, work.du[index++]);
             parts = 0;
             terms[count++] = {du, pack.a_backward};
-            if (gradient != nullptr) gradient_of_a(branch, du);
+            if (gradient != nullptr) gradient_of_a(*pack.target, branch.x, du);
         }
         backend.gemm({terms, count}, Tensor(), dx, false);
     }
 
-    void gradient_of_a(const Branch& branch, Tensor du) {
-        const AdapterTarget& t = *branch.pack.target;
+    /// The same with the masks of the forward on what the adapters read: du A comes apart from
+    /// dy W, in fp32. A 16-bit dx has one linear, and is summed up before it is rounded.
+    void linears_with_dropout(std::initializer_list<Branch> branches, Tensor dx) {
+        const bool wide = dx.dtype() == DType::kF32;
+        const Tensor sum = dropout->derivative(dx.rows(), dx.cols());
+        if (wide) frozen(branches, dx, false);
+        GemmTerm ups[3];
+        std::size_t parts = 0, index = 0;
+        for (const Branch& branch : branches) {
+            const LinearPack& pack = branch.pack;
+            if (pack.target == nullptr) continue;
+            ups[parts++] = {branch.dy, pack.b_backward};
+            if (gradient != nullptr) gradient_of_b(branch);
+            if (pack.a_backward.data == nullptr) continue;  // another part follows
+            const Tensor du = adapter_derivative(*pack.target, {ups, parts}, work.du[index++]);
+            parts = 0;
+            const DropoutMask mask = dropout->mask_of(*pack.target);
+            const Tensor dropped = dropout->input(branch.x);
+            backend.dropout(mask, branch.x, false, dropped);
+            if (gradient != nullptr) gradient_of_a(*pack.target, dropped, du);
+            const GemmTerm down{du, pack.a_backward};
+            backend.gemm({&down, 1}, Tensor(), sum, false);
+            backend.dropout(mask, sum, wide, wide ? dx : sum);
+        }
+        if (wide) return;
+        const bool adapted = index > 0;
+        frozen(branches, adapted ? sum : dx, adapted);
+        if (adapted) backend.copy(sum, dx);
+    }
+
+    /// dx = (or +=) sum over branches of dy W.
+    void frozen(std::initializer_list<Branch> branches, Tensor dx, bool accumulate) {
+        GemmTerm terms[3];
+        std::size_t count = 0;
+        for (const Branch& branch : branches) terms[count++] = {branch.dy, branch.pack.backward};
+        backend.gemm({terms, count}, Tensor(), dx, accumulate);
+    }
+
+    /// du = dy (scale B), in as many columns of `memory` as the target has ranks.
+    Tensor adapter_derivative(const AdapterTarget& target, std::span<const GemmTerm> ups,
+                              const Tensor& memory) {
+        const Tensor du(memory.data(), memory.dtype(), {memory.rows(), target.r});
+        backend.gemm(ups, Tensor(), du, false);
+        return du;
+    }
+
+    void gradient_of_a(const AdapterTarget& t, Tensor x, Tensor du) {
         Tensor da(gradient + (t.a - layer_begin), DType::kF32, {t.r, t.in});
-        backend.gemm_rows(du, branch.x, 1.0f, compute, da, false);
+        backend.gemm_rows(du, x, 1.0f, compute, da, false);
     }
     /// The rows of B that belong to this part.
     void gradient_of_b(const Branch& branch) {
@@ -107,7 +153,8 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
     const std::int64_t n = context.tokens;
     const Tensor& any_u = tape.u[static_cast<std::size_t>(Role::kO)];
     const std::int64_t r = any_u.empty() ? 0 : any_u.cols();
-    Backward b{backend_, compute_, tape, gradient, layer_begin, {}};
+    const AdapterDropout* dropout = context.dropout ? &*context.dropout : nullptr;
+    Backward b{backend_, compute_, tape, gradient, layer_begin, dropout, {}};
     Scratch scratch(scratch_memory, backward_scratch_bytes(config_, r, n, compute_));
     for_each_tensor(b.work, config_, r, compute_,
                     [&](Tensor& tensor, DType dtype, std::int64_t cols) {

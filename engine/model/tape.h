@@ -25,9 +25,14 @@ struct Tape {
     Tensor mlp_out;     ///< [N, C] fp32, likewise
     Tensor branch;      ///< [N, C] fp32 scratch for a branch's normed output; only with post norms
     std::array<Tensor, static_cast<std::size_t>(Role::kCount)>
-        u;  ///< [N, R] x A^T of each adapted linear, by the role it is stored under
+        u;  ///< [N, R] x A^T of each adapted linear, by the role it is stored under; R: largest
+            ///< rank
 
-    Tensor& u_of(const AdapterTarget& target) { return u[static_cast<std::size_t>(target.role)]; }
+    /// As many columns of it as the target has ranks.
+    Tensor u_of(const AdapterTarget& target) const {
+        const Tensor& all = u[static_cast<std::size_t>(target.role)];
+        return {all.data(), all.dtype(), {all.rows(), target.r}};
+    }
 };
 
 /// Bytes of a tape of `tokens` tokens; r = 0 without an adapter.

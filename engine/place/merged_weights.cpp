@@ -38,6 +38,13 @@ MergedWeights::MergedWeights(const WeightReader& weights, const AdapterLayout& a
                              std::span<const float> values, DType base)
     : weights_(weights), adapter_(adapter), values_(values), base_(base) {}
 
+const AdapterTarget* MergedWeights::target_of(const WeightSpec& weight) const {
+    const auto target =
+        std::find_if(adapter_.targets.begin(), adapter_.targets.end(),
+                     [&](const AdapterTarget& t) { return t.module == weight.module(); });
+    return weight.linear && target != adapter_.targets.end() ? &*target : nullptr;
+}
+
 void MergedWeights::read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const {
     weights_.read(weight, first, out);
     if (base_ == DType::kBF16 || weights_.source_dtype(weight) == DType::kBF16) {
@@ -45,11 +52,8 @@ void MergedWeights::read(const WeightSpec& weight, std::int64_t first, std::span
     } else if (base_ == DType::kF16) {
         round_to_half(out);
     }
-    if (!weight.linear) return;
-    const auto target =
-        std::find_if(adapter_.targets.begin(), adapter_.targets.end(),
-                     [&](const AdapterTarget& t) { return t.module == weight.module(); });
-    if (target == adapter_.targets.end()) return;
+    const AdapterTarget* target = target_of(weight);
+    if (target == nullptr) return;
     for (std::size_t done = 0; done < out.size();) {
         const std::int64_t at = first + static_cast<std::int64_t>(done);
         const std::int64_t row = at / weight.cols, column = at % weight.cols;

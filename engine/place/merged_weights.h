@@ -24,14 +24,17 @@ class MergedWeights final : public WeightReader {
                   std::span<const float> values, DType base);
 
     const ModelConfig& config() const override { return weights_.config(); }
+    /// Sums are fp32 values.
     DType source_dtype(const WeightSpec& weight) const override {
-        return weights_.source_dtype(weight);
+        return target_of(weight) != nullptr ? DType::kF32 : weights_.source_dtype(weight);
     }
     void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override;
     std::string sha256() const override { return weights_.sha256(); }
     std::int64_t file_bytes() const override { return weights_.file_bytes(); }
 
   private:
+    const AdapterTarget* target_of(const WeightSpec& weight) const;
+
     const WeightReader& weights_;
     const AdapterLayout& adapter_;
     const std::span<const float> values_;

@@ -77,7 +77,7 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
       adapter_(adapter),
       options_(options),
       arena_(arena),
-      r_(adapter == nullptr ? 0 : adapter->options.r) {
+      r_(adapter == nullptr ? 0 : adapter->largest_r()) {
     check(!options.backward || adapter != nullptr, "only an adapter can be trained");
     const std::int64_t n = options.max_tokens;
     const auto slots = static_cast<std::size_t>(options.max_group_slots);
@@ -101,6 +101,10 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
             arena.reserve("gradient of one layer",
                           static_cast<std::size_t>(adapter->largest_layer_count()) * sizeof(float));
     }
+    if (options.backward && adapter->options.dropout > 0) {
+        dropout_ =
+            arena.reserve("adapter dropout", dropout_bytes(config, n, options.compute).total());
+    }
     ropes_ = arena.reserve("rotary tables", rope_bytes(config, n));
 }
 
@@ -114,12 +118,28 @@ void SlotRunner::start(WeightSource& source, const float* adapter_values) {
     head_ = std::make_unique<Head>(backend_, config_, options_.compute);
 }
 
-void SlotRunner::train(std::span<const Slot> slots, float weight, const Losses& losses,
-                       const Sink& sink) {
+void SlotRunner::train(std::span<const Slot> slots, const SlotPosition& where, float weight,
+                       const Losses& losses, const Sink& sink) {
     begin(slots, true);
+    set_dropout(where);
     forward(true);
     head(weight, true, losses);
     backward(sink);
+}
+
+/// Slots go through the layers one after the other, so that they share the memory.
+void SlotRunner::set_dropout(const SlotPosition& where) {
+    const double rate = adapter_->options.dropout;
+    if (rate == 0) return;
+    for (std::size_t i = 0; i < states_.size(); ++i) {
+        const DropoutMask mask{
+            where.seed, static_cast<std::uint32_t>(where.step),
+            static_cast<std::uint32_t>(where.first + static_cast<std::int64_t>(i)), 0,
+            DropoutMask::dropped_at(rate)};
+        states_[i].context.dropout =
+            AdapterDropout{mask, arena_.at(dropout_),
+                           dropout_bytes(config_, options_.max_tokens, options_.compute).input};
+    }
 }
 
 void SlotRunner::evaluate(std::span<const Slot> slots, const Losses& losses) {

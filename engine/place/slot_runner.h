@@ -25,6 +25,13 @@ struct RunnerOptions {
     bool backward = true;
 };
 
+/// Where a group of slots is in a run.
+struct SlotPosition {
+    std::uint64_t seed = 0;
+    std::int64_t step = 0;   ///< of the data
+    std::int64_t first = 0;  ///< slot of the step
+};
+
 /// Seconds spent since the last take_seconds(); acquire is waiting for weights, expand dequantizing
 /// them.
 struct RunnerSeconds {
@@ -47,7 +54,9 @@ class SlotRunner {
     using Sink = std::function<void(std::int64_t layer, std::size_t index, const float* gradient)>;
 
     /// Forward and backward of a group of slots for a loss of sum(weight * log-probability).
-    void train(std::span<const Slot> slots, float weight, const Losses& losses, const Sink& sink);
+    /// `where` selects the dropout masks; it is not read without dropout.
+    void train(std::span<const Slot> slots, const SlotPosition& where, float weight,
+               const Losses& losses, const Sink& sink);
     /// Forward only.
     void evaluate(std::span<const Slot> slots, const Losses& losses);
 
@@ -61,6 +70,7 @@ class SlotRunner {
         std::vector<float> logprob, derivative;
     };
     void begin(std::span<const Slot> slots, bool backward);
+    void set_dropout(const SlotPosition& where);
     void forward(bool keep);
     void head(float weight, bool backward, const Losses& losses);
     void backward(const Sink& sink);
@@ -82,7 +92,8 @@ class SlotRunner {
     WeightSource* source_ = nullptr;
     const float* adapter_values_ = nullptr;
 
-    Arena::Handle packs_ = 0, inputs_ = 0, tapes_ = 0, work_ = 0, gradient_ = 0, ropes_ = 0;
+    Arena::Handle packs_ = 0, inputs_ = 0, tapes_ = 0, work_ = 0, gradient_ = 0, ropes_ = 0,
+                  dropout_ = 0;
     std::size_t input_stride_ = 0, tape_stride_ = 0;
     std::unique_ptr<Decoder> decoder_;
     std::unique_ptr<Head> head_;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
+#include <optional>
 #include <set>
 
 #include "base/error.h"
@@ -29,6 +31,78 @@ std::string last_component(std::string_view module) {
                     target, module));
 }
 
+/// Modules that a list of names or a pattern selects.
+class Selection {
+  public:
+    Selection(const std::vector<std::string>& names, const std::string& pattern, std::string key)
+        : names_(names), key_(std::move(key)) {
+        if (!pattern.empty()) pattern_.emplace(pattern, key_);
+        all_ = names.size() == 1 && names[0] == "all-linear";
+    }
+
+    bool selects(const std::string& module) const {
+        bool selected = all_ || (pattern_ && pattern_->matches(module));
+        pattern_used_ |= selected;
+        for (const std::string& name : names_) {
+            if (!matches(module, name)) continue;
+            selected = true;
+            used_.insert(name);
+        }
+        return selected;
+    }
+
+    /// The name that selects a module, or null.
+    const std::string* name_of(const std::string& module) const {
+        const auto name = std::find_if(names_.begin(), names_.end(), [&](const std::string& one) {
+            return matches(module, one);
+        });
+        return all_ || name == names_.end() ? nullptr : &*name;
+    }
+
+    void refuse_unused(const std::set<std::string>& modules) const {
+        const std::string found = fmt::format("{}", fmt::join(modules, ", "));
+        if (pattern_ && !pattern_used_) {
+            throw UserError(
+                ExitCode::kUsage,
+                fmt::format("{}: the regular expression matches no whole path of a linear module "
+                            "such as model.layers.0.self_attn.q_proj (found: {})",
+                            key_, found));
+        }
+        for (const std::string& name : names_) {
+            if (all_ || used_.contains(name)) continue;
+            throw UserError(
+                ExitCode::kUsage,
+                fmt::format("{} names \"{}\", which is no linear module of this model (found: {}). "
+                            "Use some of these, or all-linear.",
+                            key_, name, found));
+        }
+    }
+
+  private:
+    const std::vector<std::string>& names_;
+    const std::string key_;
+    std::optional<ModulePattern> pattern_;
+    bool all_ = false;
+    mutable bool pattern_used_ = false;
+    mutable std::set<std::string> used_;
+};
+
+/// torch's default of a linear layer with `inputs` inputs.
+void fill_uniform(const Philox& random, std::int64_t inputs, std::span<float> out) {
+    const auto bound = static_cast<float>(1.0 / std::sqrt(static_cast<double>(inputs)));
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] = bound * (2.0f * random.uniform(i) - 1.0f);
+}
+
+/// Box and Muller 1958; number i uses the stream's numbers 2i and 2i + 1.
+void fill_normal(const Philox& random, double deviation, std::span<float> out) {
+    for (std::size_t i = 0; i < out.size(); ++i) {
+        const double u = 1.0 - static_cast<double>(random.uniform(2 * i));  // in (0, 1]
+        const double angle =
+            2.0 * std::numbers::pi * static_cast<double>(random.uniform(2 * i + 1));
+        out[i] = static_cast<float>(deviation * std::sqrt(-2.0 * std::log(u)) * std::cos(angle));
+    }
+}
+
 }  // namespace
 
 const AdapterTarget* AdapterLayout::find(std::int64_t layer, Role role) const {
@@ -46,11 +120,35 @@ std::int64_t AdapterLayout::largest_layer_count() const {
     return largest;
 }
 
+std::int64_t AdapterLayout::largest_r() const {
+    std::int64_t largest = 0;
+    for (const AdapterTarget& target : targets) largest = std::max(largest, target.r);
+    return largest;
+}
+
+ModuleScales::ModuleScales(const AdapterOptions& options)
+    : r_(options.r), alpha_(options.alpha), use_rslora_(options.use_rslora) {
+    for (const auto& [key, rank] : options.rank_pattern)
+        ranks_.emplace_back(ModulePattern::at_the_end(key, "rank_pattern"), rank);
+    for (const auto& [key, alpha] : options.alpha_pattern)
+        alphas_.emplace_back(ModulePattern::at_the_end(key, "alpha_pattern"), alpha);
+}
+
+ModuleScale ModuleScales::of(std::string_view module) const {
+    const auto first = [module](const auto& patterns, auto otherwise) {
+        for (const auto& [pattern, value] : patterns) {
+            if (pattern.matches(module)) return value;
+        }
+        return otherwise;
+    };
+    const std::int64_t r = first(ranks_, r_);
+    const double alpha = first(alphas_, alpha_), rank = static_cast<double>(r);
+    return {r, alpha / (use_rslora_ ? std::sqrt(rank) : rank)};
+}
+
 AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOptions& options) {
     AdapterLayout layout;
     layout.options = options;
-    const bool all =
-        options.target_modules.size() == 1 && options.target_modules[0] == "all-linear";
     for (std::int64_t layer : options.layers) {
         if (layer < 0 || layer >= config.layers) {
             throw UserError(
@@ -59,10 +157,12 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
                             config.layers - 1));
         }
     }
-    const double scale = options.use_rslora
-                             ? options.alpha / std::sqrt(static_cast<double>(options.r))
-                             : options.alpha / static_cast<double>(options.r);
-    std::set<std::string> used, modules;
+    const Selection targets(options.target_modules, options.target_pattern,
+                            "adapter.target_modules");
+    const Selection excluded(options.exclude_modules, options.exclude_pattern,
+                             "adapter.exclude_modules");
+    const ModuleScales scales(options);
+    std::set<std::string> modules;
     for (std::int64_t l = 0; l < config.layers; ++l) {
         layout.layer_begin.push_back(layout.count);
         const bool wanted_layer =
@@ -70,24 +170,22 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
             std::find(options.layers.begin(), options.layers.end(), l) != options.layers.end();
         for (const WeightSpec& weight : layer_weights(config, l)) {
             if (!weight.linear) continue;
-            const bool can = adaptable(weight.role);
-            if (can) modules.insert(last_component(weight.module()));
-            bool wanted = all && can;
-            for (const std::string& target : options.target_modules) {
-                if (!all && matches(weight.module(), target)) {
-                    if (!can) refuse_expert(target, weight.module());
-                    wanted = true;
-                    used.insert(target);
-                }
+            const std::string module(weight.module());
+            if (!adaptable(weight.role)) {
+                const std::string* name = targets.name_of(module);
+                if (name != nullptr) refuse_expert(*name, module);
+                continue;
             }
-            if (!wanted || !wanted_layer) continue;
+            modules.insert(last_component(module));
+            if (!targets.selects(module) || excluded.selects(module) || !wanted_layer) continue;
+            const ModuleScale scale = scales.of(module);
             AdapterTarget target{l,
                                  weight.role,
-                                 std::string(weight.module()),
+                                 module,
                                  weight.cols,
                                  weight.rows,
-                                 options.r,
-                                 static_cast<float>(scale),
+                                 scale.r,
+                                 static_cast<float>(scale.scale),
                                  layout.count,
                                  0};
             target.b = target.a + target.r * target.in;
@@ -96,15 +194,11 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
         }
     }
     layout.layer_begin.push_back(layout.count);
-    for (const std::string& target : options.target_modules) {
-        if (!all && !used.contains(target)) {
-            throw UserError(
-                ExitCode::kUsage,
-                fmt::format(
-                    "adapter.target_modules names \"{}\", which is no linear module of this model "
-                    "(found: {}). Use some of these, or all-linear.",
-                    target, fmt::join(modules, ", ")));
-        }
+    targets.refuse_unused(modules);
+    if (layout.targets.empty()) {
+        throw UserError(ExitCode::kUsage,
+                        "no module is left to adapt: adapter.exclude_modules and adapter.layers "
+                        "leave none of adapter.target_modules");
     }
     return layout;
 }
@@ -113,13 +207,21 @@ void initialize_adapter(const AdapterLayout& layout, std::uint64_t seed, std::sp
     check(static_cast<std::int64_t>(flat.size()) == layout.count,
           "the flat vector has the layout's length");
     std::fill(flat.begin(), flat.end(), 0.0f);
+    const AdapterInit init = layout.options.init;
     for (std::size_t t = 0; t < layout.targets.size(); ++t) {
         const AdapterTarget& target = layout.targets[t];
         const Philox random(seed, Purpose::kInit, static_cast<std::uint32_t>(t));
-        const auto bound = static_cast<float>(1.0 / std::sqrt(static_cast<double>(target.in)));
-        for (std::int64_t i = 0; i < target.r * target.in; ++i) {
-            const float u = 2.0f * random.uniform(static_cast<std::uint64_t>(i)) - 1.0f;
-            flat[static_cast<std::size_t>(target.a + i)] = bound * u;
+        const std::span<float> a = flat.subspan(static_cast<std::size_t>(target.a),
+                                                static_cast<std::size_t>(target.r * target.in));
+        if (init == AdapterInit::kGaussian) {
+            fill_normal(random, 1.0 / static_cast<double>(target.r), a);
+        } else {
+            fill_uniform(random, target.in, a);
+        }
+        if (init == AdapterInit::kRandom) {
+            fill_uniform(Philox(seed, Purpose::kInit, static_cast<std::uint32_t>(t), 1), target.r,
+                         flat.subspan(static_cast<std::size_t>(target.b),
+                                      static_cast<std::size_t>(target.out * target.r)));
         }
     }
 }

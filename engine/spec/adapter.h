@@ -3,22 +3,62 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "spec/model_config.h"
+#include "spec/module_pattern.h"
 #include "spec/weights.h"
 
 /// LoRA adapters: which modules have one, and where its numbers lie in the flat trainable vector.
 namespace qshard {
 
+/// PEFT's init_lora_weights, of those that leave the base as it is.
+enum class AdapterInit : std::uint8_t {
+    kDefault,   ///< true: A uniform in [-1/sqrt(in), 1/sqrt(in)) (kaiming_uniform, a = sqrt 5), B
+                ///< zero
+    kGaussian,  ///< A normal with deviation 1/r, B zero
+    kRandom,  ///< false: B uniform in [-1/sqrt(r), 1/sqrt(r)) too; the adapter changes the model at
+              ///< once
+};
+
+/// PEFT's LoraConfig, by its names and with its meaning.
 struct AdapterOptions {
     std::int64_t r = 16;
     double alpha = 32;
     double dropout = 0;
     bool use_rslora = false;
+    AdapterInit init = AdapterInit::kDefault;
     std::vector<std::string>
-        target_modules;                ///< "all-linear" alone, or module names or path suffixes
+        target_modules;          ///< "all-linear" alone, or module names or path suffixes
+    std::string target_pattern;  ///< instead: a regular expression over whole module paths
+    std::vector<std::string> exclude_modules;  ///< likewise; wins over targets
+    std::string exclude_pattern;
     std::vector<std::int64_t> layers;  ///< layers that are adapted; empty = all
+    /// Rank and alpha of modules whose path ends in a match of the key (a regular expression); the
+    /// first hit wins, r and alpha are for the others.
+    std::vector<std::pair<std::string, std::int64_t>> rank_pattern;
+    std::vector<std::pair<std::string, double>> alpha_pattern;
+};
+
+/// r and the factor of one module: alpha / r, or alpha / sqrt(r) (rsLoRA).
+struct ModuleScale {
+    std::int64_t r = 0;
+    double scale = 0;
+};
+/// By the patterns of `options`, compiled once.
+class ModuleScales {
+  public:
+    explicit ModuleScales(const AdapterOptions& options);
+    ModuleScale of(std::string_view module) const;
+
+  private:
+    std::int64_t r_;
+    double alpha_;
+    bool use_rslora_;
+    std::vector<std::pair<ModulePattern, std::int64_t>> ranks_;
+    std::vector<std::pair<ModulePattern, double>> alphas_;
 };
 
 /// One adapted linear: y += scale * B (A x), A[r, in] and B[out, r] row-major fp32 inside the flat
@@ -46,15 +86,16 @@ struct AdapterLayout {
                layer_begin[static_cast<std::size_t>(layer)];
     }
     std::int64_t largest_layer_count() const;
+    std::int64_t largest_r() const;  ///< of all targets
 };
 
-/// UserError if a target module matches nothing (the message lists the model's modules) or a layer
-/// does not exist.
+/// UserError if a target module or pattern matches nothing (the message lists the model's modules)
+/// or a layer does not exist.
 AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOptions& options);
 
-/// PEFT's default initialisation: A uniform in [-1/sqrt(in), 1/sqrt(in)) (kaiming_uniform with a =
-/// sqrt 5), B zero. Element i of target t is Philox(seed, kInit, t).uniform(i), so it depends on
-/// nothing else.
+/// The values before training, as options.init says. Element i of A of target t is made of
+/// Philox(seed, kInit, t).uniform(i), of B of Philox(seed, kInit, t, 1), so they depend on nothing
+/// else.
 void initialize_adapter(const AdapterLayout& layout, std::uint64_t seed, std::span<float> flat);
 
 /// PEFT's name of a target's A or B in adapter_model.safetensors.

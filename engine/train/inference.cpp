@@ -32,7 +32,7 @@ Inference::Inference(Backend& backend, const ModelConfig& config, const ModelLay
       adapter_(adapter),
       options_(options),
       arena_(arena),
-      r_(adapter == nullptr ? 0 : adapter->options.r) {
+      r_(adapter == nullptr ? 0 : adapter->largest_r()) {
     for (std::int64_t l = 0; l < config.layers; ++l) {
         const UnitLayout& unit = layout.units[layout.layer_unit(l)];
         layer_packs_.push_back(arena.reserve(

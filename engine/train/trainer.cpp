@@ -239,7 +239,8 @@ StepResult Trainer::step(const BatchSource& source, std::int64_t step, std::int6
              begin += group_size) {
             const std::size_t count = std::min(group_size, slots.size() - begin);
             parts_->runner->train(
-                std::span(slots).subspan(begin, count), weight,
+                std::span(slots).subspan(begin, count),
+                {options_.seed, data_step, mine.begin + static_cast<std::int64_t>(begin)}, weight,
                 [&](std::size_t i, std::span<const float> logprob) {
                     for (float value : logprob) losses[begin + i] -= double{value};
                 },

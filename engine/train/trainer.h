@@ -29,6 +29,7 @@ struct TrainerOptions {
     OptimizerOptions optimizer;
     ScheduleOptions schedule;
     double max_grad_norm = 1.0;  ///< 0 = no clipping
+    std::uint64_t seed = 42;     ///< of the adapter's dropout
     bool train = true;           ///< false: evaluation only
 };
 

@@ -75,6 +75,11 @@ void write_gguf_model(const std::filesystem::path& file, const WeightReader& wei
                       GgufHeader metadata, const ExportOptions& options) {
     const ModelConfig& config = weights.config();
     const Family& family = gguf_family(family_named(config.family));
+    if (config.experts > 0) {
+        throw UserError(
+            "writing mixtures of experts as GGUF is not supported yet; export --to merged-hf and "
+            "convert that with llama.cpp's convert_hf_to_gguf.py");
+    }
     metadata.u32("general.file_type", file_type_of(options.dtype));
 
     const std::vector<float> divisors = rope_divisors(config);

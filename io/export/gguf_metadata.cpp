@@ -115,4 +115,22 @@ GgufHeader gguf_metadata_of(const ModelConfig& config) {
     return header;
 }
 
+void add_gguf_tokenizer(GgufHeader& header, const GgufTokenizerData& data,
+                        const ModelConfig& config, const std::string& chat_template) {
+    header.text("tokenizer.ggml.model", data.model);
+    header.text("tokenizer.ggml.pre", data.pre);
+    header.texts("tokenizer.ggml.tokens", data.tokens);
+    header.i32s("tokenizer.ggml.token_type", data.token_types);
+    header.texts("tokenizer.ggml.merges", data.merges);
+    const auto id = [&](const char* key, std::int32_t value) {
+        header.u32(key, static_cast<std::uint32_t>(value));
+    };
+    if (config.bos_id) id("tokenizer.ggml.bos_token_id", *config.bos_id);
+    if (!config.eos_ids.empty()) id("tokenizer.ggml.eos_token_id", config.eos_ids[0]);
+    if (config.eos_ids.size() > 1) id("tokenizer.ggml.eot_token_id", config.eos_ids[1]);
+    if (config.pad_id) id("tokenizer.ggml.padding_token_id", *config.pad_id);
+    if (data.add_bos) header.boolean("tokenizer.ggml.add_bos_token", *data.add_bos);
+    if (!chat_template.empty()) header.text("tokenizer.chat_template", chat_template);
+}
+
 }  // namespace qshard

@@ -2,6 +2,7 @@
 
 #include "io/formats/gguf.h"
 #include "io/formats/gguf_writer.h"
+#include "io/tokenizer/tokenizer.h"
 #include "spec/model_config.h"
 
 /// What a GGUF model file says before its tensors.
@@ -14,5 +15,9 @@ GgufHeader gguf_metadata_like(const GgufFile& like);
 /// A model in llama.cpp's keys; no tokenizer. UserError for what they cannot express (dynamic and
 /// longrope positions, mixtures).
 GgufHeader gguf_metadata_of(const ModelConfig& config);
+
+/// Adds a tokenizer to it; ids of special tokens are the model's.
+void add_gguf_tokenizer(GgufHeader& header, const GgufTokenizerData& data,
+                        const ModelConfig& config, const std::string& chat_template);
 
 }  // namespace qshard

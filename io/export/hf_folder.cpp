@@ -7,8 +7,10 @@
 
 #include "base/error.h"
 #include "io/checkpoint/json_text.h"
+#include "io/export/hf_config.h"
 #include "io/formats/input_file.h"
 #include "io/formats/safetensors_writer.h"
+#include "io/tokenizer/to_json.h"
 #include "spec/json.h"
 
 namespace qshard {
@@ -37,10 +39,6 @@ SafetensorsType type_of(DType dtype) {
     return dtype == DType::kBF16  ? SafetensorsType::kBF16
            : dtype == DType::kF16 ? SafetensorsType::kF16
                                   : SafetensorsType::kF32;
-}
-
-std::string_view torch_name(DType dtype) {
-    return dtype == DType::kBF16 ? "bfloat16" : dtype == DType::kF16 ? "float16" : "float32";
 }
 
 /// Weights of one file.
@@ -102,44 +100,83 @@ void write_weights(const fs::path& folder, const WeightReader& weights,
     write_file_atomic(folder / "model.safetensors.index.json", python_json(index) + "\n");
 }
 
-/// config.json of the folder `like` for these weights. The text model alone is written of a
-/// multimodal one.
-std::string config_text(const fs::path& like, DType dtype) {
+/// config.json of the folder `like` for these weights.
+json::object config_like(const fs::path& like, DType dtype) {
     const std::string origin = (like / "config.json").string();
-    json::value document =
+    const json::value document =
         parse_strict_json(InputFile::beneath(like, "config.json").text(kMaxConfigBytes), origin,
                           {.non_finite = true});
-    json::object* object = document.if_object();
-    if (object == nullptr) throw UserError(origin + ": expected a JSON object");
-    if (const json::value* text = object->if_contains("text_config"); text && text->is_object()) {
-        json::object inner = text->get_object();
-        inner.erase("architectures");
-        document = std::move(inner);
-        object = &document.get_object();
+    if (!document.is_object()) throw UserError(origin + ": expected a JSON object");
+    json::object config = document.get_object();
+    if (const json::value* text = config.if_contains("text_config"); text && text->is_object()) {
+        const json::object inner = text->get_object();
+        config = inner;
+        config.erase("architectures");
     }
-    object->erase("quantization_config");
-    const bool version5 = object->contains("dtype");
-    (*object)[version5 ? "dtype" : "torch_dtype"] = torch_name(dtype);
-    return python_json(document) + "\n";
+    config.erase("quantization_config");
+    config[config.contains("dtype") ? "dtype" : "torch_dtype"] = torch_name(dtype);
+    return config;
+}
+
+/// tokenizer_config.json of a GGUF model.
+json::object tokenizer_config(const GgufTokenizerData& data, const std::string& chat_template) {
+    json::object object = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                           {"clean_up_tokenization_spaces", false}};
+    const auto token = [&](const char* key, const std::optional<std::int32_t>& id) {
+        if (id) object[key] = data.tokens.at(static_cast<std::size_t>(*id));
+    };
+    token("bos_token", data.bos);
+    token("eos_token", data.eos);
+    token("unk_token", data.unk);
+    token("pad_token", data.pad);
+    if (!chat_template.empty()) object["chat_template"] = chat_template;
+    return object;
+}
+
+json::object generation_config(const ModelConfig& config) {
+    json::object object;
+    if (config.bos_id) object["bos_token_id"] = *config.bos_id;
+    if (config.pad_id) object["pad_token_id"] = *config.pad_id;
+    if (!config.eos_ids.empty())
+        object["eos_token_id"] = json::array(config.eos_ids.begin(), config.eos_ids.end());
+    return object;
 }
 
 }  // namespace
 
+FolderFiles folder_files_like(const fs::path& like, DType dtype) {
+    FolderFiles files;
+    files.config = config_like(like, dtype);
+    for (std::string_view name : kCarried) {
+        if (!fs::exists(like / name)) continue;
+        files.others.emplace(name, InputFile::beneath(like, name).text(kMaxCarriedBytes));
+    }
+    return files;
+}
+
+FolderFiles folder_files_of_gguf(const ModelSource& source, DType dtype) {
+    const ModelConfig& config = source.weights->config();
+    FolderFiles files;
+    files.config = hf_config_of(config, dtype);
+    files.others["generation_config.json"] = python_json(generation_config(config)) + "\n";
+    if (!source.gguf_tokenizer || source.gguf_tokenizer->model != "gpt2") return files;
+    files.others["tokenizer.json"] = tokenizer_json_of(*source.gguf_tokenizer);
+    files.others["tokenizer_config.json"] =
+        python_json(tokenizer_config(*source.gguf_tokenizer, source.chat_template)) + "\n";
+    return files;
+}
+
 void write_hugging_face_model(const fs::path& folder, const WeightReader& weights,
-                              const fs::path& like, const ExportOptions& options) {
+                              const FolderFiles& files, const ExportOptions& options) {
     make_folder(folder);
     if (!fs::is_empty(folder)) {
         throw UserError(
             ExitCode::kUsage,
             fmt::format("{} is not empty; name a new folder for the model", folder.string()));
     }
-    const std::string config = config_text(like, options.dtype);
     write_weights(folder, weights, options);
-    for (std::string_view name : kCarried) {
-        if (!fs::exists(like / name)) continue;
-        write_file_atomic(folder / name, InputFile::beneath(like, name).text(kMaxCarriedBytes));
-    }
-    write_file_atomic(folder / "config.json", config);
+    for (const auto& [name, content] : files.others) write_file_atomic(folder / name, content);
+    write_file_atomic(folder / "config.json", python_json(files.config) + "\n");
 }
 
 }  // namespace qshard

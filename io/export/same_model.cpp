@@ -50,6 +50,8 @@ std::string difference_of(const ModelConfig& a, const ModelConfig& b) {
     if (differ(&M::norm, &M::norm_offset, &M::qk_norm, &M::qk_norm_wide, &M::pre_norms,
                &M::post_norms))
         return "norms";
+    if (differ(&M::experts, &M::experts_per_token, &M::expert_width, &M::normalized_experts))
+        return "experts";
     if (far(&M::norm_eps)) return "norm_eps";
     if (differ(&M::qkv_bias, &M::o_bias, &M::mlp_bias)) return "biases";
     if (differ(&M::gated_mlp, &M::activation)) return "activation";

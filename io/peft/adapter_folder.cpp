@@ -71,7 +71,7 @@ std::vector<float> widened(const SafetensorsFile& file, const std::string& key,
     return values;
 }
 
-/// Both of every module, of one common rank: that of the configuration.
+/// Both of every module, of the rank that the configuration gives it.
 void check_pairs(const PeftAdapter& adapter, const std::string& file) {
     std::map<std::string, std::pair<std::int64_t, std::int64_t>> ranks;
     for (const NamedTensor& tensor : adapter.tensors) {
@@ -79,23 +79,38 @@ void check_pairs(const PeftAdapter& adapter, const std::string& file) {
         (tensor.name.ends_with(kA) ? a : b) =
             tensor.name.ends_with(kA) ? tensor.shape[0] : tensor.shape[1];
     }
+    const ModuleScales scales(adapter_options(adapter.config, {}));
     for (const auto& [module, pair] : ranks) {
         if (pair.first == 0 || pair.second == 0) {
             throw UserError(
                 fmt::format("{}: {} lacks its lora_{}", file, module, pair.first == 0 ? 'A' : 'B'));
         }
-        if (pair.first != pair.second || pair.first != adapter.config.r) {
+        const std::int64_t r = scales.of(module).r;
+        if (pair.first != pair.second || pair.first != r) {
             throw UserError(
                 fmt::format("{}: {} has lora_A of rank {} and lora_B of rank {}, "
-                            "adapter_config.json says r = {}; "
-                            "ranks that differ between modules (rank_pattern) are not supported",
-                            file, module, pair.first, pair.second, adapter.config.r));
+                            "adapter_config.json says {} by r and rank_pattern",
+                            file, module, pair.first, pair.second, r));
         }
     }
     if (ranks.empty()) throw UserError(file + ": no tensors");
 }
 
 }  // namespace
+
+AdapterOptions adapter_options(const PeftConfig& config, const std::vector<NamedTensor>& tensors) {
+    AdapterOptions options;
+    options.r = config.r;
+    options.alpha = config.alpha;
+    options.dropout = config.dropout;
+    options.use_rslora = config.use_rslora;
+    options.rank_pattern = config.rank_pattern;
+    options.alpha_pattern = config.alpha_pattern;
+    std::set<std::string> modules;
+    for (const NamedTensor& tensor : tensors) modules.insert(module_of(tensor.name));
+    options.target_modules.assign(modules.begin(), modules.end());
+    return options;
+}
 
 std::vector<std::string> PeftAdapter::modules() const {
     std::set<std::string> found;
@@ -116,9 +131,6 @@ PeftAdapter read_peft_adapter(const fs::path& folder) {
     }
     adapter.config_json = InputFile(config_path).text(kMaxConfigBytes);
     adapter.config = parse_peft_config(adapter.config_json, config_path.string());
-    if (!adapter.config.alpha_pattern.empty()) {
-        throw UserError(config_path.string() + ": alpha_pattern is not supported");
-    }
     const SafetensorsFile file{InputFile(weights_path)};
     adapter.sha256 = digest_of(file.file());
     for (const auto& [key, tensor] : file.tensors()) {

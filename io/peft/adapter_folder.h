@@ -6,6 +6,7 @@
 
 #include "io/checkpoint/state.h"
 #include "io/peft/peft_config.h"
+#include "spec/adapter.h"
 
 /// PEFT adapter folders: adapter_config.json, adapter_model.safetensors, README.md.
 namespace qshard {
@@ -25,9 +26,13 @@ struct PeftAdapter {
 };
 
 /// Reads and checks a folder. UserError: unsupported features (by name), tensors other than pairs
-/// of lora_A and lora_B, shapes that contradict r and rank_pattern, alpha_pattern (one scale a run
-/// is supported), malformed files. adapter_model.bin (pickle) is never read.
+/// of lora_A and lora_B, shapes that contradict r and rank_pattern, malformed
+/// files. adapter_model.bin (pickle) is never read.
 PeftAdapter read_peft_adapter(const std::filesystem::path& folder);
+
+/// The configuration with exactly the modules that `tensors` are of, whatever list, pattern or
+/// exclusion PEFT chose them by.
+AdapterOptions adapter_options(const PeftConfig& config, const std::vector<NamedTensor>& tensors);
 
 /// Writes the state's adapter. Every file appears whole or not at all; the folder is created. Loads
 /// in PEFT.

@@ -21,9 +21,9 @@ constexpr std::int64_t kMaxLayers = 100000;
 
 /// Keys that change nothing in the mathematics, or only together with a feature that is refused
 /// below.
-constexpr std::array<std::string_view, 8> kHarmless = {
-    "auto_mapping",    "inference_mode",    "peft_version",      "megatron_core",
-    "megatron_config", "qalora_group_size", "init_lora_weights", "runtime_config"};
+constexpr std::array<std::string_view, 7> kHarmless = {
+    "auto_mapping",    "inference_mode",    "peft_version",  "megatron_core",
+    "megatron_config", "qalora_group_size", "runtime_config"};
 
 bool is_off(const json::value& value) {
     if (const json::object* object = value.if_object()) return object->empty();
@@ -85,7 +85,7 @@ void refuse_unsupported(const json::object& object, JsonKeys& keys, const std::s
     }
     keys.ignore(kHarmless);
     for (const auto& [key, value] : object) {
-        static constexpr std::array<std::string_view, 15> kRead = {"r",
+        static constexpr std::array<std::string_view, 16> kRead = {"r",
                                                                    "fan_in_fan_out",
                                                                    "lora_alpha",
                                                                    "lora_dropout",
@@ -99,7 +99,8 @@ void refuse_unsupported(const json::object& object, JsonKeys& keys, const std::s
                                                                    "rank_pattern",
                                                                    "alpha_pattern",
                                                                    "revision",
-                                                                   "task_type"};
+                                                                   "task_type",
+                                                                   "init_lora_weights"};
         const std::string_view name = key;
         const auto in = [name](const auto& list) {
             return std::find(list.begin(), list.end(), name) != list.end();
@@ -140,6 +141,11 @@ json::value list_or_null(const Items& items) {
     return json::array(items.begin(), items.end());
 }
 
+json::value init_value(const std::string& init) {
+    if (init == "true" || init == "false") return init == "true";
+    return json::string(init);
+}
+
 json::value text_or_null(const std::string& text) {
     if (text.empty()) return nullptr;
     return json::string(text);
@@ -166,7 +172,17 @@ PeftConfig parse_peft_config(std::string_view text, const std::string& origin) {
     } else {
         config.target_modules = strings(targets, origin + ": target_modules");
     }
-    config.exclude_modules = strings(keys.find("exclude_modules"), origin + ": exclude_modules");
+    const json::value* excluded = keys.find("exclude_modules");
+    if (excluded != nullptr && excluded->is_string()) {
+        config.exclude_pattern = excluded->get_string();
+    } else {
+        config.exclude_modules = strings(excluded, origin + ": exclude_modules");
+    }
+    const json::value* init = keys.find("init_lora_weights");
+    if (init != nullptr && init->is_string()) config.init_lora_weights = init->get_string();
+    if (init != nullptr && init->is_bool()) {
+        config.init_lora_weights = init->get_bool() ? "true" : "false";
+    }
     config.layers_to_transform =
         layer_numbers(keys.find("layers_to_transform"), origin + ": layers_to_transform");
     config.layers_pattern = strings(keys.find("layers_pattern"), origin + ": layers_pattern");
@@ -188,7 +204,7 @@ std::string peft_config_text(const PeftConfig& config) {
         {"bias", "none"},
         {"fan_in_fan_out", config.fan_in_fan_out},
         {"inference_mode", true},
-        {"init_lora_weights", true},
+        {"init_lora_weights", init_value(config.init_lora_weights)},
         {"layers_pattern", list_or_null(config.layers_pattern)},
         {"layers_to_transform", list_or_null(config.layers_to_transform)},
         {"lora_alpha", number(config.alpha)},
@@ -203,7 +219,9 @@ std::string peft_config_text(const PeftConfig& config) {
         {"task_type", text_or_null(config.task_type)}};
     // Only where they matter: PEFT before 0.7 stops at keys it does not know.
     if (config.use_rslora) object["use_rslora"] = true;
-    if (!config.exclude_modules.empty()) {
+    if (!config.exclude_pattern.empty()) {
+        object["exclude_modules"] = config.exclude_pattern;
+    } else if (!config.exclude_modules.empty()) {
         object["exclude_modules"] = list_or_null(config.exclude_modules);
     }
     return python_json(object);

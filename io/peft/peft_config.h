@@ -19,12 +19,14 @@ struct PeftConfig {
         target_modules;          ///< names or path suffixes; empty if there is a pattern
     std::string target_pattern;  ///< a regular expression, or "all-linear"
     std::vector<std::string> exclude_modules;
+    std::string exclude_pattern;                    ///< a regular expression instead
     std::vector<std::int64_t> layers_to_transform;  ///< empty: all
     std::vector<std::string> layers_pattern;
     std::vector<std::pair<std::string, std::int64_t>>
         rank_pattern;  ///< in the order of the file; the first hit wins
     std::vector<std::pair<std::string, double>> alpha_pattern;
-    std::string base_model;  ///< base_model_name_or_path
+    std::string init_lora_weights = "true";  ///< true, false or a name
+    std::string base_model;                  ///< base_model_name_or_path
     std::string revision;
     std::string task_type = "CAUSAL_LM";
 };

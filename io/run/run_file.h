@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace qshard {
@@ -29,9 +30,15 @@ struct RunFile {
         std::string type = "lora";
         std::int64_t r = 16;
         double alpha = 32, dropout = 0;
-        std::vector<std::string> target_modules{"all-linear"};
+        /// "all-linear" alone, names or path suffixes; or empty and a regular expression instead.
+        std::vector<std::string> target_modules{"all-linear"}, exclude_modules;
+        std::string target_pattern, exclude_pattern;
         std::vector<std::string> layers{"all"};  ///< "all", or "3", "0-11"
         bool use_rslora = false;
+        std::vector<std::pair<std::string, std::int64_t>> rank_pattern;  ///< sorted by key
+        std::vector<std::pair<std::string, double>> alpha_pattern;
+        std::string init_lora_weights = "true";  ///< true | gaussian | false
+        std::string bias = "none";
         std::optional<std::string> init_from;
     } adapter;
     struct Data {

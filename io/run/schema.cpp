@@ -1,6 +1,7 @@
 #include "io/run/schema.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <numeric>
 
@@ -220,6 +221,70 @@ std::vector<std::string> run_quantizations() {
     return words;
 }
 
+/// A list of names, or one text: all-linear, a name, or a regular expression as PEFT has it.
+void add_modules(Table& t, const char* path, std::vector<std::string>& names,
+                 std::string& pattern) {
+    t.add(
+         path,
+         [&names, &pattern](const YAML::Node& n) {
+             names.clear();
+             pattern.clear();
+             if (is_null(n) || (n.IsSequence() && n.size() == 0)) return;
+             if (n.IsSequence()) {
+                 names = text_list(n);
+                 return;
+             }
+             const std::string one = text(n);
+             const bool bare = std::all_of(one.begin(), one.end(), [](unsigned char c) {
+                 return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.';
+             });
+             if (bare) {
+                 names = {one};
+             } else {
+                 pattern = one;
+             }
+         },
+         [&names, &pattern] {
+             if (!pattern.empty()) return YAML::Node(pattern);
+             if (names.empty()) return YAML::Node(YAML::NodeType::Null);
+             return names.size() == 1 ? YAML::Node(names[0]) : YAML::Node(names);
+         })
+        .identity();
+}
+
+/// A mapping from regular expressions to values, in the order PEFT reads it back: by key.
+template <class Value, class Read>
+void add_pattern(Table& t, const char* path, std::vector<std::pair<std::string, Value>>& pattern,
+                 Read read) {
+    t.add(
+         path,
+         [&pattern, read](const YAML::Node& n) {
+             pattern.clear();
+             if (is_null(n)) return;
+             if (!n.IsMap()) expected("a mapping from module names to values");
+             for (const auto& pair : n) pattern.emplace_back(text(pair.first), read(pair.second));
+             std::sort(pattern.begin(), pattern.end());
+         },
+         [&pattern] {
+             YAML::Node map(YAML::NodeType::Map);
+             for (const auto& [key, value] : pattern) map[key] = fmt::format("{}", value);
+             return map;
+         })
+        .identity();
+}
+
+/// A key of PEFT that must be off.
+void refuse_feature(Table& t, const char* path) {
+    t.add(
+        path,
+        [](const YAML::Node& n) {
+            const bool off = is_null(n) || (n.IsSequence() && n.size() == 0) ||
+                             (n.IsScalar() && n.Scalar() == "false");
+            if (!off) expected("false or null (this is not supported yet)");
+        },
+        [] { return YAML::Node(YAML::NodeType::Null); });
+}
+
 void add_model_and_adapter(Table& t, RunFile& run) {
     t.string("model.base", run.model.base).identity();
     t.choice("model.quantization", run.model.quantization, run_quantizations()).identity();
@@ -229,17 +294,24 @@ void add_model_and_adapter(Table& t, RunFile& run) {
     t.choice("adapter.type", run.adapter.type, {"lora"}).identity();
     t.integer("adapter.r", run.adapter.r, 1, 1024).identity();
     t.number("adapter.alpha", run.adapter.alpha, 1e-6, 1e6).identity();
-    t.add(
-         "adapter.dropout",
-         [&run](const YAML::Node& n) {
-             if (Table::real(n, 0, 0.999) != 0) expected("0.0 (dropout is not supported yet)");
-             run.adapter.dropout = 0;
-         },
-         [&run] { return YAML::Node(fmt::format("{}", run.adapter.dropout)); })
-        .identity();
-    t.strings("adapter.target_modules", run.adapter.target_modules).identity();
+    t.number("adapter.dropout", run.adapter.dropout, 0, 0.9).identity();
+    add_modules(t, "adapter.target_modules", run.adapter.target_modules,
+                run.adapter.target_pattern);
+    add_modules(t, "adapter.exclude_modules", run.adapter.exclude_modules,
+                run.adapter.exclude_pattern);
     t.strings("adapter.layers", run.adapter.layers).identity();
     t.flag("adapter.use_rslora", run.adapter.use_rslora).identity();
+    add_pattern(t, "adapter.rank_pattern", run.adapter.rank_pattern,
+                [](const YAML::Node& n) { return Table::whole(n, 1, 1024); });
+    add_pattern(t, "adapter.alpha_pattern", run.adapter.alpha_pattern,
+                [](const YAML::Node& n) { return Table::real(n, 1e-6, 1e6); });
+    t.choice("adapter.init_lora_weights", run.adapter.init_lora_weights,
+             {"true", "gaussian", "false"},
+             {"orthogonal", "pissa", "olora", "loftq", "eva", "corda", "lora_ga"})
+        .identity();
+    t.choice("adapter.bias", run.adapter.bias, {"none"}, {"lora_only", "all"}).identity();
+    refuse_feature(t, "adapter.use_dora");
+    refuse_feature(t, "adapter.modules_to_save");
     t.optional_string("adapter.init_from", run.adapter.init_from).identity();
 }
 

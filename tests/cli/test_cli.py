@@ -138,6 +138,32 @@ class Programs(unittest.TestCase):
         self.assertIn("resuming from step 15", done.stderr)
         self.assertEqual(self.sha(done), want)
 
+    def scores(self, name, *flags):
+        rows = self.folder / "rows.jsonl"
+        rows.write_text("".join(json.dumps({"input_ids": [(7 * i * i + j) % 131 for i in range(12)]}) + "\n"
+                                for j in range(4)))
+        self.call("score", *flags, "--input", rows, "--out", f"{name}.jsonl", "--quantization", "none",
+                  "--compute-dtype", "float32")
+        lines = (self.folder / f"{name}.jsonl").read_text().splitlines()
+        return [value for line in lines for value in json.loads(line)["logprobs"][1:]]
+
+    def test_merged_exports_compute_what_the_adapter_does(self):
+        self.call("train", self.run_file(extra="", steps=6), "--set", "adapter.dropout=0.1", "--set",
+                  "adapter.rank_pattern={down_proj: 2}", "--set", "adapter.use_rslora=true")
+        base, want = self.scores("base", "--model", MODEL), self.scores("want", "--model", MODEL, "--adapter", "out")
+        self.assertGreater(max(abs(a - b) for a, b in zip(base, want)), 0.01)
+        for kind, out in (("merged-hf", "merged"), ("merged-gguf", "merged.gguf")):
+            self.call("export", "out", "--to", kind, "--dtype", "float32", out)
+            got = self.scores(kind, "--model", out)
+            self.assertLess(max(abs(a - b) for a, b in zip(got, want)), 1e-4, kind)
+        self.call("export", "out", "--to", "peft", "taken/folder")
+        got = self.scores("peft", "--model", MODEL, "--adapter", "taken/folder")
+        self.assertEqual(got, want)
+        self.call("export", "taken/folder", "--to", "gguf", "--model", MODEL, "adapter.gguf")
+        self.assertEqual((self.folder / "adapter.gguf").read_bytes()[:4], b"GGUF")
+        done = self.call("export", "taken/folder", "--to", "gguf", "adapter.gguf", code=64)
+        self.assertIn("give --model", done.stderr)
+
     def test_results_of_another_run_are_never_overwritten(self):
         self.call("train", self.run_file())
         before = sorted(p.name for p in (self.folder / "out/checkpoints").iterdir())
@@ -150,7 +176,8 @@ class Programs(unittest.TestCase):
     def test_bad_input_gives_the_documented_code_and_one_message(self):
         cases = [
             (["--set", "adapter.lora_alpha=3"], 64, 'unknown key "adapter.lora_alpha"; did you mean "adapter.alpha"?'),
-            (["--set", "adapter.dropout=0.1"], 64, "not supported yet"),
+            (["--set", "adapter.use_dora=true"], 64, "not supported yet"),
+            (["--set", "adapter.target_modules=.*[q_proj"], 64, "no regular expression"),
             (["--set", "placement.mode=pipeline"], 64, "not supported yet"),
             (["--set", "objective.type=dpo"], 64, "not supported yet"),
             (["--set", "train.learning_rate=fast"], 64, "expected a number"),

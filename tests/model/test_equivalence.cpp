@@ -20,6 +20,8 @@ struct Variant {
     PlacementMode placement = PlacementMode::kReplicated;
     Recompute recompute = Recompute::kNever;
     std::string_view backend = {};
+    double dropout = 0;
+    std::uint64_t seed = 42;
 };
 
 struct Outcome {
@@ -51,6 +53,9 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
         adapter.r = 4;
         adapter.alpha = 8;
         adapter.target_modules = {"all-linear"};
+        adapter.dropout = variant.dropout;
+        adapter.rank_pattern = {{"down_proj", 2}, {"k_proj", 7}};
+        options.seed = variant.seed;
         LayoutOptions layout;
         layout.quantization = quantization;
         Trainer trainer(*backend, group, config, layout, adapter, options);
@@ -127,6 +132,26 @@ TEST(Equivalence, HoldsForTheGpusKernels) {
     // Another order of sums and another rounding of probabilities than the CPU's.
     for (std::size_t s = 0; s < cpu.losses.size(); ++s)
         EXPECT_NEAR(one.losses[s], cpu.losses[s], 2e-3 * cpu.losses[s]);
+}
+
+TEST(Equivalence, DropoutMasksBelongToTheSlotWhoeverComputesIt) {
+    constexpr int kSteps = 4;
+    const Outcome reference = run({.dropout = 0.25}, kSteps);
+    for (const int ranks : {1, 2, 3, 6}) {
+        for (const PlacementMode placement :
+             {PlacementMode::kReplicated, PlacementMode::kGathered}) {
+            for (const Recompute recompute : {Recompute::kNever, Recompute::kAlways}) {
+                const Outcome other =
+                    run({ranks, 1 + ranks % 2, placement, recompute, {}, 0.25}, kSteps);
+                EXPECT_EQ(other.adapter_sha256, reference.adapter_sha256) << ranks;
+                EXPECT_EQ(other.losses, reference.losses) << ranks;
+            }
+        }
+    }
+    EXPECT_EQ(run({.backend = "guarded", .dropout = 0.25}, kSteps).adapter_sha256,
+              reference.adapter_sha256);
+    EXPECT_NE(run({}, kSteps).adapter_sha256, reference.adapter_sha256);
+    EXPECT_NE(run({.dropout = 0.25, .seed = 43}, kSteps).adapter_sha256, reference.adapter_sha256);
 }
 
 TEST(Equivalence, HoldsInFp32AndForEveryOptimizer) {

@@ -164,7 +164,7 @@ void compare_gradients(const std::string& family, Quantization quantization,
     double loss = 0;
     const auto supervised = static_cast<double>(slots[0].supervised());
     runner.train(
-        slots, static_cast<float>(-1.0 / supervised),
+        slots, {}, static_cast<float>(-1.0 / supervised),
         [&](std::size_t, std::span<const float> logprob) {
             for (float value : logprob) loss -= double{value} / supervised;
         },

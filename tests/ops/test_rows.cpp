@@ -287,6 +287,25 @@ TEST_P(Rows, EmbedGatherScatterCopyAdd) {
     }
 }
 
+TEST_P(Rows, Dropout) {
+    const DropoutMask mask{7, 1, 2, 3, DropoutMask::dropped_at(0.3)};
+    for (std::int64_t count : {1, 37, 70001}) {
+        for (DType dtype : kBoth) {
+            const Array x = random(1, {count}, dtype);
+            const Compute run = [&](Backend& b, Memory& m) {
+                const Tensor in = m.put(x), dropped = m.fresh({count}, dtype);
+                b.dropout(mask, in, false, dropped);
+                const Tensor sum = m.put(random(2, {count}));
+                b.dropout(mask, in, true, sum);
+                b.dropout(mask, in, false, in);
+                expect_same_bits(m.get(in), m.get(dropped), "in place");
+                return std::vector{m.get(dropped), m.get(sum)};
+            };
+            expect_reference(run, 0);
+        }
+    }
+}
+
 TEST_P(Rows, RowsOfExperts) {
     const std::vector<std::int32_t> rows = {8, 0, 3};
     const std::vector<float> factors = {0.5f, -1.25f, 0.1f};

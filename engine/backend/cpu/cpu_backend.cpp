@@ -208,6 +208,13 @@ void CpuBackend::activate_backward(Activation kind, Tensor gate, Tensor up, Tens
     });
 }
 
+void CpuBackend::dropout(const DropoutMask& mask, Tensor x, bool accumulate, Tensor y) {
+    check_dropout(x, accumulate, y);
+    for_ranges(x.count(), kElementGrain / 4, [&](std::int64_t begin, std::int64_t end) {
+        drop_range(mask, x, accumulate, y, begin, end - begin);
+    });
+}
+
 void CpuBackend::add(Tensor x, float factor, Tensor y) {
     check(x.count() == y.count(), "add operands fit");
     float* out = y.as<float>();

@@ -56,6 +56,7 @@ class CpuBackend final : public Backend {
                    Tensor lse) override;
     void attention_backward(const AttentionShape& shape, Tensor q, Tensor k, Tensor v, Tensor out,
                             Tensor lse, Tensor dout, Tensor dq, Tensor dk, Tensor dv) override;
+    void dropout(const DropoutMask& mask, Tensor x, bool accumulate, Tensor y) override;
     void activate(Activation kind, Tensor gate, Tensor up, Tensor out) override;
     void activate_backward(Activation kind, Tensor gate, Tensor up, Tensor dout, Tensor dgate,
                            Tensor dup) override;

@@ -11,6 +11,7 @@
 #include "io/export/same_model.h"
 #include "io/formats/gguf_model.h"
 #include "io/formats/model_reader.h"
+#include "io/tokenizer/to_gguf.h"
 #include "place/merged_weights.h"
 #include "tensor/int8.h"
 #include "tensor/nf4.h"
@@ -157,12 +158,67 @@ TEST(HuggingFaceFolder, ShardsReadBackAndConfigSaysTheDtype) {
             EXPECT_LE(done, total);
             last = done;
         };
-        write_hugging_face_model(out, *model, kTiny / family, options);
+        const FolderFiles files = folder_files_like(kTiny / family, options.dtype);
+        write_hugging_face_model(out, *model, files, options);
         EXPECT_TRUE(fs::exists(out / "model.safetensors.index.json"));
         expect_same_weights(*model, *open_model(out), 0, family);
-        expect_refused([&] { write_hugging_face_model(out, *model, kTiny / family, options); },
+        expect_refused([&] { write_hugging_face_model(out, *model, files, options); },
                        "is not empty", family);
     }
+}
+
+TEST(HuggingFaceFolder, IsMadeOfAGgufModelWithItsTokenizer) {
+    const TemporaryFolder folder;
+    for (const std::string family : {"llama", "llama_tied", "qwen2", "qwen3", "gemma", "granite"}) {
+        const auto model = open_model(kTiny / family);
+        const fs::path file = folder.path() / (family + ".gguf"), out = folder.path() / family;
+        GgufHeader metadata = gguf_metadata_of(model->config());
+        metadata.text("tokenizer.ggml.model", "gpt2");
+        metadata.text("tokenizer.ggml.pre", "smollm");
+        metadata.texts("tokenizer.ggml.tokens",
+                       std::vector<std::string>{"<s>", "a", "b", "\xC4\xA0", "ab",
+                                                "\xC4\xA0"
+                                                "ab"});
+        metadata.i32s("tokenizer.ggml.token_type", std::vector<std::int32_t>{3, 1, 1, 1, 1, 1});
+        metadata.texts("tokenizer.ggml.merges", std::vector<std::string>{"a b", "\xC4\xA0 ab"});
+        metadata.u32("tokenizer.ggml.bos_token_id", 0);
+        metadata.boolean("tokenizer.ggml.add_bos_token", true);
+        metadata.text("tokenizer.chat_template", "{{ bos_token }}");
+        write_gguf_model(file, *model, metadata, as(DType::kF32));
+        const ModelSource source = open_model_source(file);
+        if (family == "llama_tied") {  // GGUF has divisors of its own for Llama 3's positions
+            expect_refused([&] { folder_files_of_gguf(source, DType::kF32); }, "rotary positions",
+                           family);
+            continue;
+        }
+        write_hugging_face_model(out, *source.weights, folder_files_of_gguf(source, DType::kF32),
+                                 as(DType::kF32));
+        const ModelSource made = open_model_source(out);
+        expect_same_weights(*source.weights, *made.weights, 0, family);
+        EXPECT_EQ(made.chat_template, "{{ bos_token }}");
+        const Tokenizer before = Tokenizer::from_gguf(*source.gguf_tokenizer),
+                        after = Tokenizer::from_json_text(made.tokenizer_json->text, "made");
+        for (const char* text : {"ab ab<s>", "  b a", ""}) {
+            EXPECT_EQ(after.encode(text, true), before.encode(text, true)) << text;
+            EXPECT_EQ(after.encode(text, false), before.encode(text, false)) << text;
+        }
+        EXPECT_EQ(after.encode(" ab", true), (std::vector<std::int32_t>{0, 5}));
+    }
+}
+
+/// With the quickstart's model: its tokenizer through tokenizer.json and back.
+TEST(Tokenizers, SmolLm2GoesToJsonAndBack) {
+    const char* path = std::getenv("QSHARD_TEST_MODEL");
+    if (path == nullptr) GTEST_SKIP() << "QSHARD_TEST_MODEL is not set";
+    const ModelSource source = open_model_source(path);
+    const FolderFiles files = folder_files_of_gguf(source, DType::kBF16);
+    const GgufTokenizerData& before = *source.gguf_tokenizer;
+    const GgufTokenizerData after = gguf_tokenizer_of(files.others.at("tokenizer.json"), "made",
+                                                      source.weights->config().vocabulary);
+    EXPECT_EQ(after.pre, "smollm");
+    EXPECT_EQ(after.tokens, before.tokens);
+    EXPECT_EQ(after.token_types, before.token_types);
+    EXPECT_EQ(after.merges, before.merges);
 }
 
 TEST(GgufAdapter, PermutesQAndKAndFoldsTheScale) {

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <boost/json.hpp>
 #include <fstream>
 #include <sstream>
 
@@ -10,6 +11,7 @@
 #include "io/formats/safetensors_writer.h"
 #include "io/peft/adapter_folder.h"
 #include "io/peft/peft_config.h"
+#include "spec/json.h"
 
 namespace qshard {
 namespace {
@@ -107,6 +109,39 @@ TEST(PeftConfig, ParsesPatternsInFileOrder) {
     EXPECT_EQ(config.alpha_pattern[0].second, 1.5);
     EXPECT_EQ(config.layers_to_transform, std::vector<std::int64_t>{5});
     EXPECT_EQ(config.r, 8);
+}
+
+TEST(PeftConfig, EveryKeyOfModuleSelectionIsWrittenAsItWasRead) {
+    PeftConfig config;
+    config.target_pattern = ".*\\.q_proj";
+    config.exclude_pattern = ".*\\.1\\..*";
+    config.init_lora_weights = "gaussian";
+    config.rank_pattern = {{"a", 2}};
+    config.alpha_pattern = {{"b", 0.5}};
+    const PeftConfig again = parse_peft_config(peft_config_text(config), "test");
+    EXPECT_EQ(again.target_pattern, config.target_pattern);
+    EXPECT_EQ(again.exclude_pattern, config.exclude_pattern);
+    EXPECT_EQ(again.init_lora_weights, "gaussian");
+    EXPECT_EQ(again.rank_pattern, config.rank_pattern);
+    EXPECT_EQ(again.alpha_pattern, config.alpha_pattern);
+    config.exclude_pattern.clear();
+    config.exclude_modules = {"o_proj"};
+    config.init_lora_weights = "false";
+    const PeftConfig third = parse_peft_config(peft_config_text(config), "test");
+    EXPECT_EQ(third.exclude_modules, config.exclude_modules);
+    EXPECT_EQ(third.init_lora_weights, "false");
+}
+
+TEST(PeftFolder, RanksAndScalesOfPatternsAreThoseOfPeft) {
+    const PeftAdapter adapter = read_peft_adapter(kGolden / "mixed");
+    const boost::json::value want = parse_strict_json(slurp(kGolden / "mixed/targets.json"), "");
+    const ModuleScales scales(adapter_options(adapter.config, adapter.tensors));
+    ASSERT_EQ(adapter.modules().size(), want.as_object().size());
+    for (const std::string& module : adapter.modules()) {
+        const boost::json::array& expected = want.at(module).as_array();
+        EXPECT_EQ(scales.of(module).r, expected[0].to_number<std::int64_t>()) << module;
+        EXPECT_NEAR(scales.of(module).scale, expected[1].to_number<double>(), 1e-12) << module;
+    }
 }
 
 TEST(PeftConfig, UnsupportedFeaturesAreRefusedByName) {

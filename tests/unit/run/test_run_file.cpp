@@ -68,6 +68,29 @@ TEST_F(RunFileTest, WhatIsWrittenRunsAgainAsItIs) {
     EXPECT_NE(text.find("learning_rate: 0.0015"), std::string::npos) << text;
 }
 
+TEST_F(RunFileTest, ModulesAreNamesOrAnExpressionAsInPeft) {
+    const RunFile::Adapter none = load(good_).adapter;
+    EXPECT_EQ(none.target_modules, std::vector<std::string>{"all-linear"});
+    EXPECT_TRUE(none.exclude_modules.empty() && none.exclude_pattern.empty());
+    const RunFile run = load(
+        good_ +
+        "adapter:\n  target_modules: '.*\\.(q|v)_proj'\n  exclude_modules: [o_proj, mlp.up_proj]\n"
+        "  rank_pattern: {v_proj: 3, 'layers\\.1\\..*': 5}\n  alpha_pattern: {q_proj: 0.5}\n"
+        "  init_lora_weights: gaussian\n  dropout: 0.05\n  use_dora: false\n  modules_to_save: "
+        "null\n");
+    EXPECT_TRUE(run.adapter.target_modules.empty());
+    EXPECT_EQ(run.adapter.target_pattern, ".*\\.(q|v)_proj");
+    EXPECT_EQ(run.adapter.exclude_modules, (std::vector<std::string>{"o_proj", "mlp.up_proj"}));
+    EXPECT_EQ(run.adapter.rank_pattern[0].first, "layers\\.1\\..*") << "sorted, as PEFT saves them";
+    EXPECT_EQ(run.adapter.rank_pattern[1].second, 3);
+    EXPECT_EQ(run.adapter.alpha_pattern[0].second, 0.5);
+    EXPECT_EQ(run.adapter.dropout, 0.05);
+    EXPECT_EQ(load(run.to_yaml()).to_yaml(), run.to_yaml());
+    EXPECT_EQ(load(run.to_yaml()).adapter.target_pattern, run.adapter.target_pattern);
+    EXPECT_EQ(load(good_, {"adapter.target_modules=self_attn.q_proj"}).adapter.target_modules,
+              std::vector<std::string>{"self_attn.q_proj"});
+}
+
 TEST_F(RunFileTest, PlacementDoesNotChangeTheIdentityAndSettingsDo) {
     const std::string identity = load(good_).identity_yaml();
     EXPECT_EQ(load(good_, {"placement.mode=gathered", "checkpoint.every=7"}).identity_yaml(),
@@ -103,7 +126,13 @@ TEST_F(RunFileTest, ErrorsNameFileLineKeyAndTheNearestKnownKey) {
         std::string::npos);
     EXPECT_NE(error(good_ + "train: {seed: 1, seed: 2}\n").find("given twice"), std::string::npos);
     EXPECT_NE(error(good_ + "adapter: {r: 0}\n").find("from 1 to 1024"), std::string::npos);
-    EXPECT_NE(error(good_ + "adapter: {dropout: 0.1}\n").find("not supported yet"),
+    for (const char* key : {"use_dora: true", "modules_to_save: [lm_head]", "bias: lora_only",
+                            "init_lora_weights: pissa"}) {
+        EXPECT_NE(error(good_ + "adapter: {" + key + "}\n").find("not supported yet"),
+                  std::string::npos)
+            << key;
+    }
+    EXPECT_NE(error(good_ + "adapter: {rank_pattern: {q_proj: 0}}\n").find("1 to 1024"),
               std::string::npos);
     EXPECT_NE(error(good_ + "placement: {mode: pipeline}\n").find("not supported yet"),
               std::string::npos);

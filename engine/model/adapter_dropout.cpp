@@ -1,0 +1,22 @@
+#include "model/adapter_dropout.h"
+
+#include <algorithm>
+
+#include "tensor/arena.h"
+
+namespace qshard {
+
+DropoutMask AdapterDropout::mask_of(const AdapterTarget& target) const {
+    DropoutMask one = mask;
+    one.target = static_cast<std::uint32_t>(target.layer * static_cast<std::int64_t>(Role::kCount) +
+                                            static_cast<int>(target.role));
+    return one;
+}
+
+DropoutBytes dropout_bytes(const ModelConfig& config, std::int64_t tokens, DType compute) {
+    const std::int64_t widest = std::max({config.width, config.q_width(), config.ffn_width});
+    const auto count = static_cast<std::size_t>(tokens * widest);
+    return {Scratch::aligned(count * bytes_of(compute)), Scratch::aligned(count * sizeof(float))};
+}
+
+}  // namespace qshard

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <boost/json/object.hpp>
+
+#include "base/dtype.h"
+#include "spec/model_config.h"
+
+namespace qshard {
+
+/// config.json of a model that has none (GGUF), for weights of `dtype`. UserError if it would not
+/// read back as the same model.
+boost::json::object hf_config_of(const ModelConfig& config, DType dtype);
+
+/// "bfloat16", "float16", "float32".
+std::string_view torch_name(DType dtype);
+
+}  // namespace qshard

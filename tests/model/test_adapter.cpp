@@ -1,0 +1,196 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "comm/threads.h"
+#include "place/import.h"
+#include "place/merged_weights.h"
+#include "place/slot_runner.h"
+#include "place/weight_sources.h"
+#include "synthetic.h"
+
+/// What an adapter does in the model: the same as weights with it merged in, whatever its ranks and
+/// scales; and derivatives through its dropout.
+namespace qshard {
+namespace {
+
+constexpr std::int64_t kTokens = 24;
+
+struct Pass {
+    double loss = 0;
+    std::vector<float> gradient;
+};
+
+/// Two slots of one model through forward and backward, in fp32 on an unquantized base.
+class Rig {
+  public:
+    Rig(const WeightReader& reader, const AdapterLayout& adapter, std::int64_t recomputed = 0)
+        : config_(reader.config()), adapter_(adapter), backend_(test::make_backend(1)) {
+        const LayoutOptions options{Quantization::kNone, false, DType::kF32};
+        layout_ = make_layout(config_, options);
+        RunnerOptions runner;
+        runner.compute = DType::kF32;
+        runner.max_tokens = kTokens;
+        runner.max_group_slots = 2;
+        runner.recomputed_layers = recomputed;
+        runner_ =
+            std::make_unique<SlotRunner>(*backend_, config_, layout_, &adapter_, runner, arena_);
+        std::vector<Arena::Handle> handles;
+        for (const UnitLayout& unit : layout_.units)
+            handles.push_back(arena_.reserve(unit.name, unit.shard_bytes(1)));
+        values_ =
+            arena_.reserve("values", static_cast<std::size_t>(adapter_.count) * sizeof(float));
+        arena_.commit([this](std::size_t bytes) { return backend_->allocate(bytes); });
+        std::vector<const std::byte*> units;
+        run_threads(1, [&](Communicator& group) {
+            for (std::size_t u = 0; u < handles.size(); ++u) {
+                const UnitLayout& unit = layout_.units[u];
+                std::vector<std::byte> bytes(unit.shard_bytes(1));
+                import_unit(reader, unit, options, group, 1, bytes);
+                backend_->upload(arena_.at(handles[u]), bytes.data(), bytes.size());
+                units.push_back(arena_.at(handles[u]));
+            }
+        });
+        source_ = std::make_unique<ResidentSource>(units);
+        runner_->start(*source_, reinterpret_cast<const float*>(arena_.at(values_)));
+    }
+    ~Rig() { backend_->release(arena_.data()); }
+    Rig(const Rig&) = delete;
+    Rig& operator=(const Rig&) = delete;
+
+    Pass run(std::span<const float> values, const SlotPosition& where = {}) {
+        backend_->upload(arena_.at(values_), values.data(), values.size_bytes());
+        const test::SyntheticBatches batches(config_.vocabulary, 2, kTokens);
+        const std::vector<Slot> slots = {batches.slot(0, 0), batches.slot(0, 1)};
+        Pass pass;
+        pass.gradient.assign(static_cast<std::size_t>(adapter_.count), 0.0f);
+        runner_->train(
+            slots, where, -1.0f,
+            [&](std::size_t, std::span<const float> logprob) {
+                for (float value : logprob) pass.loss -= double{value};
+            },
+            [&](std::int64_t layer, std::size_t, const float* gradient) {
+                const std::int64_t begin = adapter_.layer_begin[static_cast<std::size_t>(layer)];
+                for (std::int64_t i = 0; i < adapter_.layer_count(layer); ++i)
+                    pass.gradient[static_cast<std::size_t>(begin + i)] += gradient[i];
+            });
+        return pass;
+    }
+
+  private:
+    const ModelConfig& config_;
+    const AdapterLayout& adapter_;
+    std::unique_ptr<Backend> backend_;
+    ModelLayout layout_;
+    Arena arena_;
+    Arena::Handle values_ = 0;
+    std::unique_ptr<SlotRunner> runner_;
+    std::unique_ptr<ResidentSource> source_;
+};
+
+AdapterOptions mixed_options(double dropout) {
+    AdapterOptions options;
+    options.r = 4;
+    options.alpha = 6;
+    options.dropout = dropout;
+    options.use_rslora = true;
+    options.init = AdapterInit::kRandom;
+    options.target_modules = {"all-linear"};
+    options.exclude_modules = {"k_proj"};
+    options.rank_pattern = {{"down_proj", 2}, {"layers\\.1\\.mlp.*", 7}};
+    options.alpha_pattern = {{"o_proj", 3}};
+    return options;
+}
+
+std::vector<float> initial(const AdapterLayout& layout) {
+    std::vector<float> values(static_cast<std::size_t>(layout.count));
+    initialize_adapter(layout, 11, values);
+    return values;
+}
+
+TEST(Adapter, ComputesWhatTheMergedWeightsCompute) {
+    const test::SyntheticReader reader(test::small_config());
+    const AdapterLayout layout = make_adapter_layout(reader.config(), mixed_options(0));
+    EXPECT_EQ(layout.largest_r(), 7);
+    const std::vector<float> values = initial(layout), zero(values.size(), 0.0f);
+    const double plain = Rig(reader, layout).run(zero).loss;
+    const double adapted = Rig(reader, layout).run(values).loss;
+    const MergedWeights merged(reader, layout, values, DType::kF32);
+    const double expected = Rig(merged, layout).run(zero).loss;
+    EXPECT_GT(std::abs(adapted - plain), 0.1);
+    EXPECT_NEAR(adapted, expected, 2e-5 * expected);
+}
+
+TEST(Adapter, GradientsAreThoseOfFiniteDifferencesWithAndWithoutDropout) {
+    const test::SyntheticReader reader(test::small_config());
+    for (const double dropout : {0.0, 0.3}) {
+        const AdapterLayout layout = make_adapter_layout(reader.config(), mixed_options(dropout));
+        Rig rig(reader, layout);
+        const SlotPosition where{5, 3, 14};
+        const std::vector<float> values = initial(layout);
+        const Pass pass = rig.run(values, where);
+        // A direction in each layer's A and B parts alone, so that none can hide behind another.
+        for (const AdapterTarget& target : layout.targets) {
+            for (const bool is_a : {true, false}) {
+                const auto begin = static_cast<std::size_t>(is_a ? target.a : target.b);
+                const auto count =
+                    static_cast<std::size_t>(is_a ? target.r * target.in : target.out * target.r);
+                const float step = 3e-4f;
+                std::vector<float> above = values, below = values;
+                double along = 0;
+                for (std::size_t i = begin; i < begin + count; ++i) {
+                    const float sign = pass.gradient[i] < 0 ? -1.0f : 1.0f;
+                    above[i] += step * sign;
+                    below[i] -= step * sign;
+                    along += static_cast<double>(pass.gradient[i] * sign);
+                }
+                const double difference =
+                    (rig.run(above, where).loss - rig.run(below, where).loss) / (2 * double{step});
+                EXPECT_NEAR(difference, along, 0.01 * along + 0.3)
+                    << target.module << (is_a ? " A" : " B") << " dropout " << dropout;
+            }
+        }
+    }
+}
+
+TEST(Adapter, MasksFollowSeedStepAndSlotAndSurviveRecomputation) {
+    const test::SyntheticReader reader(test::small_config());
+    const AdapterLayout layout = make_adapter_layout(reader.config(), mixed_options(0.3));
+    const std::vector<float> values = initial(layout);
+    Rig kept(reader, layout), computed_again(reader, layout, 3);
+    const Pass reference = kept.run(values, {5, 3, 14});
+    EXPECT_EQ(computed_again.run(values, {5, 3, 14}).gradient, reference.gradient);
+    for (const SlotPosition& other : {SlotPosition{6, 3, 14}, {5, 4, 14}, {5, 3, 15}}) {
+        EXPECT_NE(kept.run(values, other).loss, reference.loss);
+    }
+    EXPECT_EQ(kept.run(values, {5, 3, 14}).loss, reference.loss);
+}
+
+TEST(DropoutMask, KeepsTheShareAskedForAndEveryPositionByItself) {
+    const DropoutMask mask{1, 2, 3, 4, DropoutMask::dropped_at(0.1)};
+    const std::int64_t count = 1 << 18;
+    std::vector<bool> kept;
+    mask.each(0, count, [&](std::int64_t i, bool keep) {
+        EXPECT_EQ(i, std::ssize(kept));
+        kept.push_back(keep);
+    });
+    const auto share = static_cast<double>(std::count(kept.begin(), kept.end(), true)) / count;
+    EXPECT_NEAR(share, 0.9, 4 * std::sqrt(0.09 / count));
+    EXPECT_NEAR(mask.scale() * share, 1.0, 0.005);
+    mask.each(12345, 77, [&](std::int64_t i, bool keep) {
+        EXPECT_EQ(keep, kept[static_cast<std::size_t>(i)]) << i;
+    });
+    for (const DropoutMask& other : {DropoutMask{9, 2, 3, 4, mask.dropped},
+                                     {1, 9, 3, 4, mask.dropped},
+                                     {1, 2, 9, 4, mask.dropped},
+                                     {1, 2, 3, 9, mask.dropped}}) {
+        std::int64_t both = 0;
+        other.each(0, count, [&](std::int64_t i, bool keep) {
+            both += !keep && !kept[static_cast<std::size_t>(i)];
+        });
+        EXPECT_NEAR(static_cast<double>(both) / count, 0.01, 0.001);
+    }
+}
+
+}  // namespace
+}  // namespace qshard
