@@ -33,12 +33,15 @@ class Packer {
 
     /// W, and A backward: y = ... + x W^T, dx = ... + dy W.
     void pack(const WeightView& weight, Packed& forward, Packed& backward) {
-        if (directions_.forward) forward = one(weight, Orientation::kForward, forward_);
-        if (directions_.backward) backward = one(weight, Orientation::kBackward, backward_);
+        pack(weight, compute_, forward, backward);
+    }
+    void pack(const WeightView& weight, DType dtype, Packed& forward, Packed& backward) {
+        if (directions_.forward) forward = one(weight, Orientation::kForward, dtype, forward_);
+        if (directions_.backward) backward = one(weight, Orientation::kBackward, dtype, backward_);
     }
     /// B, which backward is no term of dx, but makes du by itself: from the end downward.
     void pack_apart(const WeightView& weight, Packed& forward, Packed& backward) {
-        if (directions_.forward) forward = one(weight, Orientation::kForward, forward_);
+        if (directions_.forward) forward = one(weight, Orientation::kForward, compute_, forward_);
         if (!directions_.backward) return;
         end_ -= Scratch::aligned(
             backend_.packed_bytes(weight.rows, weight.cols, Orientation::kBackward, compute_));
@@ -52,10 +55,10 @@ class Packer {
     }
 
   private:
-    Packed one(const WeightView& weight, Orientation orientation, std::byte*& next) {
-        const Packed packed = backend_.pack(weight, orientation, compute_, next);
-        next += Scratch::aligned(
-            backend_.packed_bytes(weight.rows, weight.cols, orientation, compute_));
+    Packed one(const WeightView& weight, Orientation orientation, DType dtype, std::byte*& next) {
+        const Packed packed = backend_.pack(weight, orientation, dtype, next);
+        next +=
+            Scratch::aligned(backend_.packed_bytes(weight.rows, weight.cols, orientation, dtype));
         return packed;
     }
     Backend& backend_;
@@ -103,6 +106,15 @@ std::vector<WeightPart> parts_of(const WeightSpec& weight) {
     return {{weight.role, weight.rows}};
 }
 
+LinearPack& expert_pack(BlockPacks& packs, const WeightSpec& weight) {
+    const auto index = static_cast<std::size_t>(weight.expert);
+    if (packs.experts.size() <= index) packs.experts.resize(index + 1);
+    ExpertPacks& expert = packs.experts[index];
+    return weight.role == Role::kExpertGate ? expert.gate
+           : weight.role == Role::kExpertUp ? expert.up
+                                            : expert.down;
+}
+
 /// Gives the parts of a linear their stretches of its bias.
 void set_biases(const WeightSpec& weight, BlockPacks& packs) {
     if (!weight.linear) return;
@@ -123,6 +135,10 @@ std::size_t block_pack_bytes(const Backend& backend, const UnitLayout& unit, std
     std::size_t bytes = 0;
     for (const Field& field : unit.fields) {
         const WeightSpec& weight = field.weight;
+        if (weight.role == Role::kRouter) {
+            bytes += pair_bytes(backend, weight.rows, weight.cols, DType::kF32, directions);
+            continue;
+        }
         if (!weight.linear) {
             bytes += Scratch::aligned(static_cast<std::size_t>(weight.count()) * sizeof(float));
             continue;
@@ -152,6 +168,15 @@ BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::by
     for (const Field& field : unit.fields) {
         const WeightSpec& weight = field.weight;
         const WeightView whole = view_of(field, bytes);
+        if (weight.role == Role::kRouter) {
+            packer.pack(whole, DType::kF32, packs.router.forward, packs.router.backward);
+            continue;
+        }
+        if (is_expert(weight.role)) {
+            LinearPack& pack = expert_pack(packs, weight);
+            packer.pack(whole, pack.forward, pack.backward);
+            continue;
+        }
         if (!weight.linear) {
             packs.vector[static_cast<std::size_t>(weight.role)] = packer.copy(whole.plain);
             continue;

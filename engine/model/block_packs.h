@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstddef>
+#include <vector>
 
 #include "backend/backend.h"
 #include "model/norm.h"
@@ -29,10 +30,18 @@ struct LinearPack {
     Tensor bias;                    ///< fp32 [out] or empty
 };
 
+/// The linears of one expert of a mixture; never adapted.
+struct ExpertPacks {
+    LinearPack gate, up, down;
+};
+
 struct BlockPacks {
     std::array<LinearPack, static_cast<std::size_t>(Role::kCount)>
         linear;  ///< by role (of the parts, where it is fused); empty where the layer has none
     std::array<Tensor, static_cast<std::size_t>(Role::kCount)> vector;  ///< norms and biases, fp32
+
+    std::vector<ExpertPacks> experts;
+    LinearPack router;  ///< fp32: which experts are chosen must not hang on a rounding
 
     const LinearPack& at(Role role) const { return linear[static_cast<std::size_t>(role)]; }
     const Tensor& gain(Role role) const { return vector[static_cast<std::size_t>(role)]; }

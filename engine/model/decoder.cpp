@@ -1,5 +1,7 @@
 #include "model/decoder.h"
 
+#include "model/experts.h"
+
 namespace qshard {
 
 EmbeddingTables embedding_tables(const UnitLayout& unit, const std::byte* bytes) {
@@ -68,6 +70,10 @@ void Decoder::residual(const LinearPack& pack, const TokenContext& context, Tens
         return;
     }
     linear(pack, context, x, tape, kept, false);
+    add_branch(tape, kept, post_norm, x_out);
+}
+
+void Decoder::add_branch(Tape& tape, Tensor kept, const Norm& post_norm, Tensor x_out) {
     if (config_.post_norms) post_norm.forward(backend_, config_, kept, tape.branch);
     backend_.add(config_.post_norms ? tape.branch : kept, config_.residual_scale, x_out);
 }
@@ -113,6 +119,22 @@ void Decoder::qk_norm(const BlockPacks& packs, Role role, Tensor raw, Tensor y) 
                       y.reshaped({rows, width}));
 }
 
+/// x_out = x_mid + the branch of a mixture of experts.
+void Decoder::experts(const BlockPacks& packs, Tape& tape, Tensor x_out) {
+    if (x_out.empty()) {
+        experts_forward(backend_, config_, packs, tape, Tensor());
+        return;
+    }
+    backend_.copy(tape.x_mid, x_out);
+    if (tape.mlp_out.empty()) {
+        experts_forward(backend_, config_, packs, tape, x_out);
+        return;
+    }
+    backend_.fill_zero(tape.mlp_out);
+    experts_forward(backend_, config_, packs, tape, tape.mlp_out);
+    add_branch(tape, tape.mlp_out, packs.norm(Role::kPostFfnNorm), x_out);
+}
+
 void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenContext& context,
                       Tensor x_in, Tensor x_out, Tape& tape, const KvCache* cache) {
     pre_norm(packs.norm(Role::kNorm1), x_in, tape.h1);
@@ -144,6 +166,10 @@ void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenCo
              packs.norm(Role::kPostAttentionNorm), tape.x_mid);
 
     pre_norm(packs.norm(Role::kNorm2), tape.x_mid, tape.h2);
+    if (config_.layer[static_cast<std::size_t>(layer)].experts) {
+        experts(packs, tape, x_out);
+        return;
+    }
     if (config_.gated_mlp) linear(packs.at(Role::kGate), context, tape.h2, tape, tape.gate, false);
     linear(packs.at(Role::kUp), context, tape.h2, tape, tape.up, false);
     backend_.activate(config_.activation, tape.gate, tape.up, tape.activated);

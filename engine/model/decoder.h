@@ -84,9 +84,12 @@ class Decoder {
     void down_project(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape);
     void residual(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape,
                   Tensor kept, const Norm& post_norm, Tensor x_out);
+    void add_branch(Tape& tape, Tensor kept, const Norm& post_norm, Tensor x_out);
     void pre_norm(const Norm& norm, Tensor x, Tensor h);
     void through_norm(const Norm& norm, Tensor x, Tensor dh, Tensor dx);
     void qk_norm(const BlockPacks& packs, Role role, Tensor raw, Tensor y);
+    void experts(const BlockPacks& packs, Tape& tape, Tensor x_out);
+    void mlp_backward(const BlockPacks& packs, Tape& tape, Tensor dy, Backward& b);
     AttentionShape attention_shape(std::int64_t layer, const TokenContext& context) const;
     void rotate(std::int64_t layer, const TokenContext& context, Tensor q, Tensor k, bool inverse);
 

@@ -1,6 +1,7 @@
 #include <initializer_list>
 
 #include "model/decoder.h"
+#include "model/experts.h"
 #include "tensor/arena.h"
 
 namespace qshard {
@@ -14,6 +15,7 @@ struct Work {
     Tensor dh;           ///< fp32 [N, C]
     Tensor branch;       ///< fp32 [N, C], only where a branch has its own norm or scale
     Tensor du[3];        ///< [N, R]
+    ExpertWork experts;  ///< only with experts
 };
 
 template <class Take>
@@ -25,6 +27,12 @@ void for_each_tensor(Work& work, const ModelConfig& c, std::int64_t r, DType com
     take(work.dv, DType::kF32, c.kv_width());
     take(work.dh, DType::kF32, c.width);
     if (c.post_norms || c.residual_scale != 1.0f) take(work.branch, DType::kF32, c.width);
+    if (c.experts > 0) {
+        take(work.experts.rows, DType::kF32, c.width);
+        take(work.experts.d_activated, compute, c.expert_width);
+        take(work.experts.dots, DType::kF32, c.experts_per_token);
+        take(work.experts.d_router, DType::kF32, c.experts);
+    }
     if (r > 0) {
         for (Tensor& du : work.du) take(du, compute, r);
     }
@@ -147,6 +155,20 @@ void Decoder::through_norm(const Norm& norm, Tensor x, Tensor dh, Tensor dx) {
     }
 }
 
+/// b.work.dh = the derivative by h2 from that by the MLP's output.
+void Decoder::mlp_backward(const BlockPacks& packs, Tape& tape, Tensor dy, Backward& b) {
+    b.linears({{packs.at(Role::kDown), tape.activated, dy}}, b.work.d_ffn);
+    backend_.activate_backward(config_.activation, tape.gate, tape.up, b.work.d_ffn, tape.gate,
+                               tape.up);
+    if (config_.gated_mlp) {
+        b.linears(
+            {{packs.at(Role::kGate), tape.h2, tape.gate}, {packs.at(Role::kUp), tape.h2, tape.up}},
+            b.work.dh);
+    } else {
+        b.linears({{packs.at(Role::kUp), tape.h2, tape.up}}, b.work.dh);
+    }
+}
+
 void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenContext& context,
                        Tensor x_in, Tape& tape, Tensor dx, float* gradient,
                        std::int64_t layer_begin, std::byte* scratch_memory) {
@@ -160,6 +182,8 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
                     [&](Tensor& tensor, DType dtype, std::int64_t cols) {
                         tensor = scratch.take(dtype, {n, cols});
                     });
+    if (config_.experts > 0)
+        b.work.experts.dots = b.work.experts.dots.reshaped({n * config_.experts_per_token, 1});
     // Derivative of a branch's linear output from that of the residual stream it was added to.
     auto through_branch = [&](Tensor kept, Role post_norm) {
         if (kept.empty()) return dx;
@@ -173,15 +197,10 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
     };
 
     const Tensor d_mlp = through_branch(tape.mlp_out, Role::kPostFfnNorm);
-    b.linears({{packs.at(Role::kDown), tape.activated, d_mlp}}, b.work.d_ffn);
-    backend_.activate_backward(config_.activation, tape.gate, tape.up, b.work.d_ffn, tape.gate,
-                               tape.up);
-    if (config_.gated_mlp) {
-        b.linears(
-            {{packs.at(Role::kGate), tape.h2, tape.gate}, {packs.at(Role::kUp), tape.h2, tape.up}},
-            b.work.dh);
+    if (config_.layer[static_cast<std::size_t>(layer)].experts) {
+        experts_backward(backend_, config_, packs, tape, d_mlp, b.work.experts, b.work.dh);
     } else {
-        b.linears({{packs.at(Role::kUp), tape.h2, tape.up}}, b.work.dh);
+        mlp_backward(packs, tape, d_mlp, b);
     }
     through_norm(packs.norm(Role::kNorm2), tape.x_mid, b.work.dh, dx);
 

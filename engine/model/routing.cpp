@@ -62,17 +62,13 @@ std::vector<float> route_backward(const ModelConfig& config, std::span<const flo
     const auto experts = static_cast<std::size_t>(config.experts);
     // First the derivative by the probabilities, zero where the expert was not chosen.
     std::vector<float> d(logits.size(), 0.0f);
+    std::vector<bool> chosen(logits.size(), false);
     for (std::size_t e = 0; e < experts; ++e) {
         for (auto i = static_cast<std::size_t>(routing.begin[e]);
              i < static_cast<std::size_t>(routing.begin[e + 1]); ++i) {
-            d[static_cast<std::size_t>(routing.rows[i]) * experts + e] = dweights[i];
-        }
-    }
-    std::vector<bool> chosen(logits.size(), false);
-    for (std::size_t e = 0; e < experts; ++e) {
-        for (auto i = routing.begin[e]; i < routing.begin[e + 1]; ++i) {
-            const auto row = static_cast<std::size_t>(routing.rows[static_cast<std::size_t>(i)]);
-            chosen[row * experts + e] = true;
+            const std::size_t at = static_cast<std::size_t>(routing.rows[i]) * experts + e;
+            d[at] = dweights[i];
+            chosen[at] = true;
         }
     }
     for (std::size_t first = 0; first < logits.size(); first += experts) {

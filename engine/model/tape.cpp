@@ -1,9 +1,17 @@
 #include "model/tape.h"
 
+#include <algorithm>
+
 #include "tensor/arena.h"
 
 namespace qshard {
 namespace {
+
+bool has_dense_layers(const ModelConfig& config) {
+    return config.experts == 0 ||
+           std::any_of(config.layer.begin(), config.layer.end(),
+                       [](const LayerConfig& layer) { return !layer.experts; });
+}
 
 /// Calls take(tensor, dtype, columns) for every tensor of a tape: the one description of its
 /// layout.
@@ -23,9 +31,20 @@ void for_each_tensor(Tape& tape, const ModelConfig& c, std::int64_t r, DType com
     if (keeps_branches) take(tape.attention_out, DType::kF32, c.width);
     take(tape.x_mid, DType::kF32, c.width);
     take(tape.h2, compute, c.width);
-    if (c.gated_mlp) take(tape.gate, compute, c.ffn_width);
-    take(tape.up, compute, c.ffn_width);
-    take(tape.activated, compute, c.ffn_width);
+    if (has_dense_layers(c)) {
+        if (c.gated_mlp) take(tape.gate, compute, c.ffn_width);
+        take(tape.up, compute, c.ffn_width);
+        take(tape.activated, compute, c.ffn_width);
+    }
+    if (c.experts > 0) {
+        const std::int64_t assigned = c.experts_per_token * c.expert_width;
+        take(tape.router, DType::kF32, c.experts);
+        take(tape.expert_gate, compute, assigned);
+        take(tape.expert_up, compute, assigned);
+        take(tape.expert_activated, compute, assigned);
+        take(tape.expert_in, compute, c.width);
+        take(tape.expert_out, DType::kF32, c.width);
+    }
     if (keeps_branches) take(tape.mlp_out, DType::kF32, c.width);
     if (c.post_norms) take(tape.branch, DType::kF32, c.width);
     if (r > 0) {
@@ -52,6 +71,10 @@ Tape make_tape(const ModelConfig& config, std::int64_t r, std::int64_t tokens, D
     for_each_tensor(tape, config, r, compute, [&](Tensor& tensor, DType dtype, std::int64_t cols) {
         tensor = scratch.take(dtype, {tokens, cols});
     });
+    for (Tensor* tensor : {&tape.expert_gate, &tape.expert_up, &tape.expert_activated}) {
+        if (!tensor->empty())
+            *tensor = tensor->reshaped({tokens * config.experts_per_token, config.expert_width});
+    }
     return tape;
 }
 

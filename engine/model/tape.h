@@ -24,6 +24,10 @@ struct Tape {
     Tensor activated;   ///< [N, F]
     Tensor mlp_out;     ///< [N, C] fp32, likewise
     Tensor branch;      ///< [N, C] fp32 scratch for a branch's normed output; only with post norms
+    Tensor router;      ///< [N, E] fp32 logits of the router; these and the rest only with experts
+    Tensor expert_gate, expert_up, expert_activated;  ///< [N*k, F'] rows in the order of a Routing
+    Tensor expert_in;   ///< [N, C] scratch for the tokens of one expert
+    Tensor expert_out;  ///< [N, C] fp32 scratch, likewise
     std::array<Tensor, static_cast<std::size_t>(Role::kCount)>
         u;  ///< [N, R] x A^T of each adapted linear, by the role it is stored under; R: largest
             ///< rank

@@ -22,12 +22,20 @@ std::string last_component(std::string_view module) {
     return std::string(module.substr(module.rfind('.') + 1));
 }
 
-[[noreturn]] void refuse_expert(std::string_view target, std::string_view module) {
+/// In a model with experts only attention is: PEFT takes every name of an MLP's linear there,
+/// whatever its layer, for the experts, which it adapts as fused parameters.
+bool adaptable(const ModelConfig& config, Role linear) {
+    const bool attention = linear == Role::kQkv || linear == Role::kQ || linear == Role::kK ||
+                           linear == Role::kV || linear == Role::kO;
+    return attention || config.experts == 0;
+}
+
+[[noreturn]] void refuse_mixture(std::string_view target, std::string_view module) {
     throw UserError(
         ExitCode::kUsage,
-        fmt::format("adapter.target_modules names \"{}\", which is an expert of a mixture ({}). "
-                    "Experts are frozen: PEFT adapts them as fused parameters, which is not "
-                    "supported yet. Use q_proj, k_proj, v_proj, o_proj, or all-linear.",
+        fmt::format("adapter.target_modules names \"{}\" ({}), but in a model with experts only "
+                    "attention can be adapted: PEFT adapts experts as fused parameters, which is "
+                    "not supported yet. Use q_proj, k_proj, v_proj, o_proj, or all-linear.",
                     target, module));
 }
 
@@ -171,9 +179,9 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
         for (const WeightSpec& weight : layer_weights(config, l)) {
             if (!weight.linear) continue;
             const std::string module(weight.module());
-            if (!adaptable(weight.role)) {
+            if (!adaptable(config, weight.role)) {
                 const std::string* name = targets.name_of(module);
-                if (name != nullptr) refuse_expert(*name, module);
+                if (name != nullptr) refuse_mixture(*name, module);
                 continue;
             }
             modules.insert(last_component(module));

@@ -260,6 +260,42 @@ void parse_nope(JsonKeys& keys, const Family& family, ModelConfig& config) {
     }
 }
 
+/// Whether each layer is a mixture, by the keys of Qwen.
+void parse_sparse_layers(JsonKeys& keys, ModelConfig& config) {
+    const std::int64_t step = keys.integer("decoder_sparse_step", 1, 4096).value_or(1);
+    for (std::int64_t i = 0; i < config.layers; ++i)
+        config.layer[static_cast<std::size_t>(i)].experts = (i + 1) % step == 0;
+    const boost::json::array* dense = keys.array("mlp_only_layers");
+    if (dense == nullptr) return;
+    for (const boost::json::value& item : *dense) {
+        if (!item.is_int64() || item.get_int64() < 0 || item.get_int64() >= config.layers)
+            keys.fail("mlp_only_layers", "a list of layers");
+        config.layer[static_cast<std::size_t>(item.get_int64())].experts = false;
+    }
+}
+
+void parse_experts(JsonKeys& keys, const Family& family, ModelConfig& config) {
+    if (family.mixture == MixtureRule::kNone) return;
+    // Transformers 5 writes Qwen's under Mixtral's name.
+    const std::optional<std::int64_t> local = keys.integer("num_local_experts", 1, 4096);
+    config.experts = keys.integer("num_experts", 1, 4096).value_or(local.value_or(0));
+    if (config.experts == 0 || config.experts != local.value_or(config.experts))
+        keys.fail("num_experts", "from 1 to 4096, and not another number of num_local_experts");
+    config.experts_per_token = dimension(keys, "num_experts_per_tok", config.experts, 0);
+    if (keys.number("router_jitter_noise").value_or(0) != 0) keys.fail("router_jitter_noise", "0");
+    if (keys.boolean("output_router_logits").value_or(false))
+        keys.fail("output_router_logits", "false: the router's auxiliary loss is not computed");
+    if (family.mixture == MixtureRule::kAll) {
+        config.expert_width = config.ffn_width;
+        config.normalized_experts = true;
+        for (LayerConfig& layer : config.layer) layer.experts = true;
+        return;
+    }
+    config.expert_width = dimension(keys, "moe_intermediate_size", 1 << 24, 0);
+    config.normalized_experts = keys.boolean("norm_topk_prob").value_or(false);
+    parse_sparse_layers(keys, config);
+}
+
 void parse_tokens(JsonKeys& keys, ModelConfig& config) {
     const auto token = [&](std::string_view key) -> std::optional<std::int32_t> {
         const std::optional<std::int64_t> id = keys.integer(key, -1, kMaxToken);
@@ -325,6 +361,7 @@ ModelConfig parse(const boost::json::object& object, const std::string& origin) 
     parse_switches(keys, *family, object, config);
     parse_windows(keys, *family, object, config);
     parse_nope(keys, *family, config);
+    parse_experts(keys, *family, config);
     if (!config.learned_positions) parse_ropes(keys, *family, config);
     parse_tokens(keys, config);
     refuse_odd_switches(keys);

@@ -144,6 +144,7 @@ Family llama() {
     f.qkv_bias_key = f.o_bias_key = "attention_bias";
     f.mlp_bias_key = "mlp_bias";
     f.permuted_gguf = true;
+    f.gguf_mixture = "mixtral";
     return f;
 }
 
@@ -154,6 +155,20 @@ Family mistral() {
     f.gguf_family = "llama";
     f.window = WindowRule::kAll;
     f.defaults.window = 4096;
+    f.defaults.max_positions = 131072;
+    return f;
+}
+
+Family mixtral() {
+    Family f;
+    f.name = "mixtral";
+    f.model_types = {"mixtral"};
+    f.gguf_family = "llama";
+    f.names = kMixtralNames;
+    f.eps = 1e-5;
+    f.theta = 1e6;
+    f.window = WindowRule::kAll;
+    f.mixture = MixtureRule::kAll;
     f.defaults.max_positions = 131072;
     return f;
 }
@@ -176,6 +191,16 @@ Family qwen3() {
     f.qkv_bias_key = f.o_bias_key = "attention_bias";
     f.qk_norm = true;
     f.defaults.head_width = 128;
+    return f;
+}
+
+Family qwen3_moe() {
+    Family f = qwen3();
+    f.name = "qwen3_moe";
+    f.model_types = {"qwen3_moe"};
+    f.architectures = {"qwen3moe"};
+    f.mixture = MixtureRule::kKeyed;
+    f.defaults.head_width = 0;
     return f;
 }
 
@@ -304,8 +329,8 @@ std::string joined(std::vector<std::string_view> Family::*list) {
 
 std::span<const Family> families() {
     static const std::vector<Family> rows = {
-        llama(),   mistral(), qwen2(),      qwen3(), gemma(), gemma2(), gemma3(),
-        smollm3(), granite(), starcoder2(), phi3(),  olmo2(), gpt2()};
+        llama(),   mistral(),    qwen2(), qwen3(), gemma(), gemma2(),  gemma3(),   smollm3(),
+        granite(), starcoder2(), phi3(),  olmo2(), gpt2(),  mixtral(), qwen3_moe()};
     return rows;
 }
 

@@ -30,6 +30,14 @@ enum class WindowRule : std::uint8_t {
     kPattern,   ///< all but every window_pattern-th layer
 };
 
+/// Which layers have a mixture of experts in place of the MLP.
+enum class MixtureRule : std::uint8_t {
+    kNone,
+    kAll,    ///< every layer, of "intermediate_size", probabilities normalized (Mixtral)
+    kKeyed,  ///< "decoder_sparse_step", "mlp_only_layers", "moe_intermediate_size",
+             ///< "norm_topk_prob" (Qwen)
+};
+
 /// Names of the numbers in config.json.
 struct DimensionKeys {
     std::string_view layers = "num_hidden_layers", width = "hidden_size",
@@ -73,11 +81,8 @@ struct Family {
     WindowRule window = WindowRule::kNone;
     std::int64_t window_pattern = 0;
 
-    std::string_view experts_key;       ///< every layer is a mixture of so many experts, but for
-    bool sparse_layer_keys = false;     ///< decoder_sparse_step and mlp_only_layers,
-    std::string_view expert_width_key;  ///< each of this width
-    std::string_view normalize_key;     ///< whether the chosen ones' probabilities sum to 1;
-    bool normalized_experts = false;    ///< always, without such a key
+    MixtureRule mixture = MixtureRule::kNone;
+    std::string_view gguf_mixture;  ///< the family of GGUF files like this one's that have experts
 
     bool permuted_gguf = false;    ///< rows of q and k are interleaved in GGUF files
     std::string_view gguf_family;  ///< whose GGUF files this family's are, if not its own
@@ -88,7 +93,6 @@ struct Family {
                      vocabulary = 0;
         std::int64_t max_positions = 2048, window = 0;
         std::int64_t ffn_factor = 0;  ///< > 0: an absent ffn_width is so many times the width
-        std::int64_t experts = 0, experts_per_token = 0, expert_width = 0;
     } defaults;
 };
 

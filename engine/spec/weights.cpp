@@ -53,10 +53,11 @@ void add_final_norm(UnitWeights& unit, const ModelConfig& config) {
 }
 
 void add_experts(UnitWeights& unit, const ModelConfig& config) {
-    for (std::int64_t e = 0; e < config.experts; ++e) {
-        unit.linear(Role::kExpertGate, config.expert_width, config.width, e);
-        unit.linear(Role::kExpertUp, config.expert_width, config.width, e);
-        unit.linear(Role::kExpertDown, config.width, config.expert_width, e);
+    const std::int64_t c = config.width, f = config.expert_width;
+    for (const Role role : {Role::kExpertGate, Role::kExpertUp, Role::kExpertDown}) {
+        const bool down = role == Role::kExpertDown;
+        for (std::int64_t e = 0; e < config.experts; ++e)
+            unit.linear(role, down ? c : f, down ? f : c, e);
     }
     unit.matrix(Role::kRouter, config.experts, config.width);
 }
@@ -153,8 +154,8 @@ std::vector<Role> linear_roles(const ModelConfig& config) {
     return roles;
 }
 
-bool adaptable(Role linear) {
-    return linear != Role::kExpertGate && linear != Role::kExpertUp && linear != Role::kExpertDown;
+bool is_expert(Role linear) {
+    return linear == Role::kExpertGate || linear == Role::kExpertUp || linear == Role::kExpertDown;
 }
 
 std::vector<WeightSpec> head_weights(const ModelConfig& config) {

@@ -103,13 +103,13 @@ struct WeightSpec {
 
 /// Weights of the embedding unit: embedding, and (tied head) the final norm.
 std::vector<WeightSpec> embedding_weights(const ModelConfig& config);
-/// Weights of decoder layer `layer`, in the order q, k, v, o, gate, up, down (linears), then
-/// experts, norms and biases.
+/// Weights of decoder layer `layer`, in the order q, k, v, o, gate, up, down (linears), then the
+/// experts' gates, ups and downs, then the router, norms and biases.
 std::vector<WeightSpec> layer_weights(const ModelConfig& config, std::int64_t layer);
 /// The linears of a layer without experts as they are stored (a fused one once), in that order.
 std::vector<Role> linear_roles(const ModelConfig& config);
-/// Whether an adapter can be put on a linear: not on one of a mixture's experts.
-bool adaptable(Role linear);
+/// Whether a linear belongs to one of a mixture's experts.
+bool is_expert(Role linear);
 /// Weights of the head unit: final norm and lm_head; empty if the head is tied.
 std::vector<WeightSpec> head_weights(const ModelConfig& config);
 

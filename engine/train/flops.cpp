@@ -6,7 +6,12 @@ UsefulFlops useful_flops(const ModelConfig& config, const AdapterLayout* adapter
     UsefulFlops flops;
     for (std::int64_t l = 0; l < config.layers; ++l) {
         for (const WeightSpec& weight : layer_weights(config, l)) {
-            if (weight.linear) flops.per_token += 4.0 * static_cast<double>(weight.count());
+            if (!weight.linear) continue;
+            const double used = !is_expert(weight.role)
+                                    ? 1.0
+                                    : static_cast<double>(config.experts_per_token) /
+                                          static_cast<double>(config.experts);
+            flops.per_token += 4.0 * used * static_cast<double>(weight.count());
         }
     }
     if (adapter != nullptr) flops.per_token += 6.0 * static_cast<double>(adapter->count);

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "io/export/same_model.h"
+#include "io/formats/gguf_config.h"
 #include "io/formats/gguf_model.h"
 #include "spec/families.h"
 #include "spec/rope.h"
@@ -23,17 +24,26 @@ std::uint32_t file_type_of(DType dtype) {
     return dtype == DType::kBF16 ? 32 : dtype == DType::kF16 ? 1 : 0;
 }
 
+using NamedFloats = std::pair<const char*, std::vector<float>>;
+
 /// Divisors of the rotary frequencies where the formula is not the plain one of GGUF.
-std::vector<float> rope_divisors(const ModelConfig& config) {
+std::vector<NamedFloats> rope_divisors(const ModelConfig& config) {
     if (config.ropes.empty()) return {};
     const RopeConfig& rope = config.ropes[0];
-    if (rope.kind != RopeKind::kLlama3) return rope.frequency_divisors;
+    if (rope.kind == RopeKind::kLongrope) {
+        return {{kRopeLongFactors, {rope.long_factor.begin(), rope.long_factor.end()}},
+                {kRopeShortFactors, {rope.short_factor.begin(), rope.short_factor.end()}}};
+    }
+    if (rope.kind != RopeKind::kLlama3) {
+        if (rope.frequency_divisors.empty()) return {};
+        return {{kRopeFrequencies, rope.frequency_divisors}};
+    }
     RopeConfig plain = rope;
     plain.kind = RopeKind::kDefault;
     const std::vector<float> stretched = make_rope(rope, 1).inverse_frequencies;
     std::vector<float> divisors = make_rope(plain, 1).inverse_frequencies;
     for (std::size_t i = 0; i < divisors.size(); ++i) divisors[i] /= stretched[i];
-    return divisors;
+    return {{kRopeFrequencies, divisors}};
 }
 
 /// Reads the finished file as any program would.
@@ -75,22 +85,18 @@ void write_gguf_model(const std::filesystem::path& file, const WeightReader& wei
                       GgufHeader metadata, const ExportOptions& options) {
     const ModelConfig& config = weights.config();
     const Family& family = gguf_family(family_named(config.family));
-    if (config.experts > 0) {
-        throw UserError(
-            "writing mixtures of experts as GGUF is not supported yet; export --to merged-hf and "
-            "convert that with llama.cpp's convert_hf_to_gguf.py");
-    }
     metadata.u32("general.file_type", file_type_of(options.dtype));
 
-    const std::vector<float> divisors = rope_divisors(config);
-    if (!divisors.empty()) {
-        metadata.tensor("rope_freqs.weight", std::array{std::ssize(divisors)}, GgmlType::kF32);
-    }
+    const std::vector<NamedFloats> divisors = rope_divisors(config);
+    for (const auto& [name, values] : divisors)
+        metadata.tensor(name, std::array{std::ssize(values)}, GgmlType::kF32);
     std::vector<FileTensor> tensors;
     for (const PlacedWeight& placed : all_weights(config)) {
         tensors.push_back(file_tensor(config, family, placed, options.dtype));
+        if (placed.weight.expert > 0) continue;  // one tensor holds all experts
         std::vector<std::int64_t> extents = shape_of(placed.weight);
         std::reverse(extents.begin(), extents.end());
+        if (is_expert(placed.weight.role)) extents.push_back(config.experts);
         metadata.tensor(gguf_name(family, placed.weight.role, placed.layer), extents,
                         ggml_type_of(tensors.back().dtype));
     }
@@ -98,12 +104,16 @@ void write_gguf_model(const std::filesystem::path& file, const WeightReader& wei
     PendingFile pending(file);
     const std::string text = metadata.bytes();
     write_padded(pending, std::as_bytes(std::span(text)));
-    if (!divisors.empty()) write_padded(pending, std::as_bytes(std::span(divisors)));
+    for (const auto& [name, values] : divisors)
+        write_padded(pending, std::as_bytes(std::span(values)));
     WeightStream stream(weights, options);
     for (const FileTensor& tensor : tensors) {
         stream.write(tensor.placed.weight, tensor.dtype, tensor.change, pending);
-        write_padding(pending, static_cast<std::size_t>(tensor.placed.weight.count()) *
-                                   bytes_of(tensor.dtype));
+        const WeightSpec& weight = tensor.placed.weight;
+        const bool expert = is_expert(weight.role);
+        if (expert && weight.expert + 1 < config.experts) continue;
+        write_padding(pending, static_cast<std::size_t>(weight.count()) * bytes_of(tensor.dtype) *
+                                   static_cast<std::size_t>(expert ? config.experts : 1));
     }
     pending.finish();
     check_readable(pending.path(), config);

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "spec/families.h"
+#include "spec/rope.h"
 
 namespace qshard {
 namespace {
@@ -49,6 +50,19 @@ void add_dimensions(Keys& keys, const ModelConfig& config) {
     }
 }
 
+void add_experts(Keys& keys, const ModelConfig& config) {
+    if (config.experts == 0) return;
+    if (!config.normalized_experts) {
+        throw UserError(
+            "GGUF cannot express experts whose probabilities are not normalized (norm_topk_prob "
+            "false); export --to merged-hf instead");
+    }
+    keys.count("expert_count", config.experts);
+    keys.count("expert_used_count", config.experts_per_token);
+    if (config.expert_width != config.ffn_width)
+        keys.count("expert_feed_forward_length", config.expert_width);
+}
+
 void add_switches(Keys& keys, const Family& family, const ModelConfig& config) {
     if (config.attention_softcap > 0)
         keys.number("attn_logit_softcapping", config.attention_softcap);
@@ -60,7 +74,8 @@ void add_switches(Keys& keys, const Family& family, const ModelConfig& config) {
     keys.number("attention.scale", config.attention_scale);
 }
 
-/// Llama 3's stretched positions are a tensor of divisors in GGUF, which write_gguf_model() adds.
+/// Llama 3's and Phi-3's stretched positions are tensors of divisors in GGUF, which
+/// write_gguf_model() adds.
 void add_rope(Keys& keys, const ModelConfig& config) {
     if (config.ropes.empty()) return;
     const RopeConfig& rope = config.ropes[0];
@@ -83,11 +98,14 @@ void add_rope(Keys& keys, const ModelConfig& config) {
             if (rope.attention_factor)
                 keys.number("rope.scaling.attn_factor", *rope.attention_factor);
             return;
+        case RopeKind::kLongrope:  // and the two tensors of divisors
+            keys.count("rope.scaling.original_context_length", rope.original_max_positions);
+            keys.number("rope.scaling.attn_factor", make_rope(rope, 1).attention_factor);
+            return;
         case RopeKind::kDynamic:
-        case RopeKind::kLongrope:
             throw UserError(fmt::format(
-                "GGUF cannot express the rotary positions of this {} model (dynamic or longrope); "
-                "export --to merged-hf and convert that with llama.cpp's convert_hf_to_gguf.py",
+                "GGUF cannot express the dynamic rotary positions of this {} model; export --to "
+                "merged-hf and convert that with llama.cpp's convert_hf_to_gguf.py",
                 config.model_type));
     }
 }
@@ -110,6 +128,7 @@ GgufHeader gguf_metadata_of(const ModelConfig& config) {
     if (!config.name.empty()) header.text("general.name", config.name);
     Keys keys(header, std::string(family.architectures.front()) + ".");
     add_dimensions(keys, config);
+    add_experts(keys, config);
     add_switches(keys, family, config);
     add_rope(keys, config);
     return header;

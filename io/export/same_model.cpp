@@ -27,6 +27,7 @@ std::string layer_difference(const ModelConfig& a, const ModelConfig& b) {
     for (std::size_t l = 0; l < a.layer.size(); ++l) {
         const LayerConfig &x = a.layer[l], &y = b.layer[l];
         if (x.window != y.window) return "sliding window";
+        if (x.experts != y.experts) return "layers with experts";
         if (x.rope != y.rope) return "layers without rotary positions";
         const bool rotates = x.rope && !a.ropes.empty() && !b.ropes.empty();
         if (rotates && !same_rope(a.ropes.at(static_cast<std::size_t>(x.rope_index)),

@@ -9,10 +9,6 @@
 namespace qshard {
 namespace {
 
-constexpr const char *kFrequencies = "rope_freqs.weight",
-                     *kShortFactors = "rope_factors_short.weight",
-                     *kLongFactors = "rope_factors_long.weight";
-
 /// Access to the keys of one architecture.
 class Keys {
   public:
@@ -82,6 +78,9 @@ const Family& check_kind(const GgufFile& file) {
             fmt::format("{}: models of architecture \"{}\" are not supported\nSupported: {}", name,
                         *architecture, known_architectures()));
     }
+    const std::string experts = *architecture + ".expert_count";
+    if (!family->gguf_mixture.empty() && file.integer(experts).value_or(0) > 0)
+        return family_named(family->gguf_mixture);
     return *family;
 }
 
@@ -100,9 +99,9 @@ void set_dimensions(const GgufFile& file, const Keys& keys, const Family& family
     config.ffn_width = keys.required("feed_forward_length", 1 << 24);
     config.max_positions =
         keys.integer("context_length", 1, 1 << 30).value_or(family.defaults.max_positions);
-    if (keys.integer("expert_count", 0, 1 << 20).value_or(0) > 0) {
-        keys.fail("expert_count", "0: mixtures of experts are not supported");
-    }
+    config.experts = keys.integer("expert_count", 0, 4096).value_or(0);
+    if (config.experts > 0 && family.mixture == MixtureRule::kNone)
+        keys.fail("expert_count", "0: this architecture is not supported with experts");
     if (config.heads % config.kv_heads != 0)
         keys.fail("attention.head_count_kv", "a divisor of head_count");
     if (config.head_width % 2 != 0) keys.fail("attention.key_length", "even");
@@ -179,12 +178,12 @@ std::vector<float> divisors_of(const GgufFile& file, const char* name, std::int6
 /// Phi-3's long contexts: no scaling type, but a tensor of divisors for each range of lengths.
 void set_longrope(const GgufFile& file, const Keys& keys, const ModelConfig& config,
                   RopeConfig& rope) {
-    const std::vector<float> shorts = divisors_of(file, kShortFactors, rope.rotary_width / 2);
-    const std::vector<float> longs = divisors_of(file, kLongFactors, rope.rotary_width / 2);
+    const std::vector<float> shorts = divisors_of(file, kRopeShortFactors, rope.rotary_width / 2);
+    const std::vector<float> longs = divisors_of(file, kRopeLongFactors, rope.rotary_width / 2);
     if (shorts.empty() && longs.empty()) return;
     if (shorts.empty() || longs.empty() || rope.kind != RopeKind::kDefault) {
         throw UserError(fmt::format("{}: expected both {} and {}, and no other scaling",
-                                    file.file().name(), kShortFactors, kLongFactors));
+                                    file.file().name(), kRopeShortFactors, kRopeLongFactors));
     }
     rope.kind = RopeKind::kLongrope;
     rope.short_factor.assign(shorts.begin(), shorts.end());
@@ -216,7 +215,7 @@ void set_ropes(const GgufFile& file, const Keys& keys, const Family& family, Mod
     } else if (scaling != "none") {
         keys.fail("rope.scaling.type", "none, linear or yarn");
     }
-    rope.frequency_divisors = divisors_of(file, kFrequencies, rope.rotary_width / 2);
+    rope.frequency_divisors = divisors_of(file, kRopeFrequencies, rope.rotary_width / 2);
     set_longrope(file, keys, config, rope);
     config.ropes.push_back(rope);
     if (family.local_theta > 0) config.ropes.push_back(local);
@@ -240,6 +239,19 @@ void set_layers(const Keys& keys, const Family& family, ModelConfig& config) {
     }
 }
 
+void set_experts(const GgufFile& file, const Keys& keys, const Family& family,
+                 ModelConfig& config) {
+    if (config.experts == 0) return;
+    config.experts_per_token = keys.required("expert_used_count", config.experts);
+    config.expert_width =
+        keys.integer("expert_feed_forward_length", 1, 1 << 24).value_or(config.ffn_width);
+    config.normalized_experts = true;  // as llama.cpp does for these architectures
+    for (std::int64_t i = 0; i < config.layers; ++i) {
+        config.layer[static_cast<std::size_t>(i)].experts =
+            file.find(gguf_name(family, Role::kExpertGate, i)) != nullptr;
+    }
+}
+
 void set_tokens(const GgufFile& file, ModelConfig& config) {
     const auto token = [&](const char* key) -> std::optional<std::int32_t> {
         const std::optional<std::int64_t> id = file.integer(key);
@@ -260,7 +272,7 @@ void set_tokens(const GgufFile& file, ModelConfig& config) {
 }  // namespace
 
 bool is_rope_tensor(std::string_view name) {
-    return name == kFrequencies || name == kShortFactors || name == kLongFactors;
+    return name == kRopeFrequencies || name == kRopeShortFactors || name == kRopeLongFactors;
 }
 
 ModelConfig model_config_from_gguf(const GgufFile& file) {
@@ -273,6 +285,7 @@ ModelConfig model_config_from_gguf(const GgufFile& file) {
     set_switches(file, keys, family, config);
     if (!config.learned_positions) set_ropes(file, keys, family, config);
     set_layers(keys, family, config);
+    set_experts(file, keys, family, config);
     set_tokens(file, config);
     return config;
 }

@@ -114,7 +114,7 @@ class GgufModel : public WeightReader {
     }
 
     void locate(const std::vector<WeightSpec>& weights, std::int64_t layer) {
-        const Family& family = family_named(config_.family);
+        const Family& family = gguf_family(family_named(config_.family));
         for (const WeightSpec& weight : weights) {
             const std::string name = gguf_name(family, weight.role, layer);
             const GgufTensor* tensor = file_->find(name);
@@ -123,7 +123,7 @@ class GgufModel : public WeightReader {
                 throw UserError(fmt::format("{}: the tensor \"{}\" is missing", origin, name));
             std::vector<std::int64_t> expected = {weight.cols};
             if (weight.rows > 1 || weight.linear) expected.push_back(weight.rows);
-            if (!adaptable(weight.role)) expected.push_back(config_.experts);
+            if (is_expert(weight.role)) expected.push_back(config_.experts);
             if (tensor->extents != expected) {
                 throw UserError(fmt::format("{}: the tensor \"{}\" has shape [{}], expected [{}]",
                                             origin, name, fmt::join(tensor->extents, ", "),

@@ -33,8 +33,8 @@ struct Outcome {
 
 Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
             OptimizerKind optimizer = OptimizerKind::kAdamW,
-            Quantization quantization = Quantization::kNf4) {
-    const ModelConfig config = test::small_config();
+            Quantization quantization = Quantization::kNf4,
+            const ModelConfig& config = test::small_config()) {
     const test::SyntheticReader reader(config);
     const test::SyntheticBatches batches(config.vocabulary, 7, 24);
     Outcome outcome;
@@ -180,6 +180,34 @@ TEST(Equivalence, HoldsForEveryQuantization) {
             const Outcome other = train(variant);
             EXPECT_EQ(other.adapter_sha256, one.adapter_sha256) << variant.ranks << " ranks";
             EXPECT_EQ(other.base, one.base) << variant.ranks << " ranks";
+        }
+    }
+}
+
+TEST(Equivalence, HoldsForMixturesOfExpertsAndFusedProjections) {
+    ModelConfig mixture = test::small_config();
+    mixture.family = "mixtral";
+    mixture.experts = 5;
+    mixture.experts_per_token = 2;
+    mixture.expert_width = 36;
+    mixture.normalized_experts = true;
+    mixture.layer[0].experts = mixture.layer[2].experts = true;
+    ModelConfig fused = test::small_config();
+    fused.family = "phi3";
+    fused.fused_qkv = fused.fused_gate_up = true;
+    for (const ModelConfig& config : {mixture, fused}) {
+        const Outcome one =
+            run({}, 4, DType::kBF16, OptimizerKind::kAdamW, Quantization::kNf4, config);
+        for (const Variant& variant :
+             {Variant{2, 2, PlacementMode::kGathered, Recompute::kAlways},
+              Variant{3, 1, PlacementMode::kGathered, Recompute::kNever},
+              Variant{4, 1, PlacementMode::kReplicated, Recompute::kAuto},
+              Variant{1, 3, PlacementMode::kReplicated, Recompute::kAlways}}) {
+            const Outcome other =
+                run(variant, 4, DType::kBF16, OptimizerKind::kAdamW, Quantization::kNf4, config);
+            EXPECT_EQ(other.adapter_sha256, one.adapter_sha256) << config.family;
+            EXPECT_EQ(other.base, one.base) << config.family;
+            EXPECT_EQ(other.losses, one.losses) << config.family;
         }
     }
 }

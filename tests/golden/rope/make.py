@@ -28,6 +28,11 @@ CASES = {
     "longrope_long": (dict(rope_type="longrope", rope_theta=10000.0, original_max_position_embeddings=4096,
                            short_factor=[1.0 + 0.05 * i for i in range(16)],
                            long_factor=[2.0 + 0.5 * i for i in range(16)]), 8192, 131072),
+    "longrope_partial": (dict(rope_type="longrope", rope_theta=10000.0, original_max_position_embeddings=4096,
+                              partial_rotary_factor=0.75, short_factor=[1.0 + 0.05 * i for i in range(12)],
+                              long_factor=[2.0 + 0.5 * i for i in range(12)]), 8192, 131072),
+    "yarn_given_factor": (dict(rope_type="yarn", rope_theta=150000.0, factor=32.0, attention_factor=1.25,
+                               original_max_position_embeddings=4096), 64, 131072),
 }
 
 

@@ -122,6 +122,65 @@ TEST(Gguf, GemmasNormsLoseTheOneThatItsFilesAdd) {
     EXPECT_EQ(model->config().layer.at(0).window, 16);
 }
 
+TEST(Gguf, Phi3KeepsFusedProjectionsAndLongPositions) {
+    GgufBuilder b;
+    b.text("general.architecture", "phi3").u32("phi3.block_count", 1);
+    b.u32("phi3.context_length", 256).u32("phi3.rope.scaling.original_context_length", 64);
+    b.u32("phi3.embedding_length", 32).u32("phi3.feed_forward_length", 24);
+    b.u32("phi3.attention.head_count", 2).u32("phi3.attention.head_count_kv", 1);
+    b.u32("phi3.rope.dimension_count", 12).f32("phi3.rope.scaling.attn_factor", 1.25f);
+    b.u32("phi3.attention.sliding_window", 0);
+    b.ramp("token_embd.weight", {32, 4}).ramp("output_norm.weight", {32});
+    b.ramp("blk.0.attn_norm.weight", {32}).ramp("blk.0.ffn_norm.weight", {32});
+    b.ramp("blk.0.attn_qkv.weight", {32, 64}).ramp("blk.0.attn_output.weight", {32, 32});
+    b.ramp("blk.0.ffn_up.weight", {32, 48}).ramp("blk.0.ffn_down.weight", {24, 32});
+    b.ramp(kRopeLongFactors, {6}, 2.0f).ramp(kRopeShortFactors, {6}, 1.0f);
+    const auto model = open_bytes(b.bytes());
+    const ModelConfig& c = model->config();
+    EXPECT_EQ(layer_weights(c, 0)[0].parts.size(), 3u);
+    EXPECT_EQ(whole(*model, weight_of(*model, Role::kGateUp))[47 * 32], 47.0f * 32.0f);
+    const RopeConfig& rope = c.ropes.at(0);
+    EXPECT_EQ(rope.kind, RopeKind::kLongrope);
+    EXPECT_EQ(rope.rotary_width, 12);
+    EXPECT_EQ(rope.factor, 4.0);
+    EXPECT_EQ(rope.attention_factor, 1.25);
+    EXPECT_EQ(rope.long_factor, (std::vector<double>{2, 3, 4, 5, 6, 7}));
+    EXPECT_EQ(rope.short_factor[5], 6.0);
+    EXPECT_EQ(c.layer.at(0).window, 0);
+}
+
+TEST(Gguf, ExpertsAreSlicesOfOneTensor) {
+    GgufBuilder b;
+    b.text("general.architecture", "qwen3moe").u32("qwen3moe.block_count", 1);
+    b.u32("qwen3moe.embedding_length", 32).u32("qwen3moe.feed_forward_length", 64);
+    b.u32("qwen3moe.attention.head_count", 1).u32("qwen3moe.attention.key_length", 16);
+    b.u32("qwen3moe.attention.value_length", 16).u32("qwen3moe.expert_count", 3);
+    b.u32("qwen3moe.expert_used_count", 2).u32("qwen3moe.expert_feed_forward_length", 8);
+    b.ramp("token_embd.weight", {32, 4}).ramp("output_norm.weight", {32});
+    for (const char* name : {"attn_norm", "ffn_norm"})
+        b.ramp(fmt::format("blk.0.{}.weight", name), {32});
+    for (const char* name : {"attn_q_norm", "attn_k_norm"})
+        b.ramp(fmt::format("blk.0.{}.weight", name), {16});
+    for (const char* name : {"attn_q", "attn_k", "attn_v"})
+        b.ramp(fmt::format("blk.0.{}.weight", name), {32, 16});
+    b.ramp("blk.0.attn_output.weight", {16, 32}).ramp("blk.0.ffn_gate_inp.weight", {32, 3});
+    b.ramp("blk.0.ffn_gate_exps.weight", {32, 8, 3}).ramp("blk.0.ffn_up_exps.weight", {32, 8, 3});
+    b.ramp("blk.0.ffn_down_exps.weight", {8, 32, 3}, 0.5f);
+    const auto model = open_bytes(b.bytes());
+    const ModelConfig& c = model->config();
+    EXPECT_TRUE(c.layer.at(0).experts && c.normalized_experts);
+    EXPECT_EQ(c.expert_width, 8);
+    int downs = 0;
+    for (const WeightSpec& weight : layer_weights(c, 0)) {
+        if (weight.role != Role::kExpertDown) continue;
+        const std::vector<float> values = whole(*model, weight);
+        EXPECT_EQ(values.size(), 256u);
+        EXPECT_EQ(values[7], 0.5f + 7.0f + 256.0f * static_cast<float>(weight.expert));
+        ++downs;
+    }
+    EXPECT_EQ(downs, 3);
+}
+
 TEST(Gguf, RopeDivisorsAndTokenizerAreRead) {
     GgufBuilder b = tiny_llama();
     b.ramp("rope_freqs.weight", {16}, 1.0f);
@@ -228,7 +287,7 @@ TEST(Gguf, HostileFilesAreRefused) {
         {"a wrong value type", "must be",
          [](B& b) { b.text("llama.rope.dimension_count", "many"); }},
         {"an odd rope width", "even", [](B& b) { b.u32("llama.rope.dimension_count", 3); }},
-        {"experts", "experts", [](B& b) { b.u32("llama.expert_count", 8); }},
+        {"experts", "expert_used_count", [](B& b) { b.u32("llama.expert_count", 8); }},
         {"an adapter", "expected a model", [](B& b) { b.text("general.type", "adapter"); }},
         {"a split", "split",
          [](B& b) { b.raw("split.count", 2, bytes_of_value<std::uint16_t>(3)); }},

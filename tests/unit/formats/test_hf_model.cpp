@@ -265,9 +265,9 @@ TEST(HuggingFaceModel, DamagedBitsandbytesFoldersAreRefused) {
 }
 
 TEST(HuggingFaceModel, TheGoldenModelsOfEveryFamilyOpen) {
-    for (const char* name :
-         {"llama", "llama_tied", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3",
-          "smollm3", "granite", "starcoder2", "phi3", "olmo2", "gpt2", "llama_bias"}) {
+    for (const char* name : {"llama", "llama_tied", "mistral", "qwen2", "qwen3", "gemma", "gemma2",
+                             "gemma3", "smollm3", "granite", "starcoder2", "phi3", "olmo2", "gpt2",
+                             "llama_bias", "mixtral", "qwen3_moe"}) {
         const auto model =
             open_model(std::filesystem::path(QSHARD_TEST_DATA) / "golden" / "tiny" / name);
         EXPECT_EQ(model->config().width, 48) << name;

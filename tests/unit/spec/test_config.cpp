@@ -262,6 +262,30 @@ TEST(Config, Gpt2HasKeysAndNamesOfItsOwn) {
         << "keys of another family are refused";
 }
 
+TEST(Config, MixturesOfExperts) {
+    const ModelConfig mixtral =
+        parse("mixtral", R"("num_local_experts":8,"num_experts_per_tok":2)");
+    EXPECT_EQ(mixtral.expert_width, 96);
+    EXPECT_TRUE(mixtral.normalized_experts && mixtral.layer[3].experts);
+    const std::vector<WeightSpec> weights = layer_weights(mixtral, 2);
+    EXPECT_EQ(weights[4 + 8 + 5].name, "model.layers.2.block_sparse_moe.experts.5.w3.weight");
+    EXPECT_EQ(weights[4 + 8 + 5].rows, 96);
+    EXPECT_FALSE(has(weights, Role::kDown));
+    for (const char* count : {R"("num_experts":6)", R"("num_local_experts":6)"}) {
+        const ModelConfig qwen =
+            parse("qwen3_moe",
+                  std::string(count) +
+                      R"(,"num_experts_per_tok":3,"moe_intermediate_size":24,)"
+                      R"("decoder_sparse_step":2,"mlp_only_layers":[3],"norm_topk_prob":true)");
+        EXPECT_EQ(qwen.experts, 6);
+        EXPECT_EQ(qwen.expert_width, 24);
+        EXPECT_FALSE(qwen.layer[0].experts || qwen.layer[2].experts || qwen.layer[3].experts);
+        EXPECT_TRUE(qwen.layer[1].experts && qwen.normalized_experts && qwen.qk_norm);
+        EXPECT_TRUE(has(layer_weights(qwen, 0), Role::kGate));
+        EXPECT_EQ(layer_weights(qwen, 1)[4].name, "model.layers.1.mlp.experts.0.gate_proj.weight");
+    }
+}
+
 TEST(Config, AGatedMlpMayHaveBiases) {
     const std::vector<WeightSpec> weights = layer_weights(parse("llama", R"("mlp_bias":true)"), 0);
     for (Role role : {Role::kGateBias, Role::kUpBias, Role::kDownBias})
@@ -291,6 +315,16 @@ TEST(Config, WhatIsNotUnderstoodIsRefusedByName) {
         {"phi3", R"("scale_attn_weights":false)", "scale_attn_weights"},
         {"olmo2", R"("clip_qkv":8.0)", "clip_qkv"},
         {"phi3", R"("blocksparse_block_size":64)", "blocksparse_block_size"},
+        {"llama", R"("num_local_experts":8)", "num_local_experts"},
+        {"mixtral", R"("num_experts_per_tok":2)", "num_experts"},
+        {"mixtral", R"("num_local_experts":4,"num_experts_per_tok":5)", "num_experts_per_tok"},
+        {"mixtral", R"("num_local_experts":4,"num_experts_per_tok":2,"router_jitter_noise":0.1)",
+         "router_jitter_noise"},
+        {"mixtral", R"("num_local_experts":4,"num_experts_per_tok":2,"output_router_logits":true)",
+         "output_router_logits"},
+        {"qwen3_moe",
+         R"("num_experts":4,"num_experts_per_tok":2,"moe_intermediate_size":8,"mlp_only_layers":[4])",
+         "mlp_only_layers"},
         {"llama", R"("head_dim":0)", "head_dim"},
         {"llama", R"("head_dim":15)", "head_dim"},
         {"llama", R"("rms_norm_eps":"small")", "rms_norm_eps"},

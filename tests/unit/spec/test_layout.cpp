@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "spec/adapter.h"
 #include "spec/config_json.h"
 #include "spec/families.h"
 #include "spec/layout.h"
@@ -153,4 +154,72 @@ TEST(Families, NamesAreUniqueAndComplete) {
               "model.layers.3.post_attention_layernorm.weight");
     EXPECT_EQ(hugging_face_name(family_named("starcoder2"), Role::kUp, 0),
               "model.layers.0.mlp.c_fc.weight");
+}
+
+TEST(Adapter, OnlyAttentionOfAMixtureIsAdapted) {
+    const ModelConfig config = model_config_from_json(
+        R"({"model_type":"mixtral","hidden_size":40,"intermediate_size":72,"num_hidden_layers":2,)"
+        R"("num_attention_heads":4,"vocab_size":50,"num_local_experts":3,"num_experts_per_tok":2})",
+        "test");
+    AdapterOptions options;
+    options.target_modules = {"all-linear"};
+    const AdapterLayout layout = make_adapter_layout(config, options);
+    ASSERT_EQ(layout.targets.size(), 8u);
+    EXPECT_EQ(layout.targets[7].module, "model.layers.1.self_attn.o_proj");
+    options.target_modules = {"q_proj", "w2"};
+    try {
+        make_adapter_layout(config, options);
+        FAIL() << "an expert was accepted";
+    } catch (const UserError& error) {
+        EXPECT_EQ(error.code(), ExitCode::kUsage);
+        EXPECT_NE(
+            std::string(error.what()).find("\"w2\" (model.layers.0.block_sparse_moe.experts.0.w2)"),
+            std::string::npos)
+            << error.what();
+    }
+}
+
+TEST(Adapter, AFusedProjectionHasOneTarget) {
+    const ModelConfig config = model_config_from_json(
+        R"({"model_type":"gpt2","n_embd":40,"n_layer":1,"n_head":4,"vocab_size":50})", "test");
+    AdapterOptions options;
+    options.r = 4;
+    options.target_modules = {"c_attn"};
+    const AdapterLayout layout = make_adapter_layout(config, options);
+    ASSERT_EQ(layout.targets.size(), 1u);
+    EXPECT_EQ(layout.targets[0].out, 120);
+    EXPECT_EQ(peft_key(layout.targets[0], false),
+              "base_model.model.transformer.h.0.attn.c_attn.lora_B.weight");
+}
+
+TEST(Families, GgufNamesAreThoseOfLlamaCpp) {
+    // What gguf 0.19.0's get_tensor_name_map() makes of the Hugging Face names.
+    struct Pair {
+        const char *family, *hugging_face, *gguf;
+        Role role;
+    };
+    const Pair pairs[] = {
+        {"gpt2", "transformer.wpe.weight", "position_embd.weight", Role::kPositions},
+        {"gpt2", "transformer.h.0.ln_1.bias", "blk.0.attn_norm.bias", Role::kNorm1Bias},
+        {"gpt2", "transformer.h.0.attn.c_attn.bias", "blk.0.attn_qkv.bias", Role::kQkvBias},
+        {"gpt2", "transformer.h.0.mlp.c_proj.weight", "blk.0.ffn_down.weight", Role::kDown},
+        {"starcoder2", "model.layers.0.mlp.c_fc.weight", "blk.0.ffn_up.weight", Role::kUp},
+        {"phi3", "model.layers.0.self_attn.qkv_proj.weight", "blk.0.attn_qkv.weight", Role::kQkv},
+        {"phi3", "model.layers.0.mlp.gate_up_proj.weight", "blk.0.ffn_up.weight", Role::kGateUp},
+        {"olmo2", "model.layers.0.post_attention_layernorm.weight",
+         "blk.0.post_attention_norm.weight", Role::kPostAttentionNorm},
+        {"olmo2", "model.layers.0.post_feedforward_layernorm.weight", "blk.0.post_ffw_norm.weight",
+         Role::kPostFfnNorm},
+        {"mixtral", "model.layers.0.block_sparse_moe.gate.weight", "blk.0.ffn_gate_inp.weight",
+         Role::kRouter},
+        {"mixtral", "model.layers.0.block_sparse_moe.experts.0.w2.weight",
+         "blk.0.ffn_down_exps.weight", Role::kExpertDown},
+        {"qwen3_moe", "model.layers.0.mlp.experts.0.up_proj.weight", "blk.0.ffn_up_exps.weight",
+         Role::kExpertUp},
+    };
+    for (const Pair& pair : pairs) {
+        const Family& family = family_named(pair.family);
+        EXPECT_EQ(hugging_face_name(family, pair.role, 0), pair.hugging_face);
+        EXPECT_EQ(gguf_name(family, pair.role, 0), pair.gguf);
+    }
 }

@@ -30,7 +30,7 @@ TEST(Rope, FrequenciesOfEveryKindEqualThoseOfTransformers) {
     std::stringstream text;
     text << file.rdbuf();
     const boost::json::value golden = parse_strict_json(text.str(), "rope.json");
-    ASSERT_EQ(golden.at("cases").get_array().size(), 9u);
+    ASSERT_EQ(golden.at("cases").get_array().size(), 11u);
     for (const boost::json::value& c : golden.at("cases").get_array()) {
         const std::string name(c.at("name").get_string());
         const ModelConfig config = model_config_from_json(
