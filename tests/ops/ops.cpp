@@ -141,11 +141,12 @@ void Ops::expect_reference(const Compute& run, double absolute, double relative)
         for (std::int64_t i = 0; i < found[a].count(); ++i) {
             const double want = expected[a].at(i);
             const double error = std::fabs(double{found[a].at(i)} - want);
-            const double share = error / (absolute + relative * std::fabs(want));
-            if (!(share <= worst)) {
-                worst = share;
-                where = i;
-            }
+            // Bounds of zero ask for equality; a NaN is worse than all that follows.
+            const double share = error == 0 ? 0.0 : error / (absolute + relative * std::fabs(want));
+            if (share <= worst) continue;
+            worst = share;
+            where = i;
+            if (std::isnan(worst)) break;
         }
         EXPECT_LE(worst, 1.0) << "result " << a << ", element " << where << ": expected "
                               << expected[a].at(where) << ", found " << found[a].at(where);
