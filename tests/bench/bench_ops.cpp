@@ -206,8 +206,8 @@ class Bench {
         std::vector<std::uint8_t> codes(count / 2);
         std::vector<float> absmax(count / 64);
         const std::span<const float> values(x.as<float>(), static_cast<std::size_t>(count));
-        const double seconds =
-            median_seconds([&] { quantize_four_bit(kNf4Code, values, codes.data(), absmax.data()); });
+        const double seconds = median_seconds(
+            [&] { quantize_four_bit(kNf4Code, values, codes.data(), absmax.data()); });
         fmt::print("NF4 quantizing, one thread: {:.2f} G weights/s\n",
                    static_cast<double>(count) / seconds / 1e9);
     }
