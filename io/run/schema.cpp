@@ -74,8 +74,8 @@ class Table {
             [&member] { return member ? YAML::Node(*member) : YAML::Node(YAML::NodeType::Null); });
     }
     /// One of `known`; those of `later` are words of a later version.
-    Table& choice(std::string path, std::string& member, std::vector<std::string> known,
-                  std::vector<std::string> later = {}) {
+    Table& choice(std::string path, std::string& member, const std::vector<std::string>& known,
+                  const std::vector<std::string>& later = {}) {
         return add(
             std::move(path),
             [&member, known, later](const YAML::Node& n) {
@@ -98,10 +98,10 @@ class Table {
             [&member] { return YAML::Node(fmt::format("{}", member)); });
     }
     template <class Integer>
-    Table& integer(std::string path, Integer& member, std::int64_t low,
+    Table& integer(const std::string& path, Integer& member, std::int64_t low,
                    std::int64_t high = INT64_MAX) {
         return add(
-            std::move(path),
+            path,
             [&member, low, high](const YAML::Node& n) {
                 member = static_cast<Integer>(whole(n, low, high));
             },
