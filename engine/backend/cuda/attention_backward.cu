@@ -17,84 +17,44 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp)
     bf16* k = dout + kQueries * kStride;
     bf16* v = k + kKeys * kStride;
 
-    const QueryTile tile = tiles[blockIdx.x];
-    const auto head = static_cast<std::int64_t>(blockIdx.y);
-    const std::int64_t kv_head = head / (call.heads / call.kv_heads);
-    const int width = static_cast<int>(call.width);
-    const std::int64_t q_stride = call.heads * call.width, k_stride = call.kv_heads * call.width;
-    const std::int64_t q_at = tile.q_row * q_stride + head * call.width;
-    const std::int64_t k_at = tile.k_row * k_stride + kv_head * call.width;
+    const QueryPlace here(call, tiles);
+    const bf16* k_from = static_cast<const bf16*>(call.k) + here.k_at;
+    const bf16* v_from = static_cast<const bf16*>(call.v) + here.k_at;
+    const int width = here.width, rows = here.tile.rows, lane = here.lane;
 
-    const int window = static_cast<int>(call.window);
-    const int key_count = tile.visible + tile.rows - 1;
-    const int first_key = window > 0 && tile.visible > window ? tile.visible - window : 0;
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    const int warp = static_cast<int>(threadIdx.x) / kWarp;
-    const int my_row = warp * 16 + lane / 4;
-
-    load_tile<kWidth, kQueries, kThreads>(q, static_cast<const bf16*>(call.q) + q_at, 0, tile.rows,
-                                          q_stride, width);
-    load_tile<kWidth, kQueries, kThreads>(dout, static_cast<const bf16*>(call.dout) + q_at, 0,
-                                          tile.rows, q_stride, width);
+    load_tile<kWidth, kQueries, kThreads>(q, static_cast<const bf16*>(call.q) + here.q_at, 0, rows,
+                                          here.q_stride, width);
+    load_tile<kWidth, kQueries, kThreads>(dout, static_cast<const bf16*>(call.dout) + here.q_at, 0,
+                                          rows, here.q_stride, width);
     float lse[2], delta[2];
     for (int half = 0; half < 2; ++half) {
-        const int row = my_row + half * 8;
-        const std::int64_t at = (tile.q_row + row) * call.heads + head;
-        lse[half] = row < tile.rows ? call.lse[at] : 0.0f;
-        delta[half] = row < tile.rows ? call.delta[at] : 0.0f;
+        const int row = here.my_row + half * 8;
+        const std::int64_t at = (here.tile.q_row + row) * call.heads + here.head;
+        lse[half] = row < rows ? call.lse[at] : 0.0f;
+        delta[half] = row < rows ? call.delta[at] : 0.0f;
     }
     float dq[kWidth / 8][4] = {};
-    for (int key = first_key / kKeys * kKeys; key < key_count; key += kKeys) {
-        load_tile<kWidth, kKeys, kThreads>(k, static_cast<const bf16*>(call.k) + k_at, key,
-                                           key_count, k_stride, width);
-        load_tile<kWidth, kKeys, kThreads>(v, static_cast<const bf16*>(call.v) + k_at, key,
-                                           key_count, k_stride, width);
+    for (int key = here.first_key / kKeys * kKeys; key < here.key_count; key += kKeys) {
+        load_tile<kWidth, kKeys, kThreads>(k, k_from, key, here.key_count, here.k_stride, width);
+        load_tile<kWidth, kKeys, kThreads>(v, v_from, key, here.key_count, here.k_stride, width);
         copy_async_commit();
         copy_async_wait<0>();
         __syncthreads();
         float s[kKeys / 8][4] = {}, dp[kKeys / 8][4] = {};
-#pragma unroll
-        for (int c = 0; c < kWidth; c += 16) {
-            std::uint32_t a[4], d[4];
-            load_a(a, q + warp * 16 * kStride + c, kStride, lane);
-            load_a(d, dout + warp * 16 * kStride + c, kStride, lane);
-#pragma unroll
-            for (int j = 0; j < kKeys / 16; ++j) {
-                std::uint32_t b[4];
-                load_b_columns(b, k + j * 16 * kStride + c, kStride, lane);
-                multiply(s[2 * j], a, b[0], b[1]);
-                multiply(s[2 * j + 1], a, b[2], b[3]);
-                load_b_columns(b, v + j * 16 * kStride + c, kStride, lane);
-                multiply(dp[2 * j], d, b[0], b[1]);
-                multiply(dp[2 * j + 1], d, b[2], b[3]);
-            }
-        }
+        add_scores<kWidth, kKeys>(s, q + here.warp * 16 * kStride, k, lane);
+        add_scores<kWidth, kKeys>(dp, dout + here.warp * 16 * kStride, v, lane);
 #pragma unroll
         for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                const int visible = tile.visible + my_row + e / 2 * 8;
-                const int at = key + j * 8 + lane % 4 * 2 + e % 2;
-                const bool seen = at < visible && (window == 0 || at >= visible - window) &&
-                                  my_row + e / 2 * 8 < tile.rows;
+                const int row = here.my_row + e / 2 * 8;
+                const bool seen = here.sees(row, key + j * 8 + lane % 4 * 2 + e % 2) && row < rows;
                 const Score z = score_of(s[j][e], call.scale, call.softcap);
                 const float p = seen ? exp2f((z.value - lse[e / 2]) * kLog2E) : 0.0f;
                 s[j][e] = p * (dp[j][e] - delta[e / 2]) * z.slope * call.scale;
             }
         }
-#pragma unroll
-        for (int i = 0; i < kKeys / 16; ++i) {
-            const std::uint32_t ds[4] = {
-                pair(s[2 * i][0], s[2 * i][1]), pair(s[2 * i][2], s[2 * i][3]),
-                pair(s[2 * i + 1][0], s[2 * i + 1][1]), pair(s[2 * i + 1][2], s[2 * i + 1][3])};
-#pragma unroll
-            for (int j = 0; j < kWidth / 16; ++j) {
-                std::uint32_t b[4];
-                load_b(b, k + i * 16 * kStride + j * 16, kStride, lane);
-                multiply(dq[2 * j], ds, b[0], b[1]);
-                multiply(dq[2 * j + 1], ds, b[2], b[3]);
-            }
-        }
+        add_product<kWidth, kKeys, kWidth>(dq, s, k, lane);
         __syncthreads();
     }
     copy_async_wait<0>();
@@ -103,9 +63,9 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp)
         const int c = j * 8 + lane % 4 * 2;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int row = my_row + half * 8;
-            if (row >= tile.rows || c >= width) continue;
-            *reinterpret_cast<float2*>(call.dq + q_at + row * q_stride + c) =
+            const int row = here.my_row + half * 8;
+            if (row >= rows || c >= width) continue;
+            *reinterpret_cast<float2*>(call.dq + here.q_at + row * here.q_stride + c) =
                 float2{dq[j][2 * half], dq[j][2 * half + 1]};
         }
     }
@@ -162,22 +122,8 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp)
             copy_async_wait<0>();
             __syncthreads();
             float s[kQueries / 8][4] = {}, dp[kQueries / 8][4] = {};  // keys by queries
-#pragma unroll
-            for (int c = 0; c < kWidth; c += 16) {
-                std::uint32_t a[4], d[4];
-                load_a(a, k + warp * 16 * kStride + c, kStride, lane);
-                load_a(d, v + warp * 16 * kStride + c, kStride, lane);
-#pragma unroll
-                for (int j = 0; j < kQueries / 16; ++j) {
-                    std::uint32_t b[4];
-                    load_b_columns(b, q + j * 16 * kStride + c, kStride, lane);
-                    multiply(s[2 * j], a, b[0], b[1]);
-                    multiply(s[2 * j + 1], a, b[2], b[3]);
-                    load_b_columns(b, dout + j * 16 * kStride + c, kStride, lane);
-                    multiply(dp[2 * j], d, b[0], b[1]);
-                    multiply(dp[2 * j + 1], d, b[2], b[3]);
-                }
-            }
+            add_scores<kWidth, kQueries>(s, k + warp * 16 * kStride, q, lane);
+            add_scores<kWidth, kQueries>(dp, v + warp * 16 * kStride, dout, lane);
 #pragma unroll
             for (int j = 0; j < kQueries / 8; ++j) {
 #pragma unroll
@@ -192,26 +138,8 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp)
                     dp[j][e] = p * (dp[j][e] - delta[i]) * z.slope * call.scale;
                 }
             }
-#pragma unroll
-            for (int i = 0; i < kQueries / 16; ++i) {
-                const std::uint32_t p[4] = {
-                    pair(s[2 * i][0], s[2 * i][1]), pair(s[2 * i][2], s[2 * i][3]),
-                    pair(s[2 * i + 1][0], s[2 * i + 1][1]), pair(s[2 * i + 1][2], s[2 * i + 1][3])};
-                const std::uint32_t ds[4] = {pair(dp[2 * i][0], dp[2 * i][1]),
-                                             pair(dp[2 * i][2], dp[2 * i][3]),
-                                             pair(dp[2 * i + 1][0], dp[2 * i + 1][1]),
-                                             pair(dp[2 * i + 1][2], dp[2 * i + 1][3])};
-#pragma unroll
-                for (int j = 0; j < kOutputs / 16; ++j) {
-                    std::uint32_t b[4];
-                    load_b(b, dout + i * 16 * kStride + column0 + j * 16, kStride, lane);
-                    multiply(dv[2 * j], p, b[0], b[1]);
-                    multiply(dv[2 * j + 1], p, b[2], b[3]);
-                    load_b(b, q + i * 16 * kStride + column0 + j * 16, kStride, lane);
-                    multiply(dk[2 * j], ds, b[0], b[1]);
-                    multiply(dk[2 * j + 1], ds, b[2], b[3]);
-                }
-            }
+            add_product<kWidth, kQueries, kOutputs>(dv, s, dout + column0, lane);
+            add_product<kWidth, kQueries, kOutputs>(dk, dp, q + column0, lane);
             __syncthreads();
         }
     }

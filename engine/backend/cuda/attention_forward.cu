@@ -15,26 +15,15 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kForwardWarps* kWarp)
     bf16* k = q + kQueries * kStride;
     bf16* v = k + kKeys * kStride;
 
-    const QueryTile tile = tiles[blockIdx.x];
-    const auto head = static_cast<std::int64_t>(blockIdx.y);
-    const std::int64_t kv_head = head / (call.heads / call.kv_heads);
-    const int width = static_cast<int>(call.width);
-    const std::int64_t q_stride = call.heads * call.width, k_stride = call.kv_heads * call.width;
-    const bf16* q_from =
-        static_cast<const bf16*>(call.q) + tile.q_row * q_stride + head * call.width;
-    const std::int64_t k_at = tile.k_row * k_stride + kv_head * call.width;
-    const bf16* k_from = static_cast<const bf16*>(call.k) + k_at;
-    const bf16* v_from = static_cast<const bf16*>(call.v) + k_at;
+    const QueryPlace here(call, tiles);
+    const bf16* q_from = static_cast<const bf16*>(call.q) + here.q_at;
+    const bf16* k_from = static_cast<const bf16*>(call.k) + here.k_at;
+    const bf16* v_from = static_cast<const bf16*>(call.v) + here.k_at;
+    const std::int64_t k_stride = here.k_stride;
+    const int width = here.width, key_count = here.key_count, lane = here.lane;
 
-    const int window = static_cast<int>(call.window);
-    const int key_count = tile.visible + tile.rows - 1;  // keys that the last query sees
-    const int first_key = window > 0 && tile.visible > window ? tile.visible - window : 0;
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    const int warp = static_cast<int>(threadIdx.x) / kWarp;
-    const int my_row = warp * 16 + lane / 4;  // and the one 8 below
-
-    load_tile<kWidth, kQueries, kThreads>(q, q_from, 0, tile.rows, q_stride, width);
-    int key = first_key / kKeys * kKeys;
+    load_tile<kWidth, kQueries, kThreads>(q, q_from, 0, here.tile.rows, here.q_stride, width);
+    int key = here.first_key / kKeys * kKeys;
     load_tile<kWidth, kKeys, kThreads>(k, k_from, key, key_count, k_stride, width);
     copy_async_commit();
 
@@ -46,18 +35,7 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kForwardWarps* kWarp)
         copy_async_wait<1>();
         __syncthreads();
         float s[kKeys / 8][4] = {};
-#pragma unroll
-        for (int c = 0; c < kWidth; c += 16) {
-            std::uint32_t a[4];
-            load_a(a, q + warp * 16 * kStride + c, kStride, lane);
-#pragma unroll
-            for (int j = 0; j < kKeys / 16; ++j) {
-                std::uint32_t b[4];
-                load_b_columns(b, k + j * 16 * kStride + c, kStride, lane);
-                multiply(s[2 * j], a, b[0], b[1]);
-                multiply(s[2 * j + 1], a, b[2], b[3]);
-            }
-        }
+        add_scores<kWidth, kKeys>(s, q + here.warp * 16 * kStride, k, lane);
         __syncthreads();  // everyone has read k
         load_tile<kWidth, kKeys, kThreads>(k, k_from, key + kKeys, key_count, k_stride, width);
         copy_async_commit();
@@ -67,9 +45,8 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kForwardWarps* kWarp)
         for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                const int visible = tile.visible + my_row + e / 2 * 8;
-                const int at = key + j * 8 + lane % 4 * 2 + e % 2;
-                const bool seen = at < visible && (window == 0 || at >= visible - window);
+                const bool seen =
+                    here.sees(here.my_row + e / 2 * 8, key + j * 8 + lane % 4 * 2 + e % 2);
                 s[j][e] = seen ? score_of(s[j][e], call.scale, call.softcap).value : -INFINITY;
                 block_top[e / 2] = fmaxf(block_top[e / 2], s[j][e]);
             }
@@ -101,41 +78,29 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kForwardWarps* kWarp)
         }
         copy_async_wait<1>();
         __syncthreads();
-#pragma unroll
-        for (int i = 0; i < kKeys / 16; ++i) {
-            const std::uint32_t p[4] = {
-                pair(s[2 * i][0], s[2 * i][1]), pair(s[2 * i][2], s[2 * i][3]),
-                pair(s[2 * i + 1][0], s[2 * i + 1][1]), pair(s[2 * i + 1][2], s[2 * i + 1][3])};
-#pragma unroll
-            for (int j = 0; j < kWidth / 16; ++j) {
-                std::uint32_t b[4];
-                load_b(b, v + i * 16 * kStride + j * 16, kStride, lane);
-                multiply(out[2 * j], p, b[0], b[1]);
-                multiply(out[2 * j + 1], p, b[2], b[3]);
-            }
-        }
+        add_product<kWidth, kKeys, kWidth>(out, s, v, lane);
         __syncthreads();  // everyone has read v
     }
     copy_async_wait<0>();
 
-    bf16* to = static_cast<bf16*>(call.out) + tile.q_row * q_stride + head * call.width;
+    bf16* to = static_cast<bf16*>(call.out) + here.q_at;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const int row = my_row + half * 8;
+        const int row = here.my_row + half * 8;
         float total = sum[half];
         total += __shfl_xor_sync(kAllLanes, total, 1);
         total += __shfl_xor_sync(kAllLanes, total, 2);
-        if (row >= tile.rows) continue;
+        if (row >= here.tile.rows) continue;
         const float inverse = 1.0f / total;
 #pragma unroll
         for (int j = 0; j < kWidth / 8; ++j) {
             const int c = j * 8 + lane % 4 * 2;
             if (c >= width) continue;
-            *reinterpret_cast<std::uint32_t*>(to + row * q_stride + c) =
+            *reinterpret_cast<std::uint32_t*>(to + row * here.q_stride + c) =
                 pair(out[j][2 * half] * inverse, out[j][2 * half + 1] * inverse);
         }
         if (call.lse != nullptr && lane % 4 == 0)
-            call.lse[(tile.q_row + row) * call.heads + head] = top[half] + logf(total);
+            call.lse[(here.tile.q_row + row) * call.heads + here.head] = top[half] + logf(total);
     }
 }
 

@@ -68,4 +68,76 @@ __device__ __forceinline__ Score score_of(float dot, float scale, float softcap)
     return {softcap * t, 1.0f - t * t};
 }
 
+/// Where a block of a kernel over tiles of queries works: one tile, one head. Rows and lanes are
+/// those of its 16-row fragments.
+struct QueryPlace {
+    QueryTile tile;
+    std::int64_t head, q_stride, k_stride;
+    std::int64_t q_at, k_at;  ///< elements before the tile's first query and its sequence's keys
+    int width, window;
+    int first_key, key_count;  ///< keys that any of the queries sees: [first_key, key_count)
+    int lane, warp, my_row;    ///< my_row: of the thread's first elements; the others are 8 below
+
+    __device__ __forceinline__ QueryPlace(const AttentionCall& call, const QueryTile* tiles)
+        : tile(tiles[blockIdx.x]),
+          head(static_cast<std::int64_t>(blockIdx.y)),
+          q_stride(call.heads * call.width),
+          k_stride(call.kv_heads * call.width),
+          q_at(tile.q_row * q_stride + head * call.width),
+          k_at(tile.k_row * k_stride + head / (call.heads / call.kv_heads) * call.width),
+          width(static_cast<int>(call.width)),
+          window(static_cast<int>(call.window)),
+          first_key(window > 0 && tile.visible > window ? tile.visible - window : 0),
+          key_count(tile.visible + tile.rows - 1),
+          lane(static_cast<int>(threadIdx.x) % kWarp),
+          warp(static_cast<int>(threadIdx.x) / kWarp),
+          my_row(warp * 16 + lane / 4) {}
+
+    /// Whether query `row` of the tile sees key `at`.
+    __device__ __forceinline__ bool sees(int row, int at) const {
+        const int visible = tile.visible + row;
+        return at < visible && (window == 0 || at >= visible - window);
+    }
+};
+
+/// s += a bT for the warp's 16 rows of the tile at `a` and kCols rows of the tile at `b`.
+template <int kWidth, int kCols>
+__device__ __forceinline__ void add_scores(float (&s)[kCols / 8][4], const bf16* a, const bf16* b,
+                                           int lane) {
+    constexpr int kStride = AttentionSizes<kWidth>::kStride;
+#pragma unroll
+    for (int c = 0; c < kWidth; c += 16) {
+        std::uint32_t left[4];
+        load_a(left, a + c, kStride, lane);
+#pragma unroll
+        for (int j = 0; j < kCols / 16; ++j) {
+            std::uint32_t right[4];
+            load_b_columns(right, b + j * 16 * kStride + c, kStride, lane);
+            multiply(s[2 * j], left, right[0], right[1]);
+            multiply(s[2 * j + 1], left, right[2], right[3]);
+        }
+    }
+}
+
+/// out += s b for 16 rows of `s` and the first kColumns columns of the tile at `b`; s is rounded.
+template <int kWidth, int kRows, int kColumns>
+__device__ __forceinline__ void add_product(float (&out)[kColumns / 8][4],
+                                            const float (&s)[kRows / 8][4], const bf16* b,
+                                            int lane) {
+    constexpr int kStride = AttentionSizes<kWidth>::kStride;
+#pragma unroll
+    for (int i = 0; i < kRows / 16; ++i) {
+        const std::uint32_t left[4] = {
+            pair(s[2 * i][0], s[2 * i][1]), pair(s[2 * i][2], s[2 * i][3]),
+            pair(s[2 * i + 1][0], s[2 * i + 1][1]), pair(s[2 * i + 1][2], s[2 * i + 1][3])};
+#pragma unroll
+        for (int j = 0; j < kColumns / 16; ++j) {
+            std::uint32_t right[4];
+            load_b(right, b + i * 16 * kStride + j * 16, kStride, lane);
+            multiply(out[2 * j], left, right[0], right[1]);
+            multiply(out[2 * j + 1], left, right[2], right[3]);
+        }
+    }
+}
+
 }  // namespace qshard::cuda

@@ -109,6 +109,20 @@ constexpr int kRowsCols = 128;  ///< columns of b of a block: 4 warps of 32
 constexpr int kRowsThreads = 128;
 constexpr int kSkew = 8;  ///< elements between stored rows that keep fragments off one bank
 
+/// kRowsStep rows of kCols columns from `in` on, of which `rows` and `cols` exist; zeros elsewhere.
+/// `stride`: elements between rows. `wide`: load4().
+template <int kCols, class T>
+__device__ void load_rows(bf16 (&tile)[kRowsStep][kCols + kSkew], const T* in, std::int64_t rows,
+                          std::int64_t stride, std::int64_t cols, bool wide) {
+    for (int e = static_cast<int>(threadIdx.x); e < kRowsStep * kCols / 4; e += kRowsThreads) {
+        const int r = e / (kCols / 4), c = e % (kCols / 4) * 4;
+        const std::int64_t left = r < rows ? cols - c : 0;
+        float v[4];
+        load4(in + r * stride + c, left >= 4 ? 4 : left > 0 ? static_cast<int>(left) : 0, wide, v);
+        store4(&tile[r][c], 4, true, v);
+    }
+}
+
 /// kA columns of a times kRowsCols of b over one chunk of rows, on the tensor cores.
 template <int kA, class A, class B>
 __global__ void __launch_bounds__(kRowsThreads)
@@ -123,28 +137,8 @@ __global__ void __launch_bounds__(kRowsThreads)
     const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
     float sum[kA / 16][4][4] = {};
     for (std::int64_t n = n0; n < n1; n += kRowsStep) {
-        for (int e = thread; e < kRowsStep * kA / 4; e += kRowsThreads) {
-            const int r = e / (kA / 4), c = e % (kA / 4) * 4;
-            const std::int64_t left = n + r < n1 ? m1 - first_m - c : 0;
-            float v[4];
-            load4(a + (n + r) * a_cols + first_m + c,
-                  left >= 4  ? 4
-                  : left > 0 ? static_cast<int>(left)
-                             : 0,
-                  a_wide, v);
-            store4(&a_tile[r][c], 4, true, v);
-        }
-        for (int e = thread; e < kRowsStep * kRowsCols / 4; e += kRowsThreads) {
-            const int r = e / (kRowsCols / 4), c = e % (kRowsCols / 4) * 4;
-            const std::int64_t left = n + r < n1 ? cols - col0 - c : 0;
-            float v[4];
-            load4(b + (n + r) * cols + col0 + c,
-                  left >= 4  ? 4
-                  : left > 0 ? static_cast<int>(left)
-                             : 0,
-                  b_wide, v);
-            store4(&b_tile[r][c], 4, true, v);
-        }
+        load_rows<kA>(a_tile, a + n * a_cols + first_m, n1 - n, a_cols, m1 - first_m, a_wide);
+        load_rows<kRowsCols>(b_tile, b + n * cols + col0, n1 - n, cols, cols - col0, b_wide);
         __syncthreads();
 #pragma unroll
         for (int k = 0; k < kRowsStep; k += 16) {
