@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 /// Element types and their exact conversions.
@@ -48,6 +49,14 @@ constexpr std::string_view name_of(DType dtype) {
             return "float64";
     }
     return "unknown";
+}
+
+/// The type with that name_of(), or none.
+constexpr std::optional<DType> dtype_named(std::string_view name) {
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kU8, DType::kI8,
+                              DType::kI32, DType::kI64, DType::kF64})
+        if (name_of(dtype) == name) return dtype;
+    return std::nullopt;
 }
 
 /// bfloat16 as its bit pattern; arithmetic happens in float.

@@ -1,5 +1,7 @@
 #include "main/adapter_file.h"
 
+#include <fmt/format.h>
+
 #include <map>
 #include <set>
 

@@ -40,9 +40,7 @@ TrainerOptions trainer_options(const BenchArguments& arguments, std::int64_t slo
     options.compute = arguments.compute();
     options.placement =
         arguments.placement == "gathered" ? PlacementMode::kGathered : PlacementMode::kReplicated;
-    options.recompute = arguments.recompute == "always"  ? Recompute::kAlways
-                        : arguments.recompute == "never" ? Recompute::kNever
-                                                         : Recompute::kAuto;
+    options.recompute = recompute_named(arguments.recompute);
     options.memory_limit = memory_limit;
     options.max_slot_tokens = arguments.max_length * arguments.micro_batch_size;
     options.max_step_slots = slots;

@@ -17,7 +17,7 @@ struct BenchArguments {
     std::int64_t max_length = 512, micro_batch_size = 2, r = 16, steps = 5, slots = 0;
     bool json = false;
 
-    DType compute() const { return compute_dtype == "float32" ? DType::kF32 : DType::kBF16; }
+    DType compute() const { return dtype_named(compute_dtype).value(); }
 };
 
 /// The model's own weights, or random ones of a shape.

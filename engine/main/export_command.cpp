@@ -38,9 +38,7 @@ ModelSource open_base(const Arguments& arguments, const AdapterFile& adapter) {
 
 ExportOptions export_options(const Arguments& arguments, ProgressBar& bar) {
     ExportOptions options;
-    options.dtype = arguments.dtype == "bfloat16"  ? DType::kBF16
-                    : arguments.dtype == "float16" ? DType::kF16
-                                                   : DType::kF32;
+    options.dtype = dtype_named(arguments.dtype).value();
     options.threads = static_cast<int>(arguments.threads);
     options.max_shard_bytes = static_cast<std::uint64_t>(parse_bytes(arguments.max_shard_size));
     options.progress = [&bar](std::int64_t done, std::int64_t total) {

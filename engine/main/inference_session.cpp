@@ -1,5 +1,6 @@
 #include "main/inference_session.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -32,7 +33,7 @@ BaseOptions base_options(const RunFile::Model& model) {
     BaseOptions options;
     if (model.quantization != "auto") options.quantization = quantization_named(model.quantization);
     options.double_quant = model.double_quant;
-    options.compute = model.compute_dtype == "float32" ? DType::kF32 : DType::kBF16;
+    options.compute = dtype_named(model.compute_dtype).value();
     return options;
 }
 
@@ -63,25 +64,9 @@ BaseOptions InferenceFlags::base(const AdapterFile* trained) const {
     BaseOptions base;
     if (trained != nullptr && trained->run) base = base_options(trained->run->model);
     if (quantization) base.quantization = quantization_named(*quantization);
-    if (compute_dtype) base.compute = *compute_dtype == "float32" ? DType::kF32 : DType::kBF16;
+    if (compute_dtype) base.compute = dtype_named(*compute_dtype).value();
     return base;
 }
-
-/// An arena with its allocation.
-struct InferenceSession::Memory {
-    explicit Memory(Backend& owner) : backend(owner) {}
-    ~Memory() {
-        if (arena.data() != nullptr) backend.release(arena.data());
-    }
-    Memory(const Memory&) = delete;
-    Memory& operator=(const Memory&) = delete;
-    void commit() {
-        arena.commit([this](std::size_t bytes) { return backend.allocate(bytes); });
-    }
-
-    Backend& backend;
-    Arena arena;
-};
 
 InferenceSession::InferenceSession(const ModelSource& source, const BaseOptions& options,
                                    Backend& backend, Communicator& group, int local_ranks)
@@ -97,8 +82,8 @@ InferenceSession::~InferenceSession() = default;
 
 void InferenceSession::import() {
     const int world = group_.count();
-    auto memory = std::make_unique<Memory>(backend_);
-    auto base = std::make_unique<FrozenBase>(backend_, group_, layout_, world > 1, memory->arena);
+    auto memory = std::make_unique<DeviceArena>(backend_);
+    auto base = std::make_unique<FrozenBase>(backend_, group_, layout_, world > 1, *memory);
     memory->commit();
     ProgressBar bar("loading the model", 100, TerminalStyle::of_stderr("auto"),
                     group_.rank() == 0 && isatty(STDERR_FILENO) == 1);
@@ -113,7 +98,7 @@ void InferenceSession::import() {
 Inference& InferenceSession::use(const AdapterFile* adapter, std::int64_t batch,
                                  std::int64_t context) {
     inference_.reset();
-    model_ = std::make_unique<Memory>(backend_);
+    model_ = std::make_unique<DeviceArena>(backend_);
     agree(group_, "planning the memory", [&] {
         if (adapter != nullptr) adapter_layout_ = fit_adapter(*adapter, *source_.weights);
         InferenceOptions options;
@@ -123,8 +108,8 @@ Inference& InferenceSession::use(const AdapterFile* adapter, std::int64_t batch,
         options.max_tokens = std::max(batch, std::min(context * batch, kPassTokens));
         inference_ = std::make_unique<Inference>(backend_, source_.weights->config(), layout_,
                                                  adapter == nullptr ? nullptr : &adapter_layout_,
-                                                 options, model_->arena);
-        const std::size_t needed = model_->arena.total_bytes() + backend_.workspace_bytes() +
+                                                 options, *model_);
+        const std::size_t needed = model_->total_bytes() + backend_.workspace_bytes() +
                                    layout_.bytes() / static_cast<std::size_t>(group_.count());
         if (memory_limit_ > 0 && needed > memory_limit_) {
             throw UserError(
@@ -139,12 +124,12 @@ Inference& InferenceSession::use(const AdapterFile* adapter, std::int64_t batch,
     Arena::Handle place = 0;
     if (adapter != nullptr) {
         values = flat_values(*adapter, adapter_layout_);
-        place = model_->arena.reserve("adapter", values.size() * sizeof(float));
+        place = model_->reserve("adapter", values.size() * sizeof(float));
     }
     model_->commit();
     float* flat = nullptr;
     if (adapter != nullptr) {
-        flat = reinterpret_cast<float*>(model_->arena.at(place));
+        flat = reinterpret_cast<float*>(model_->at(place));
         backend_.upload(flat, values.data(), values.size() * sizeof(float));
     }
     inference_->start(base_->source(), flat);

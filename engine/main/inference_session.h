@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/device_arena.h"
 #include "main/adapter_file.h"
 #include "main/session.h"
 #include "place/frozen_base.h"
@@ -59,7 +60,6 @@ class InferenceSession {
     void release_base();
 
   private:
-    struct Memory;
     void import();
 
     const ModelSource& source_;
@@ -70,7 +70,7 @@ class InferenceSession {
     const LayoutOptions layout_options_;
     const ModelLayout layout_;
     AdapterLayout adapter_layout_;
-    std::unique_ptr<Memory> base_memory_, model_;
+    std::unique_ptr<DeviceArena> base_memory_, model_;
     std::unique_ptr<FrozenBase> base_;
     std::unique_ptr<Inference> inference_;
 };

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,7 +28,7 @@ int quantize(const Arguments& arguments) {
     request.store = arguments.store;
     if (arguments.quantization) request.quantization = quantization_named(*arguments.quantization);
     request.double_quant = !arguments.plain_absmax;
-    if (arguments.compute_dtype == "float32") request.plain_dtype = DType::kF32;
+    request.plain_dtype = dtype_named(arguments.compute_dtype).value();
     request.threads = static_cast<int>(arguments.threads);
     request.made_by = "qshard " + engine_version();
     ProgressBar bar("quantizing", 100, TerminalStyle::of_stderr("auto"),

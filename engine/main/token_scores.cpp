@@ -1,5 +1,7 @@
 #include "main/token_scores.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/device_arena.h"
 #include "comm/agree.h"
 #include "main/inference_session.h"
 #include "train/inference.h"
@@ -17,28 +18,22 @@ class Answers {
     Answers(Trainer& trainer, Backend& backend, const TextModel& model, bool tuned,
             const InferenceOptions& options)
         : trainer_(trainer),
-          backend_(backend),
           tuned_(tuned),
+          arena_(backend),
           inference_(backend, model.config(), trainer.layout(),
                      tuned ? &trainer.adapter_layout() : nullptr, options, arena_) {}
-    ~Answers() {
-        if (arena_.data() != nullptr) backend_.release(arena_.data());
-    }
-    Answers(const Answers&) = delete;
-    Answers& operator=(const Answers&) = delete;
 
     std::size_t bytes() const { return arena_.total_bytes(); }
     void start() {
-        arena_.commit([this](std::size_t bytes) { return backend_.allocate(bytes); });
+        arena_.commit();
         inference_.start(trainer_.weights(), tuned_ ? trainer_.adapter_values() : nullptr);
     }
     Inference& inference() { return inference_; }
 
   private:
     Trainer& trainer_;
-    Backend& backend_;
     const bool tuned_;
-    Arena arena_;
+    DeviceArena arena_;
     Inference inference_;
 };
 

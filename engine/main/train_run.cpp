@@ -90,11 +90,9 @@ AdapterOptions TrainRun::adapter_options() const {
 
 TrainerOptions TrainRun::trainer_options(PlacementMode mode) const {
     TrainerOptions options;
-    options.compute = run_.model.compute_dtype == "float32" ? DType::kF32 : DType::kBF16;
+    options.compute = dtype_named(run_.model.compute_dtype).value();
     options.placement = mode;
-    options.recompute = run_.train.recompute == "always"  ? Recompute::kAlways
-                        : run_.train.recompute == "never" ? Recompute::kNever
-                                                          : Recompute::kAuto;
+    options.recompute = recompute_named(run_.train.recompute);
     options.memory_limit = memory_limit_;
     options.max_slot_tokens = run_.train.micro_batch_size * run_.data.max_length;
     options.max_step_slots = run_.train.global_batch_size / run_.train.micro_batch_size;
@@ -178,8 +176,7 @@ void TrainRun::plan() {
         agree(group_, "planning the memory", [&] {
             const LayoutOptions layout = layout_options_for(
                 *model_.source.weights, quantization_named(run_.model.quantization),
-                run_.model.double_quant,
-                run_.model.compute_dtype == "float32" ? DType::kF32 : DType::kBF16);
+                run_.model.double_quant, dtype_named(run_.model.compute_dtype).value());
             trainer_ = std::make_unique<Trainer>(*backend_, group_, model_.config(), layout,
                                                  adapter_options(), trainer_options(mode));
         });

@@ -1,5 +1,7 @@
 #include "spec/adapter.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>

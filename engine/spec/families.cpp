@@ -1,5 +1,7 @@
 #include "spec/families.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 

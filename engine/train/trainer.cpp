@@ -26,6 +26,13 @@ class Clock {
 
 }  // namespace
 
+Recompute recompute_named(std::string_view name) {
+    check(name == "auto" || name == "always" || name == "never", "recomputation has that name");
+    return name == "always"  ? Recompute::kAlways
+           : name == "never" ? Recompute::kNever
+                             : Recompute::kAuto;
+}
+
 /// Everything of a rank that owns a reservation in the arena.
 struct Trainer::Parts {
     std::unique_ptr<FrozenBase> base;
@@ -48,9 +55,7 @@ Trainer::Trainer(Backend& backend, Communicator& group, const ModelConfig& confi
     plan();
 }
 
-Trainer::~Trainer() {
-    if (arena_ != nullptr && arena_->data() != nullptr) backend_.release(arena_->data());
-}
+Trainer::~Trainer() = default;
 
 std::int64_t Trainer::group_slots(const TrainerOptions& options) const {
     const std::int64_t mine = (options.max_step_slots + group_.count() - 1) / group_.count();
@@ -108,7 +113,7 @@ void Trainer::plan() {
     }
     const std::size_t needed = bytes_with(options_, recomputed_layers_);
     if (limit > 0 && needed > limit) refuse(needed);
-    arena_ = std::make_unique<Arena>();
+    arena_ = std::make_unique<DeviceArena>(backend_);
     parts_ = make_parts(options_, recomputed_layers_, *arena_);
 }
 
@@ -162,7 +167,7 @@ std::size_t Trainer::resident_base_bytes() const {
 }
 
 void Trainer::load(const WeightReader& reader, int threads, const ImportProgress& progress) {
-    arena_->commit([this](std::size_t bytes) { return backend_.allocate(bytes); });
+    arena_->commit();
     parts_->base->load(reader, layout_options_, threads, progress);
     auto* parameters = reinterpret_cast<float*>(arena_->at(parts_->parameters));
     parts_->runner->start(parts_->base->source(), parameters);

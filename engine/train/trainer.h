@@ -4,8 +4,10 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "backend/device_arena.h"
 #include "comm/communicator.h"
 #include "comm/watchdog.h"
 #include "place/frozen_base.h"
@@ -18,6 +20,8 @@ namespace qshard {
 
 enum class PlacementMode : std::uint8_t { kReplicated, kGathered };
 enum class Recompute : std::uint8_t { kAuto, kAlways, kNever };
+/// "auto", "always" or "never".
+Recompute recompute_named(std::string_view name);
 
 struct TrainerOptions {
     DType compute = DType::kBF16;
@@ -114,7 +118,7 @@ class Trainer {
     TrainerOptions options_;
     ModelLayout layout_;
     AdapterLayout adapter_;
-    std::unique_ptr<Arena> arena_;
+    std::unique_ptr<DeviceArena> arena_;
     std::unique_ptr<Parts> parts_;
     std::int64_t recomputed_layers_ = 0;
 };

@@ -133,10 +133,6 @@ void add_tokens(json::object& object, const ModelConfig& config) {
 
 }  // namespace
 
-std::string_view torch_name(DType dtype) {
-    return dtype == DType::kBF16 ? "bfloat16" : dtype == DType::kF16 ? "float16" : "float32";
-}
-
 json::object hf_config_of(const ModelConfig& config, DType dtype) {
     const bool windowed = !config.layer.empty() && config.layer[0].window > 0;
     // GGUF files of Mistral say "llama", and have a window.
@@ -145,7 +141,7 @@ json::object hf_config_of(const ModelConfig& config, DType dtype) {
     const std::string_view model_type = family.model_types.front();
     json::object object = {{"model_type", model_type},
                            {"architectures", json::array{json::value(class_name(model_type))}},
-                           {"torch_dtype", torch_name(dtype)},
+                           {"torch_dtype", name_of(dtype)},
                            {"hidden_size", config.width},
                            {"num_hidden_layers", config.layers},
                            {"num_attention_heads", config.heads},

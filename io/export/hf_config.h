@@ -11,7 +11,4 @@ namespace qshard {
 /// read back as the same model.
 boost::json::object hf_config_of(const ModelConfig& config, DType dtype);
 
-/// "bfloat16", "float16", "float32".
-std::string_view torch_name(DType dtype);
-
 }  // namespace qshard

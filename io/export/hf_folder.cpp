@@ -114,7 +114,7 @@ json::object config_like(const fs::path& like, DType dtype) {
         config.erase("architectures");
     }
     config.erase("quantization_config");
-    config[config.contains("dtype") ? "dtype" : "torch_dtype"] = torch_name(dtype);
+    config[config.contains("dtype") ? "dtype" : "torch_dtype"] = name_of(dtype);
     return config;
 }
 

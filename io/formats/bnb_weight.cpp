@@ -1,5 +1,7 @@
 #include "io/formats/bnb_weight.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>

@@ -1,5 +1,7 @@
 #include "io/formats/gguf_model.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <set>
 #include <unordered_map>

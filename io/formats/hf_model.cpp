@@ -1,5 +1,7 @@
 #include "io/formats/hf_model.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <boost/json/object.hpp>
@@ -140,13 +142,14 @@ class HuggingFaceModel : public WeightReader {
     /// Elements [first, first + out.size()) as they lie in the file.
     static void read_elements(const TensorInFile& found, std::int64_t first, std::span<float> out) {
         const GgmlTraits& traits = traits_of(plain_type(found.tensor->type));
-        std::vector<std::byte> raw(std::min(out.size(), kChunk) * traits.block_bytes);
+        const auto raw = std::make_unique_for_overwrite<std::byte[]>(std::min(out.size(), kChunk) *
+                                                                     traits.block_bytes);
         std::uint64_t offset =
             found.tensor->offset + static_cast<std::uint64_t>(first) * traits.block_bytes;
         for (std::size_t done = 0; done < out.size();) {
             const std::size_t count = std::min(out.size() - done, kChunk);
-            found.file->file().read(offset, raw.data(), count * traits.block_bytes);
-            traits.dequantize(raw.data(), static_cast<std::int64_t>(count), out.data() + done);
+            found.file->file().read(offset, raw.get(), count * traits.block_bytes);
+            traits.dequantize(raw.get(), static_cast<std::int64_t>(count), out.data() + done);
             offset += count * traits.block_bytes;
             done += count;
         }

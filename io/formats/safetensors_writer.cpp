@@ -1,5 +1,7 @@
 #include "io/formats/safetensors_writer.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <boost/json/serialize.hpp>
 #include <boost/json/string.hpp>

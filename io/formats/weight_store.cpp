@@ -1,5 +1,7 @@
 #include "io/formats/weight_store.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
@@ -103,6 +105,17 @@ std::string layout_digest(const ModelLayout& layout) {
     return digest.hex();
 }
 
+json::array units_json(const StoreTable& table) {
+    json::array units;
+    for (const StoredUnit& unit : table.units) {
+        units.push_back(json::object{{"name", unit.name},
+                                     {"offset", unit.offset},
+                                     {"bytes", unit.bytes},
+                                     {"sum", unit.sum.hex()}});
+    }
+    return units;
+}
+
 std::string store_table_text(const StoreTable& table) {
     json::object root = {{"format", std::string(kFormat)},
                          {"made_by", table.made_by},
@@ -114,14 +127,7 @@ std::string store_table_text(const StoreTable& table) {
                          {"double_quant", table.double_quant},
                          {"plain_dtype", std::string(name_of(table.plain_dtype))},
                          {"layout_sha256", table.layout_sha256}};
-    json::array units;
-    for (const StoredUnit& unit : table.units) {
-        units.push_back(json::object{{"name", unit.name},
-                                     {"offset", unit.offset},
-                                     {"bytes", unit.bytes},
-                                     {"sum", unit.sum.hex()}});
-    }
-    root["units"] = std::move(units);
+    root["units"] = units_json(table);
     json::object files;
     for (const auto& [name, file] : table.files) {
         json::array pieces;

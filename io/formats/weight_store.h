@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <boost/json/array.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -64,6 +65,8 @@ struct StoreTail {
 };
 static_assert(sizeof(StoreHead) == 12 && sizeof(StoreTail) == 56);
 
+/// The units as in that text: name, offset, bytes, sum.
+boost::json::array units_json(const StoreTable& table);
 std::string store_table_text(const StoreTable& table);
 /// UserError naming `origin` for anything that is not such a table; pieces and units lie inside
 /// `file_bytes`.

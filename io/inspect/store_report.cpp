@@ -27,13 +27,6 @@ std::string form_of(const StoreTable& table) {
 
 json::object summary_json(const WeightStore& store) {
     const StoreTable& table = store.table();
-    json::array units;
-    for (const StoredUnit& unit : table.units) {
-        units.push_back(json::object{{"name", unit.name},
-                                     {"offset", unit.offset},
-                                     {"bytes", unit.bytes},
-                                     {"sum", unit.sum.hex()}});
-    }
     return {{"path", store.file()->name()},
             {"kind", "weight store"},
             {"bytes", store.file()->bytes()},
@@ -46,7 +39,7 @@ json::object summary_json(const WeightStore& store) {
             {"source_sha256", table.source_sha256},
             {"made_by", table.made_by},
             {"created", table.created},
-            {"units", units}};
+            {"units", units_json(table)}};
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "io/run/schema.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cctype>
 #include <cmath>

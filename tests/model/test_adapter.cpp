@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "backend/device_arena.h"
 #include "comm/threads.h"
 #include "place/import.h"
 #include "place/merged_weights.h"
@@ -25,7 +26,10 @@ struct Pass {
 class Rig {
   public:
     Rig(const WeightReader& reader, const AdapterLayout& adapter, std::int64_t recomputed = 0)
-        : config_(reader.config()), adapter_(adapter), backend_(test::make_backend(1)) {
+        : config_(reader.config()),
+          adapter_(adapter),
+          backend_(test::make_backend(1)),
+          arena_(*backend_) {
         const LayoutOptions options{Quantization::kNone, false, DType::kF32};
         layout_ = make_layout(config_, options);
         RunnerOptions runner;
@@ -40,7 +44,7 @@ class Rig {
             handles.push_back(arena_.reserve(unit.name, unit.shard_bytes(1)));
         values_ =
             arena_.reserve("values", static_cast<std::size_t>(adapter_.count) * sizeof(float));
-        arena_.commit([this](std::size_t bytes) { return backend_->allocate(bytes); });
+        arena_.commit();
         std::vector<const std::byte*> units;
         run_threads(1, [&](Communicator& group) {
             for (std::size_t u = 0; u < handles.size(); ++u) {
@@ -54,9 +58,6 @@ class Rig {
         source_ = std::make_unique<ResidentSource>(units);
         runner_->start(*source_, reinterpret_cast<const float*>(arena_.at(values_)));
     }
-    ~Rig() { backend_->release(arena_.data()); }
-    Rig(const Rig&) = delete;
-    Rig& operator=(const Rig&) = delete;
 
     Pass run(std::span<const float> values, const SlotPosition& where = {}) {
         backend_->upload(arena_.at(values_), values.data(), values.size_bytes());
@@ -82,7 +83,7 @@ class Rig {
     const AdapterLayout& adapter_;
     std::unique_ptr<Backend> backend_;
     ModelLayout layout_;
-    Arena arena_;
+    DeviceArena arena_;
     Arena::Handle values_ = 0;
     std::unique_ptr<SlotRunner> runner_;
     std::unique_ptr<ResidentSource> source_;

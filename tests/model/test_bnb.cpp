@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "backend/device_arena.h"
 #include "comm/threads.h"
 #include "golden_files.h"
 #include "io/formats/model_reader.h"
@@ -16,7 +17,7 @@ namespace qshard {
 namespace {
 
 std::string folder_of(const std::string& kind) {
-    return std::string(QSHARD_TEST_DATA) + "/golden/bnb/" + kind;
+    return std::string(QSHARD_TEST_DATA "/golden/bnb/") + kind;
 }
 
 /// Units of a model imported by `ranks` ranks, put together again.
@@ -89,13 +90,10 @@ TEST_P(Bnb, LogitsEqualBitsandbytes) {
     const auto golden = test::read_json(folder_of(GetParam()) + "/golden.json");
     const std::vector<float> want =
         test::read_floats(folder_of(GetParam()) + "/golden.safetensors").at("logits");
-    Arena arena;
+    DeviceArena arena(*backend);
     Inference inference(*backend, model.reader->config(), model.layout, nullptr,
                         {DType::kF32, 1, 32, 5}, arena);
-    std::vector<std::byte> memory(arena.total_bytes() + 64);
-    arena.commit([&](std::size_t) {
-        return memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64;
-    });
+    arena.commit();
     std::vector<const std::byte*> units;
     for (const auto& unit : model.units) units.push_back(unit.data());
     ResidentSource source(units);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/device_arena.h"
 #include "backend/device_buffer.h"
 #include "comm/threads.h"
 #include "golden_files.h"
@@ -25,30 +26,19 @@ const std::vector<std::string> kFamilies = {
     "gemma2", "gemma3",     "smollm3",    "granite", "starcoder2", "phi3",
     "olmo2",  "gpt2",       "llama_bias", "mixtral", "qwen3_moe"};
 
-/// An arena with memory of its own.
-struct OwnArena : Arena {
-    void allocate(Backend& backend) {
-        commit([&](std::size_t bytes) { return backend.allocate(bytes); });
-        owner = &backend;
-    }
-    ~OwnArena() {
-        if (owner != nullptr) owner->release(data());
-    }
-    Backend* owner = nullptr;
-};
-
 /// A golden model on one backend, fp32.
 class TinyModel {
   public:
     TinyModel(const std::string& name, Quantization quantization, bool adapted)
-        : folder_(std::string(QSHARD_TEST_DATA) + "/golden/tiny/" + name),
-          backend_(test::make_backend(2)) {
+        : folder_(std::string(QSHARD_TEST_DATA "/golden/tiny/") + name),
+          backend_(test::make_backend(2)),
+          arena_(*backend_) {
         reader_ = open_model(folder_);
         const LayoutOptions options{quantization, true, DType::kF32, {}};
         layout_ = make_layout(config(), options);
         if (adapted) read_adapter();
         base_ = std::make_unique<FrozenBase>(*backend_, *group_, layout_, false, arena_);
-        arena_.allocate(*backend_);
+        arena_.commit();
         base_->load(*reader_, options, 2, {});
         device_values_ = std::make_unique<DeviceBuffer>(*backend_, values_.size() * sizeof(float));
         backend_->upload(device_values_->get(), values_.data(), values_.size() * sizeof(float));
@@ -93,7 +83,7 @@ class TinyModel {
     AdapterLayout adapter_;
     std::vector<float> values_;
     std::unique_ptr<Communicator> group_ = make_self_communicator();
-    OwnArena arena_;
+    DeviceArena arena_;
     std::unique_ptr<FrozenBase> base_;
     std::unique_ptr<DeviceBuffer> device_values_;
 };
@@ -115,10 +105,10 @@ void compare_logits(const std::string& family, Quantization quantization, bool a
     const auto golden = test::read_json(model.folder() + "/golden.json");
     const std::vector<float> want =
         test::read_floats(model.folder() + "/golden.safetensors").at("logits." + key);
-    OwnArena arena;
+    DeviceArena arena(model.backend());
     Inference inference(model.backend(), model.config(), model.layout(), model.adapter(),
                         {DType::kF32, 1, 32, 5}, arena);
-    arena.allocate(model.backend());
+    arena.commit();
     inference.start(model.source(), model.values());
     float largest = 0, worst = 0;
     for (float value : want) largest = std::max(largest, std::abs(value));
@@ -154,14 +144,14 @@ void compare_gradients(const std::string& family, Quantization quantization,
     const auto floats = test::read_floats(model.folder() + "/golden.safetensors");
     const std::vector<Slot> slots = evaluation_slots(documents_of(golden), 64);
     ASSERT_EQ(slots.size(), 1u);
-    OwnArena arena;
+    DeviceArena arena(model.backend());
     RunnerOptions options;
     options.compute = DType::kF32;
     options.max_tokens = 64;
     options.recomputed_layers = 1;
     SlotRunner runner(model.backend(), model.config(), model.layout(), model.adapter(), options,
                       arena);
-    arena.allocate(model.backend());
+    arena.commit();
     runner.start(model.source(), model.values());
     const AdapterLayout& adapter = *model.adapter();
     std::vector<float> gradient(static_cast<std::size_t>(adapter.count));
@@ -240,7 +230,7 @@ std::vector<double> train(const TinyModel& model, const Slot& slot, double rate,
 }
 
 TEST(TinyTraining, TwentyStepsHaveTheLossesOfPeft) {
-    const auto golden = test::read_json(std::string(QSHARD_TEST_DATA) + "/golden/tiny/train.json");
+    const auto golden = test::read_json(QSHARD_TEST_DATA "/golden/tiny/train.json");
     const double rate = golden.at("learning_rate").to_number<double>();
     for (const auto& [name, losses] : golden.at("losses").as_object()) {
         const TinyModel model(name, Quantization::kNf4, true);

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <vector>
 
+#include "backend/device_arena.h"
 #include "comm/threads.h"
 #include "train/optimizer.h"
 #include "train/slot_tree.h"
@@ -41,12 +42,9 @@ TEST(SlotTree, EqualsItsDefinitionForAnyNumberOfRanksAndSlots) {
     for (const int world : {1, 2, 3, 4, 5, 6, 8}) {
         run_threads(world, [&](Communicator& group) {
             const auto backend = make_reference_backend();
-            Arena arena;
+            DeviceArena arena(*backend);
             SlotTree tree(*backend, layout, group.rank(), world, 13, arena);
-            std::vector<std::byte> memory(arena.total_bytes() + 64);
-            void* base = memory.data();
-            std::size_t space = memory.size();
-            arena.commit([&](std::size_t bytes) { return std::align(64, bytes, base, space); });
+            arena.commit();
             for (std::int64_t slots = 1; slots <= 13; ++slots) {
                 tree.begin(slots);
                 const SlotRange mine = slots_of(group.rank(), world, slots);

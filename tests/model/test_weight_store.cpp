@@ -10,6 +10,7 @@
 #include "io/formats/weight_store.h"
 #include "main/make_store.h"
 #include "synthetic.h"
+#include "tests/temp_folder.h"
 #include "train/trainer.h"
 
 /// `qshard quantize` and runs from what it writes.
@@ -17,17 +18,6 @@ namespace qshard {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// A folder that goes when the test ends.
-struct Temporary {
-    Temporary() {
-        std::string pattern = (fs::temp_directory_path() / "qshard-store-XXXXXX").string();
-        check(::mkdtemp(pattern.data()) != nullptr, "a temporary folder can be made");
-        path = pattern;
-    }
-    ~Temporary() { fs::remove_all(path); }
-    fs::path path;
-};
 
 fs::path golden(const std::string& name) {
     return fs::path(QSHARD_TEST_DATA) / "golden" / name;
@@ -94,9 +84,9 @@ TEST(WeightStore, TrainingFromItGivesTheSameBits) {
                           {golden("bnb/nf4"), Quantization::kNf4},
                           {golden("bnb/fp4"), Quantization::kFp4}}) {
         SCOPED_TRACE(c.model.string());
-        const Temporary folder;
+        const test::TempFolder folder;
         const Outcome source = train(c.model, 1, PlacementMode::kReplicated, c.quantization);
-        const fs::path store = store_of(c.model, folder.path, c.quantization);
+        const fs::path store = store_of(c.model, folder.path(), c.quantization);
         for (const int ranks : {1, 2, 3}) {
             EXPECT_EQ(train(store, ranks, PlacementMode::kReplicated, c.quantization), source);
             EXPECT_EQ(train(store, ranks, PlacementMode::kGathered, c.quantization), source);
@@ -105,13 +95,13 @@ TEST(WeightStore, TrainingFromItGivesTheSameBits) {
 }
 
 TEST(WeightStore, NeedsNothingOfTheModelAnyMore) {
-    const Temporary folder;
-    const fs::path model = folder.path / "model";
+    const test::TempFolder folder;
+    const fs::path model = folder.path() / "model";
     fs::copy(golden("tiny/llama"), model);
     std::ofstream(model / "tokenizer.json") << R"({"a": 1})";
     std::ofstream(model / "tokenizer_config.json") << R"({"chat_template": "T"})";
     const ModelSource source = open_model_source(model);
-    const fs::path store_path = store_of(model, folder.path);
+    const fs::path store_path = store_of(model, folder.path());
     fs::remove_all(model);
     const ModelSource store = open_model_source(store_path);
     EXPECT_EQ(store.kind, "store");
@@ -143,23 +133,23 @@ void expect_message(const std::function<void()>& action, const std::string& part
 }
 
 TEST(WeightStore, OtherSettingsAreRefusedByName) {
-    const Temporary folder;
-    const fs::path store = store_of(golden("tiny/llama"), folder.path);
+    const test::TempFolder folder;
+    const fs::path store = store_of(golden("tiny/llama"), folder.path());
     const auto reader = open_model(store);
     expect_message([&] { layout_options_for(*reader, Quantization::kInt8, true, DType::kBF16); },
                    "holds nf4 with other weights in bfloat16, but int8 and bfloat16");
     expect_message([&] { layout_options_for(*reader, Quantization::kNf4, true, DType::kF32); },
                    "--compute-dtype float32");
-    expect_message([&] { store_of(store, folder.path / "again"); }, "a weight store already");
-    std::ofstream(folder.path / "model.qs", std::ios::trunc) << "not a store";
-    expect_message([&] { store_of(golden("tiny/llama"), folder.path); }, "not overwritten");
+    expect_message([&] { store_of(store, folder.path() / "again"); }, "a weight store already");
+    std::ofstream(folder.path() / "model.qs", std::ios::trunc) << "not a store";
+    expect_message([&] { store_of(golden("tiny/llama"), folder.path()); }, "not overwritten");
 }
 
 TEST(WeightStore, EveryTruncationAndEveryFlippedByteIsFound) {
-    const Temporary folder;
-    const fs::path store = store_of(golden("tiny/llama"), folder.path);
+    const test::TempFolder folder;
+    const fs::path store = store_of(golden("tiny/llama"), folder.path());
     const std::string whole = test::read_text(store.string());
-    const fs::path damaged = folder.path / "damaged.qs";
+    const fs::path damaged = folder.path() / "damaged.qs";
     const auto write = [&](const std::string& content) {
         std::ofstream(damaged, std::ios::binary | std::ios::trunc) << content;
     };

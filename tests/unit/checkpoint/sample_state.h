@@ -1,31 +1,12 @@
 #pragma once
 
-#include <unistd.h>
-
-#include <filesystem>
 #include <string>
 
 #include "base/philox.h"
 #include "io/checkpoint/state.h"
+#include "tests/temp_folder.h"
 
 namespace qshard::test {
-
-/// A folder of its own, removed with everything in it.
-class TempFolder {
-  public:
-    explicit TempFolder(
-        const std::filesystem::path& base = std::filesystem::temp_directory_path()) {
-        std::string pattern = (base / "qshard-test-XXXXXX").string();
-        path_ = ::mkdtemp(pattern.data());
-    }
-    ~TempFolder() { std::filesystem::remove_all(path_); }
-    TempFolder(const TempFolder&) = delete;
-    TempFolder& operator=(const TempFolder&) = delete;
-    const std::filesystem::path& path() const { return path_; }
-
-  private:
-    std::filesystem::path path_;
-};
 
 /// A state that is a function of (step, layers, width): two targets of rank 2 a layer, AdamW
 /// moments.

@@ -1,7 +1,6 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/stat.h>
-#include <unistd.h>
 #include <utime.h>
 
 #include <filesystem>
@@ -11,6 +10,7 @@
 #include "comm/signals.h"
 #include "comm/stale_segments.h"
 #include "comm/threads.h"
+#include "tests/temp_folder.h"
 
 using namespace qshard;
 
@@ -68,7 +68,8 @@ TEST(Signals, TheStrongestRequestStays) {
 
 TEST(StaleSegments, OnlyOldUnusedFilesOfThisKindAreRemoved) {
     namespace fs = std::filesystem;
-    const fs::path root = fs::temp_directory_path() / fmt::format("qshard_segments_{}", getpid());
+    const test::TempFolder folder;
+    const fs::path& root = folder.path();
     const fs::path shared = root / "shm", proc = root / "proc";
     fs::create_directories(shared);
     fs::create_directories(proc / "41");
@@ -87,5 +88,4 @@ TEST(StaleSegments, OnlyOldUnusedFilesOfThisKindAreRemoved) {
     EXPECT_TRUE(fs::exists(shared / "vader_segment.h.0.2.0"));
     EXPECT_TRUE(fs::exists(shared / "other"));
     EXPECT_EQ(remove_stale_segments((root / "none").string(), proc.string()), 0);
-    fs::remove_all(root);
 }

@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::expect_refused;
-using testing::TemporaryFolder;
+using test::TempFolder;
 
 const fs::path kTiny = fs::path(QSHARD_TEST_DATA) / "golden" / "tiny";
 
@@ -94,7 +94,7 @@ class WithConfig final : public WeightReader {
 };
 
 TEST(GgufModel, EveryWeightReadsBackInEveryFamily) {
-    const TemporaryFolder folder;
+    const TempFolder folder;
     for (const std::string& family : kFamilies) {
         const auto model = open_model(kTiny / family);
         const fs::path file = folder.path() / (family + ".gguf");
@@ -121,7 +121,7 @@ TEST(GgufModel, EveryWeightReadsBackInEveryFamily) {
 }
 
 TEST(GgufModel, LongPositionsReadBack) {
-    const TemporaryFolder folder;
+    const TempFolder folder;
     const auto model = open_model(kTiny / "phi3");
     ModelConfig config = model->config();
     RopeConfig& rope = config.ropes.at(0);
@@ -141,7 +141,7 @@ TEST(GgufModel, LongPositionsReadBack) {
 }
 
 TEST(GgufModel, MetadataOfAnotherFileIsCarriedOver) {
-    const TemporaryFolder folder;
+    const TempFolder folder;
     const auto model = open_model(kTiny / "llama");
     GgufHeader metadata = gguf_metadata_of(model->config());
     metadata.texts("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b"});
@@ -159,7 +159,7 @@ TEST(GgufModel, MetadataOfAnotherFileIsCarriedOver) {
 }
 
 TEST(GgufModel, ALayerPatternThatGgufCannotSayIsRefusedAndNothingIsLeft) {
-    const TemporaryFolder folder;
+    const TempFolder folder;
     const auto model = open_model(kTiny / "llama");
     ModelConfig config = model->config();
     config.layer[1].window = 8;  // of one layer only
@@ -173,7 +173,7 @@ TEST(GgufModel, ALayerPatternThatGgufCannotSayIsRefusedAndNothingIsLeft) {
 }
 
 TEST(HuggingFaceFolder, ShardsReadBackAndConfigSaysTheDtype) {
-    const TemporaryFolder folder;
+    const TempFolder folder;
     for (const std::string& family : kFamilies) {
         const auto model = open_model(kTiny / family);
         const fs::path out = folder.path() / family;
@@ -196,7 +196,7 @@ TEST(HuggingFaceFolder, ShardsReadBackAndConfigSaysTheDtype) {
 }
 
 TEST(HuggingFaceFolder, IsMadeOfAGgufModelWithItsTokenizer) {
-    const TemporaryFolder folder;
+    const TempFolder folder;
     for (const std::string family : {"llama", "llama_tied", "qwen2", "qwen3", "gemma", "granite"}) {
         const auto model = open_model(kTiny / family);
         const fs::path file = folder.path() / (family + ".gguf"), out = folder.path() / family;
@@ -250,7 +250,7 @@ TEST(Tokenizers, SmolLm2GoesToJsonAndBack) {
 }
 
 TEST(GgufAdapter, PermutesQAndKAndFoldsTheScale) {
-    const TemporaryFolder folder;
+    const TempFolder folder;
     const auto model = open_model(kTiny / "llama");
     const ModelConfig& config = model->config();
     const Adapted adapted = adapter_for(config, {"q_proj", "down_proj"}, true);

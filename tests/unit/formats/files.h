@@ -14,9 +14,12 @@
 
 #include "base/error.h"
 #include "io/formats/input_file.h"
+#include "tests/temp_folder.h"
 
 /// Files made by tests.
 namespace qshard::testing {
+
+using test::TempFolder;
 
 template <class T>
 std::string bytes_of_value(T value) {
@@ -32,26 +35,6 @@ inline InputFile memory_file(const std::string& content, const std::string& name
     }
     return InputFile(descriptor, name);
 }
-
-/// A folder that goes when the test ends.
-class TemporaryFolder {
-  public:
-    TemporaryFolder() {
-        std::string pattern = (std::filesystem::temp_directory_path() / "qshard-XXXXXX").string();
-        if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp");
-        path_ = pattern;
-    }
-    ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-    TemporaryFolder(const TemporaryFolder&) = delete;
-    const std::filesystem::path& path() const { return path_; }
-    std::filesystem::path write(const std::string& name, const std::string& content) const {
-        std::ofstream(path_ / name, std::ios::binary) << content;
-        return path_ / name;
-    }
-
-  private:
-    std::filesystem::path path_;
-};
 
 /// Expects a UserError whose message contains `part`.
 template <class Action>

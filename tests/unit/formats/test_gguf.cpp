@@ -193,7 +193,7 @@ TEST(Gguf, RopeDivisorsAndTokenizerAreRead) {
               bytes_of_value(3) + bytes_of_value(1));
     b.raw("tokenizer.ggml.add_bos_token", 7, std::string(1, '\1'))
         .text("tokenizer.chat_template", "{{ messages }}");
-    TemporaryFolder folder;
+    TempFolder folder;
     const ModelSource source = open_model_source(folder.write("m.gguf", b.bytes()));
     EXPECT_EQ(source.kind, "gguf");
     EXPECT_EQ(source.chat_template, "{{ messages }}");

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -63,7 +64,7 @@ float value_at(const WeightReader& model, const WeightSpec& weight, std::int64_t
 }  // namespace
 
 TEST(HuggingFaceModel, OneFile) {
-    TemporaryFolder folder;
+    TempFolder folder;
     folder.write("config.json", kConfig);
     folder.write("generation_config.json", R"({"eos_token_id":[1,3]})");
     folder.write("tokenizer_config.json",
@@ -87,7 +88,7 @@ TEST(HuggingFaceModel, OneFile) {
 }
 
 TEST(HuggingFaceModel, AnAbsentHeadMeansATiedOne) {
-    TemporaryFolder folder;
+    TempFolder folder;
     folder.write("config.json", kConfig);
     Shapes shapes = llama_shapes();
     shapes.erase("lm_head.weight");
@@ -97,7 +98,7 @@ TEST(HuggingFaceModel, AnAbsentHeadMeansATiedOne) {
 
 TEST(HuggingFaceModel, ForeignPrefixesAreUnderstood) {
     for (const char* prefix : {"model.language_model.", "language_model.model.", ""}) {
-        TemporaryFolder folder;
+        TempFolder folder;
         folder.write("config.json",
                      std::string(R"({"model_type":"wrapper","vision_config":{},"text_config":)") +
                          kConfig + "}");
@@ -131,7 +132,7 @@ TEST(HuggingFaceModel, ShardsAreFollowedAndChecked) {
         return "{\"metadata\":{\"total_size\":1},\"weight_map\":{" + map + "\"lm_head.weight\":\"" +
                file2 + "\"" + extra + "}}";
     };
-    TemporaryFolder folder;
+    TempFolder folder;
     folder.write("config.json", kConfig);
     folder.write("model-1.safetensors", safetensors_of(first));
     const auto two = folder.write("model-2.safetensors", safetensors_of(second));
@@ -170,14 +171,14 @@ TEST(HuggingFaceModel, ShardsAreFollowedAndChecked) {
 
     // A link out of the folder is refused, the cache's own is followed.
     std::filesystem::remove(two);
-    TemporaryFolder elsewhere;
+    TempFolder elsewhere;
     second.erase("model.norm.weight");
     std::filesystem::create_symlink(elsewhere.write("x", safetensors_of(second)), two);
     expect_refused([&] { open_model(folder.path()); }, "cannot open", "a link");
 }
 
 TEST(HuggingFaceModel, TheLinksOfTheHuggingFaceCacheAreFollowed) {
-    TemporaryFolder cache;
+    TempFolder cache;
     const std::string digest(64, 'a');
     std::filesystem::create_directories(cache.path() / "blobs");
     std::filesystem::create_directories(cache.path() / "snapshots" / "1");
@@ -210,14 +211,14 @@ TEST(HuggingFaceModel, WhatTheConfigDoesNotAccountForIsRefused) {
         {"no embedding", "no tensor", [&](Shapes& s) { s.erase("model.embed_tokens.weight"); }},
     };
     for (const Broken& c : cases) {
-        TemporaryFolder folder;
+        TempFolder folder;
         folder.write("config.json", kConfig);
         Shapes shapes = llama_shapes();
         c.spoil(shapes);
         folder.write("model.safetensors", safetensors_of(shapes));
         expect_refused([&] { open_model(folder.path()); }, c.message, c.what);
     }
-    TemporaryFolder folder;
+    TempFolder folder;
     folder.write("config.json", kConfig);
     folder.write("pytorch_model.bin", "x");
     expect_refused([&] { open_model(folder.path()); }, "never", "a pickle");
@@ -253,7 +254,7 @@ TEST(HuggingFaceModel, DamagedBitsandbytesFoldersAreRefused) {
     for (const Broken& c : cases) {
         const std::filesystem::path source =
             std::filesystem::path(QSHARD_TEST_DATA) / "golden" / "bnb" / c.kind;
-        TemporaryFolder folder;
+        TempFolder folder;
         folder.write("config.json", InputFile(source / "config.json").text(1 << 20));
         std::string content = InputFile(source / "model.safetensors").text(1 << 20);
         const std::size_t at = content.find(c.from);

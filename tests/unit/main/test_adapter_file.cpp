@@ -1,5 +1,4 @@
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <fstream>
 #include <numeric>
@@ -9,6 +8,7 @@
 #include "io/peft/adapter_folder.h"
 #include "main/adapter_file.h"
 #include "main/random_model.h"
+#include "tests/temp_folder.h"
 
 namespace qshard {
 namespace {
@@ -28,9 +28,6 @@ ModelConfig small(std::int64_t width) {
 class AdapterFileTest : public testing::Test {
   protected:
     void SetUp() override {
-        folder_ = fs::temp_directory_path() / fmt::format("qshard-adapter-{}", getpid());
-        fs::remove_all(folder_);
-        fs::create_directories(folder_);
         AdapterOptions options;
         options.r = 4;
         options.target_modules = {"q_proj", "down_proj"};
@@ -51,9 +48,9 @@ class AdapterFileTest : public testing::Test {
         state_.optimizer_name = "adamw";
         state_.created = utc_now();
     }
-    void TearDown() override { fs::remove_all(folder_); }
 
-    fs::path folder_;
+    test::TempFolder temporary_;
+    const fs::path folder_ = temporary_.path();
     RandomWeights model_{small(576)};
     AdapterLayout layout_;
     CheckpointState state_;

@@ -1,26 +1,19 @@
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
 
 #include "base/error.h"
 #include "io/run/run_file.h"
+#include "tests/temp_folder.h"
 
 namespace qshard {
 namespace {
 
 class RunFileTest : public testing::Test {
   protected:
-    void SetUp() override {
-        folder_ = std::filesystem::temp_directory_path() / fmt::format("qshard-run-{}", getpid());
-        std::filesystem::create_directories(folder_);
-    }
-    void TearDown() override { std::filesystem::remove_all(folder_); }
-
     RunFile load(const std::string& text, const std::vector<std::string>& overrides = {}) {
-        std::ofstream(folder_ / "run.yaml") << text;
-        return load_run_file(folder_ / "run.yaml", overrides);
+        return load_run_file(folder_.write("run.yaml", text), overrides);
     }
     std::string error(const std::string& text, const std::vector<std::string>& overrides = {}) {
         try {
@@ -32,15 +25,15 @@ class RunFileTest : public testing::Test {
         return "accepted";
     }
 
-    std::filesystem::path folder_;
+    test::TempFolder folder_;
     const std::string good_ = "model: {base: m.gguf}\ndata: {train: a.jsonl}\noutput: out\n";
 };
 
 TEST_F(RunFileTest, DefaultsAreTheDocumentedOnesAndPathsStartAtTheFile) {
     const RunFile run = load(good_);
-    EXPECT_EQ(run.model.base, (folder_ / "m.gguf").string());
-    EXPECT_EQ(run.data.train.at(0).path, (folder_ / "a.jsonl").string());
-    EXPECT_EQ(run.output, (folder_ / "out").string());
+    EXPECT_EQ(run.model.base, (folder_.path() / "m.gguf").string());
+    EXPECT_EQ(run.data.train.at(0).path, (folder_.path() / "a.jsonl").string());
+    EXPECT_EQ(run.output, (folder_.path() / "out").string());
     EXPECT_EQ(run.model.quantization, "auto");
     EXPECT_EQ(run.adapter.r, 16);
     EXPECT_EQ(run.train.learning_rate, 2e-4);

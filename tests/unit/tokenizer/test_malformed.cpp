@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "golden_files.h"
 #include "io/tokenizer/tokenizer.h"
+#include "tests/temp_folder.h"
 
 /// Broken and hostile input ends in a UserError that says what is wrong.
 namespace qshard {
@@ -140,11 +141,10 @@ TEST(Malformed, Text) {
 
 TEST(Malformed, Files) {
     EXPECT_THROW(Tokenizer::from_json_file("/nonexistent/tokenizer.json"), UserError);
-    const auto path = std::filesystem::temp_directory_path() / "qshard_oversized_tokenizer.json";
-    { std::ofstream file(path); }
+    const test::TempFolder folder;
+    const auto path = folder.write("tokenizer.json", "");
     std::filesystem::resize_file(path, (std::uintmax_t{256} << 20) + 1);  // sparse
     EXPECT_THROW(Tokenizer::from_json_file(path), UserError);
-    std::filesystem::remove(path);
 }
 
 }  // namespace
