@@ -23,7 +23,7 @@ const char* model_path() {
 
 const boost::json::value& golden() {
     static const boost::json::value value =
-        test::read_json(std::string(QSHARD_TEST_DATA) + "/golden/train50/train50.json");
+        test::read_json(QSHARD_TEST_DATA "/golden/train50/train50.json");
     return value;
 }
 

@@ -12,7 +12,7 @@
 namespace golden {
 
 inline std::string path(const std::string& name) {
-    return std::string(QSHARD_TEST_DATA) + "/golden/tokenizer/" + name;
+    return std::string(QSHARD_TEST_DATA "/golden/tokenizer/") + name;
 }
 
 inline std::string text(const std::string& name) {
