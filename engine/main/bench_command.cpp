@@ -95,7 +95,8 @@ int bench_quantize(const BenchArguments& arguments) {
                                         kNf4Code, std::span(values).subspan(at, kTask),
                                         codes.data() + at / 2, absmax.data() + at / kFourBitBlock);
                                 });
-                                double_quantize(absmax, second.data(), nested.data(), &offset);
+                                offset = mean_absmax(absmax);
+                                double_quantize(absmax, offset, second.data(), nested.data());
                             }));
     }
     const DeviceBuffer device(*backend, codes.size() + second.size() + nested.size() * 4 + 4);

@@ -2,19 +2,21 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "base/error.h"
 #include "base/parallel.h"
 #include "tensor/int8.h"
 #include "tensor/nf4.h"
+#include "tensor/rounding.h"
 
 namespace qshard {
 namespace {
 
-constexpr std::int64_t kTaskWeights =
-    1 << 16;  ///< weights of one task: its buffers stay in the cache
-constexpr std::int64_t kTaskBytes = 4 << 20;            ///< of a read of what is taken as it is
+constexpr std::int64_t kTaskWeights = 1 << 14;  ///< of one task: its buffers stay in the cache
+constexpr std::size_t kTaskNested = 64;         ///< blocks of absmax of one task
+constexpr std::int64_t kTaskBytes = 4 << 20;    ///< of a read of what is taken as it is
 constexpr std::size_t kBlockBytes = kFourBitBlock / 2;  ///< of 4-bit codes of one block
 
 /// Part [begin, end) of a section of `bytes` at `section`, in bytes relative to the section, that
@@ -31,6 +33,19 @@ Range intersect(std::size_t section, std::size_t bytes, std::size_t shard_begin,
     if (begin >= end) return {};
     return {begin - section, end - section};
 }
+
+/// Room for a task's values, not initialised: clearing it would take as long as filling it.
+class Values {
+  public:
+    explicit Values(std::int64_t count)
+        : data_(std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(count))),
+          count_(static_cast<std::size_t>(count)) {}
+    std::span<float> all() const { return {data_.get(), count_}; }
+
+  private:
+    std::unique_ptr<float[]> data_;
+    std::size_t count_;
+};
 
 /// Imports one unit on one rank.
 class UnitImport {
@@ -83,16 +98,14 @@ class UnitImport {
         parallel_for(threads_, (count + kTaskWeights - 1) / kTaskWeights, [&](std::int64_t task) {
             const std::int64_t at = task * kTaskWeights,
                                length = std::min(kTaskWeights, count - at);
-            std::vector<float> values(static_cast<std::size_t>(length));
-            reader_.read(field.weight, first + at, values);
-            for (std::int64_t i = 0; i < length; ++i) {
-                const float value = values[static_cast<std::size_t>(i)];
-                if (field.dtype == DType::kBF16) {
-                    reinterpret_cast<bf16*>(out)[at + i] = to_bf16(value);
-                } else {
-                    reinterpret_cast<float*>(out)[at + i] =
-                        round ? to_float(to_bf16(value)) : value;
-                }
+            if (field.dtype == DType::kBF16) {
+                const Values values(length);
+                reader_.read(field.weight, first + at, values.all());
+                convert_to_bf16(values.all(), reinterpret_cast<bf16*>(out) + at);
+            } else {
+                read_rounded(
+                    field.weight, first + at, round,
+                    {reinterpret_cast<float*>(out) + at, static_cast<std::size_t>(length)});
             }
         });
         return count;
@@ -139,9 +152,9 @@ class UnitImport {
             threads_, (last - first + kTaskWeights - 1) / kTaskWeights, [&](std::int64_t task) {
                 const std::int64_t at = task * kTaskWeights,
                                    length = std::min(kTaskWeights, last - first - at);
-                std::vector<float> values(static_cast<std::size_t>(length));
-                read_rounded(field.weight, first + at, round, values);
-                quantize_four_bit(code, values, reinterpret_cast<std::uint8_t*>(out) + at / 2,
+                const Values values(length);
+                read_rounded(field.weight, first + at, round, values.all());
+                quantize_four_bit(code, values.all(), reinterpret_cast<std::uint8_t*>(out) + at / 2,
                                   absmax + at / kFourBitBlock);
             });
         return last - first;
@@ -180,8 +193,7 @@ class UnitImport {
     void read_rounded(const WeightSpec& weight, std::int64_t first, bool round,
                       std::span<float> values) const {
         reader_.read(weight, first, values);
-        if (!round) return;
-        for (float& value : values) value = to_float(to_bf16(value));
+        if (round) round_to_bf16(values);
     }
 
     /// Exchanges the absmax values of 4-bit blocks, then writes the parts of the absmax sections
@@ -202,14 +214,34 @@ class UnitImport {
                 store(field.absmax, std::as_bytes(absmax));
                 continue;
             }
-            std::vector<std::uint8_t> codes(blocks);
-            std::vector<float> absmax2((blocks + kNestedBlock - 1) / kNestedBlock);
-            float offset = 0;
-            double_quantize(absmax, codes.data(), absmax2.data(), &offset);
-            store(field.absmax, std::as_bytes(std::span(codes)));
-            store(field.absmax2, std::as_bytes(std::span(absmax2)));
+            const float offset = mean_absmax(absmax);
+            store_nested(field, absmax, offset);
             store(field.offset, std::as_bytes(std::span(&offset, 1)));
         }
+    }
+
+    /// Quantizes the blocks of absmax that this rank owns a part of.
+    void store_nested(const Field& field, std::span<const float> absmax, float offset) {
+        constexpr auto kBlock = static_cast<std::size_t>(kNestedBlock);
+        std::vector<std::uint8_t> codes(absmax.size());
+        std::vector<float> absmax2((absmax.size() + kBlock - 1) / kBlock);
+        const Range a = intersect(field.absmax, codes.size(), begin_, end_);
+        const Range b = intersect(field.absmax2, absmax2.size() * sizeof(float), begin_, end_);
+        const std::size_t first = std::min(a.empty() ? absmax2.size() : a.begin / kBlock,
+                                           b.empty() ? absmax2.size() : b.begin / sizeof(float));
+        const std::size_t last = std::max(a.empty() ? 0 : (a.end + kBlock - 1) / kBlock,
+                                          b.empty() ? 0 : b.end / sizeof(float));
+        if (first >= last) return;
+        const std::size_t tasks = (last - first + kTaskNested - 1) / kTaskNested;
+        parallel_for(threads_, static_cast<std::int64_t>(tasks), [&](std::int64_t task) {
+            const std::size_t block = first + static_cast<std::size_t>(task) * kTaskNested;
+            const std::size_t end = std::min(last, block + kTaskNested);
+            const std::size_t at = block * kBlock, stop = std::min(absmax.size(), end * kBlock);
+            double_quantize(absmax.subspan(at, stop - at), offset, codes.data() + at,
+                            absmax2.data() + block);
+        });
+        store(field.absmax, std::as_bytes(std::span(codes)));
+        store(field.absmax2, std::as_bytes(std::span(absmax2)));
     }
 
     /// The same for int8 rows. Each rank knows the rows it has a part of, the others are zero.

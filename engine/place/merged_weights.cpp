@@ -6,19 +6,12 @@
 #include "base/parallel.h"
 #include "tensor/int8.h"
 #include "tensor/nf4.h"
+#include "tensor/rounding.h"
 
 namespace qshard {
 namespace {
 
 constexpr std::int64_t kTaskWeights = 1 << 16;  // whole 4-bit blocks
-
-void round_to_bf16(std::span<float> values) {
-    for (float& value : values) value = to_float(to_bf16(value));
-}
-
-void round_to_half(std::span<float> values) {
-    for (float& value : values) value = half_to_float(float_to_half(value));
-}
 
 /// out[i] += scale * (B A) of row `row`, columns [first, first + out.size()).
 void add_product(const AdapterTarget& target, const float* values, std::int64_t row,
@@ -102,8 +95,8 @@ void QuantizedWeights::quantize_blocks(const WeightSpec& weight, bool round, Cod
     const std::size_t blocks = made.absmax.size();
     std::vector<std::uint8_t> codes(blocks);
     std::vector<float> absmax2((blocks + kNestedBlock - 1) / kNestedBlock);
-    float offset = 0;
-    double_quantize(made.absmax, codes.data(), absmax2.data(), &offset);
+    const float offset = mean_absmax(made.absmax);
+    double_quantize(made.absmax, offset, codes.data(), absmax2.data());
     reconstruct_absmax(codes, absmax2.data(), offset, made.absmax.data());
 }
 

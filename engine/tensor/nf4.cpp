@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 namespace qshard {
 
@@ -141,8 +142,8 @@ constinit const std::array<float, 256> kDynamicMap = make_dynamic_map();
 namespace {
 
 /// Nearest entry of the map by a binary search, then one look at a neighbour; ties keep the pivot
-/// (the CUDA kernel's rule), NaN gives 0.
-std::uint8_t nearest_code(float x) {
+/// (the CUDA kernel's rule). Never falls as x grows.
+std::size_t nearest_entry(float x) {
     std::size_t pivot = 127, lower = 0, upper = 255;
     for (std::size_t step = 64; step > 0; step >>= 1) {
         if (x > kDynamicMap[pivot]) {
@@ -157,8 +158,45 @@ std::uint8_t nearest_code(float x) {
     const bool above = x > value;
     if (above && x > (kDynamicMap[upper] + value) * 0.5f) pivot = upper;
     if (!above && x < (kDynamicMap[lower] + value) * 0.5f) pivot = lower;
-    return static_cast<std::uint8_t>(pivot);
+    return pivot;
 }
+
+/// The greatest value with nearest_entry() of at most `code`.
+float last_value_of(std::size_t code) {
+    // Floats in their order are the integers that their magnitudes' bits are, with the sign.
+    auto value_of = [](std::int64_t rank) {
+        const auto magnitude = std::bit_cast<float>(static_cast<std::uint32_t>(std::abs(rank)));
+        return rank < 0 ? -magnitude : magnitude;
+    };
+    constexpr std::int64_t kTwo = std::bit_cast<std::uint32_t>(2.0f);
+    std::int64_t low = -kTwo, high = kTwo;
+    while (high - low > 1) {
+        const std::int64_t middle = (low + high) / 2;
+        (nearest_entry(value_of(middle)) <= code ? low : high) = middle;
+    }
+    return value_of(low);
+}
+
+/// nearest_entry() for many values at once, without a branch that nothing predicts. NaN gives 0.
+class NearestCodes {
+  public:
+    static constexpr std::size_t kAtOnce = 16;
+
+    NearestCodes() {
+        for (std::size_t code = 0; code < last_.size(); ++code) last_[code] = last_value_of(code);
+    }
+    std::array<std::size_t, kAtOnce> operator()(const std::array<float, kAtOnce>& x) const {
+        std::array<std::size_t, kAtOnce> codes{};
+        for (std::size_t step = 128; step > 0; step >>= 1) {
+            for (std::size_t i = 0; i < kAtOnce; ++i)
+                codes[i] += step * static_cast<std::size_t>(x[i] > last_[codes[i] + step - 1]);
+        }
+        return codes;
+    }
+
+  private:
+    std::array<float, 255> last_;
+};
 
 }  // namespace
 
@@ -187,13 +225,14 @@ void dequantize_four_bit(const FourBitCode& code, const std::uint8_t* codes, con
     }
 }
 
-void double_quantize(std::span<const float> absmax, std::uint8_t* q, float* absmax2,
-                     float* offset) {
+float mean_absmax(std::span<const float> absmax) {
     double sum = 0;
     for (float value : absmax) sum += value;
-    const auto mean =
-        static_cast<float>(absmax.empty() ? 0.0 : sum / static_cast<double>(absmax.size()));
-    *offset = mean;
+    return static_cast<float>(absmax.empty() ? 0.0 : sum / static_cast<double>(absmax.size()));
+}
+
+void double_quantize(std::span<const float> absmax, float mean, std::uint8_t* q, float* absmax2) {
+    static const NearestCodes nearest_codes;
     const std::size_t block = kNestedBlockValues;
     for (std::size_t begin = 0; begin < absmax.size(); begin += block) {
         const std::size_t end = std::min(absmax.size(), begin + block);
@@ -203,8 +242,12 @@ void double_quantize(std::span<const float> absmax, std::uint8_t* q, float* absm
         }
         absmax2[begin / block] = largest;
         const float scale = 1.0f / largest;
-        for (std::size_t i = begin; i < end; ++i) {
-            q[i] = nearest_code((absmax[i] - mean) * scale);
+        for (std::size_t i = begin; i < end; i += NearestCodes::kAtOnce) {
+            const std::size_t count = std::min(NearestCodes::kAtOnce, end - i);
+            std::array<float, NearestCodes::kAtOnce> x{};
+            for (std::size_t k = 0; k < count; ++k) x[k] = (absmax[i + k] - mean) * scale;
+            const auto codes = nearest_codes(x);
+            for (std::size_t k = 0; k < count; ++k) q[i + k] = static_cast<std::uint8_t>(codes[k]);
         }
     }
 }

@@ -66,10 +66,12 @@ void quantize_four_bit(const FourBitCode& code, std::span<const float> x, std::u
 void dequantize_four_bit(const FourBitCode& code, const std::uint8_t* codes, const float* absmax,
                          std::int64_t first, std::span<float> out);
 
-/// Second level: absmax minus its mean, in blocks of 256, by the dynamic map. q[absmax.size()],
-/// absmax2[ceil(size / 256)], offset[1]. The mean is summed in double; torch's fp32 mean can differ
-/// in the last bit.
-void double_quantize(std::span<const float> absmax, std::uint8_t* q, float* absmax2, float* offset);
+/// The offset of the second level: the mean of all of a matrix's absmax. It is summed in double;
+/// torch's fp32 mean can differ in the last bit.
+float mean_absmax(std::span<const float> absmax);
+/// Second level: absmax minus `mean`, in blocks of 256 from the first on, by the dynamic map.
+/// q[absmax.size()], absmax2[ceil(size / 256)].
+void double_quantize(std::span<const float> absmax, float mean, std::uint8_t* q, float* absmax2);
 
 /// map[q] * absmax2 + offset, two roundings.
 void reconstruct_absmax(std::span<const std::uint8_t> q, const float* absmax2, float offset,

@@ -4,17 +4,9 @@
 #include <bit>
 #include <cstring>
 
+#include "base/clones.h"
 #include "base/dtype.h"
 #include "base/error.h"
-
-// Every loop is compiled twice and chosen by the CPU at run time. Both give the same bits: products
-// and sums are rounded separately (-ffp-contract=off). The choice runs before a sanitizer's own
-// start, so sanitized builds have one version.
-#if defined(__SANITIZE_ADDRESS__) || defined(__clang__)
-#define QSHARD_CLONES
-#else
-#define QSHARD_CLONES __attribute__((target_clones("avx2", "default")))
-#endif
 
 namespace qshard {
 namespace {

@@ -75,7 +75,8 @@ Weight quantized_weight(std::uint64_t seed, std::int64_t rows, std::int64_t cols
     quantize_four_bit(four_bit_code(form.storage), values, w.codes.data(), w.absmax.data());
     w.q.resize(blocks);
     w.absmax2.resize((blocks + 255) / 256);
-    double_quantize(w.absmax, w.q.data(), w.absmax2.data(), w.offset.data());
+    w.offset[0] = mean_absmax(w.absmax);
+    double_quantize(w.absmax, w.offset[0], w.q.data(), w.absmax2.data());
     return w;
 }
 

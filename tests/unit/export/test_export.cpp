@@ -16,14 +16,15 @@
 #include "place/merged_weights.h"
 #include "tensor/int8.h"
 #include "tensor/nf4.h"
+#include "tensor/rounding.h"
 
 /// Written models read back weight for weight, and merged weights are what the formula says.
 namespace qshard {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::expect_refused;
 using test::TempFolder;
+using testing::expect_refused;
 
 const fs::path kTiny = fs::path(QSHARD_TEST_DATA) / "golden" / "tiny";
 
@@ -349,14 +350,14 @@ TEST(QuantizedWeights, AreTheValuesThatTrainingSaw) {
         const WeightSpec& weight = placed.weight;
         std::vector<float> want = values_of(*model, weight);
         if (weight.linear) {
-            for (float& value : want) value = to_float(to_bf16(value));
+            round_to_bf16(want);
             std::vector<std::uint8_t> codes(want.size() / 2);
             std::vector<float> absmax(want.size() / 64);
             quantize_four_bit(kNf4Code, want, codes.data(), absmax.data());
             std::vector<std::uint8_t> nested(absmax.size());
             std::vector<float> absmax2((absmax.size() + 255) / 256);
-            float offset = 0;
-            double_quantize(absmax, nested.data(), absmax2.data(), &offset);
+            const float offset = mean_absmax(absmax);
+            double_quantize(absmax, offset, nested.data(), absmax2.data());
             reconstruct_absmax(nested, absmax2.data(), offset, absmax.data());
             dequantize_four_bit(kNf4Code, codes.data(), absmax.data(), 0, want);
         }

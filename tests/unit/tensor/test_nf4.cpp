@@ -65,7 +65,8 @@ Quantized quantize(const std::vector<float>& x, const FourBitCode& code = kNf4Co
     quantize_four_bit(code, x, r.codes.data(), r.absmax.data());
     r.q.resize(blocks);
     r.absmax2.resize((blocks + 255) / 256);
-    double_quantize(r.absmax, r.q.data(), r.absmax2.data(), &r.offset);
+    r.offset = mean_absmax(r.absmax);
+    double_quantize(r.absmax, r.offset, r.q.data(), r.absmax2.data());
     r.rebuilt.resize(blocks);
     reconstruct_absmax(r.q, r.absmax2.data(), r.offset, r.rebuilt.data());
     return r;
