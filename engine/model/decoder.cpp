@@ -173,13 +173,18 @@ void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenCo
     if (config_.gated_mlp) linear(packs.at(Role::kGate), context, tape.h2, tape, tape.gate, false);
     linear(packs.at(Role::kUp), context, tape.h2, tape, tape.up, false);
     backend_.activate(config_.activation, tape.gate, tape.up, tape.activated);
+    const LinearPack& down = packs.at(Role::kDown);
     if (x_out.empty()) {
-        down_project(packs.at(Role::kDown), context, tape.activated, tape);
+        if (config_.post_norms) {  // whose backward reads it
+            linear(down, context, tape.activated, tape, tape.mlp_out, false);
+        } else {
+            down_project(down, context, tape.activated, tape);
+        }
         return;
     }
     backend_.copy(tape.x_mid, x_out);
-    residual(packs.at(Role::kDown), context, tape.activated, tape, tape.mlp_out,
-             packs.norm(Role::kPostFfnNorm), x_out);
+    residual(down, context, tape.activated, tape, tape.mlp_out, packs.norm(Role::kPostFfnNorm),
+             x_out);
 }
 
 }  // namespace qshard

@@ -58,8 +58,8 @@ class Decoder {
 
     /// x_out = block(x_in); both fp32 [N, C], may not alias. Fills `tape`, made for N tokens. An
     /// empty x_out means that only the tape is wanted (recomputation): the last projection is left
-    /// out. With a cache, k and v of the new tokens are appended where context.sequences says their
-    /// keys end, and attention reads the cache.
+    /// out if the tape does not need it. With a cache, k and v of the new tokens are appended where
+    /// context.sequences says their keys end, and attention reads the cache.
     void forward(std::int64_t layer, const BlockPacks& packs, const TokenContext& context,
                  Tensor x_in, Tensor x_out, Tape& tape, const KvCache* cache = nullptr);
 

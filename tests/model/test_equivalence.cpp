@@ -184,7 +184,7 @@ TEST(Equivalence, HoldsForEveryQuantization) {
     }
 }
 
-TEST(Equivalence, HoldsForMixturesOfExpertsAndFusedProjections) {
+TEST(Equivalence, HoldsForMixturesOfExpertsFusedProjectionsAndNormsOfBranches) {
     ModelConfig mixture = test::small_config();
     mixture.family = "mixtral";
     mixture.experts = 5;
@@ -195,7 +195,10 @@ TEST(Equivalence, HoldsForMixturesOfExpertsAndFusedProjections) {
     ModelConfig fused = test::small_config();
     fused.family = "phi3";
     fused.fused_qkv = fused.fused_gate_up = true;
-    for (const ModelConfig& config : {mixture, fused}) {
+    ModelConfig branches = test::small_config();
+    branches.family = "gemma2";
+    branches.post_norms = true;
+    for (const ModelConfig& config : {mixture, fused, branches}) {
         const Outcome one =
             run({}, 4, DType::kBF16, OptimizerKind::kAdamW, Quantization::kNf4, config);
         for (const Variant& variant :
