@@ -139,7 +139,7 @@ one "shell scripts" shell_check
 for script in tests/jobs/test_*.py; do run_python "$script"; done
 
 one "build" build build all || summary
-one "clang-tidy" tests/tidy.sh build
+one "clang-tidy" tests/tidy.sh
 
 headline "model"
 if QSHARD_TEST_MODEL=$(jobs/get_model.sh); then
