@@ -76,6 +76,7 @@ WeightView rows_of(const WeightView& weight, std::int64_t first, std::int64_t co
     check(first >= 0 && count >= 0 && first + count <= weight.rows, "the weight has these rows");
     WeightView part = weight;
     part.rows = count;
+    if (weight.row_factors != nullptr) part.row_factors += first;
     if (weight.storage == Storage::kPlain) {
         part.plain = weight.plain.row_range(first, count);
     } else {

@@ -43,6 +43,7 @@ struct WeightView {
     const float* absmax2 = nullptr;              ///< double_quant: [ceil(blocks / 256)]
     const float* absmax_offset = nullptr;        ///< double_quant: [1]
     const float* absmax = nullptr;               ///< otherwise: [blocks], int8: [rows]
+    const float* row_factors = nullptr;  ///< [rows] applied to rows (fp32) before rounding; or null
 };
 
 /// View of `field` inside the unit's bytes at `unit`.
@@ -145,6 +146,22 @@ class Backend {
     /// [K, M]. M <= 1024. LoRA gradients.
     virtual void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c,
                            bool transposed) = 0;
+
+    // DoRA (Liu et al. 2024): row o of W + scale B A is scaled to the length magnitude[o]. The
+    // factor,
+    /// magnitude[o] over the row's norm, goes into packed weights (WeightView::row_factors).
+    /// out[o] = ||W[o] + scale * (B A)[o]||, the sum of squares in double, whatever row_factors
+    /// say; or magnitude[o] / that (0 where the norm is), if magnitude is not empty. a[r, in],
+    /// b[out, r], magnitude[out], out[out] fp32. in <= 262144, r <= 1024.
+    virtual void row_norms(const WeightView& weight, Tensor a, Tensor b, float scale,
+                           Tensor magnitude, Tensor out) = 0;
+    /// From dy and y = x (factor (W + scale B A))^T + bias: dmagnitude[o] = sum over n, in a
+    /// fixed order, of dy[n, o] * (y[n, o] - bias[o]) / magnitude[o] (0 where that is 0), the norms
+    /// taken as constants; and db[o] *= factor[o], which makes the derivative by B of that by
+    /// factor B. dy, y[N, out] any dtypes, bias (may be empty), magnitude, factor, dmagnitude
+    /// [out], db[out, r] fp32.
+    virtual void magnitude_backward(Tensor dy, Tensor y, Tensor bias, Tensor magnitude,
+                                    Tensor factor, Tensor db, Tensor dmagnitude) = 0;
 
     // Decoder.
     /// x[n] = scale * table[ids[n]]; table[V, C] any dtype, ids[N] on the host, x fp32.

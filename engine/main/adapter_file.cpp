@@ -119,22 +119,19 @@ AdapterLayout fit_adapter(const AdapterFile& adapter, const WeightReader& model)
     for (const NamedTensor& tensor : adapter.state.tensors) by_name[tensor.name] = &tensor;
     std::size_t matched = 0;
     for (const AdapterTarget& target : layout.targets) {
-        for (const bool is_a : {true, false}) {
-            const std::string key = peft_key(target, is_a);
-            const auto found = by_name.find(key);
+        for (const AdapterTensor& expected : tensors_of(target)) {
+            const auto found = by_name.find(expected.name);
             if (found == by_name.end()) {
                 throw UserError(
                     fmt::format("{} has no tensor \"{}\"; expected it beside the other "
-                                "one of its pair",
-                                adapter.path.string(), key));
+                                "ones of its module",
+                                adapter.path.string(), expected.name));
             }
-            const std::vector<std::int64_t> expected =
-                is_a ? std::vector{target.r, target.in} : std::vector{target.out, target.r};
-            if (found->second->shape != expected) {
+            if (found->second->shape != expected.shape) {
                 throw UserError(
                     fmt::format("{} was made for another model: its {} is {}, this model needs {}",
-                                adapter.path.string(), key, shape_text(found->second->shape),
-                                shape_text(expected)));
+                                adapter.path.string(), expected.name,
+                                shape_text(found->second->shape), shape_text(expected.shape)));
             }
             ++matched;
         }
@@ -162,10 +159,9 @@ std::vector<float> flat_values(const AdapterFile& adapter, const AdapterLayout& 
     for (const NamedTensor& tensor : adapter.state.tensors) by_name[tensor.name] = &tensor;
     std::vector<float> flat(static_cast<std::size_t>(layout.count));
     for (const AdapterTarget& target : layout.targets) {
-        for (const bool is_a : {true, false}) {
-            const NamedTensor& tensor = *by_name.at(peft_key(target, is_a));
-            std::copy_n(adapter.state.adapter.begin() + tensor.offset, tensor.count(),
-                        flat.begin() + (is_a ? target.a : target.b));
+        for (const AdapterTensor& mine : tensors_of(target)) {
+            std::copy_n(adapter.state.adapter.begin() + by_name.at(mine.name)->offset, mine.count(),
+                        flat.begin() + mine.offset);
         }
     }
     return flat;

@@ -107,10 +107,10 @@ std::map<std::string, std::string> TrainRun::identity() const {
         {"base_sha256", model_.source.weights->sha256()},
         {"data_sha256", data_->sha256()},
         {"tokenizer_sha256", model_.tokenizer ? model_.tokenizer->sha256() : ""},
-        {"adapter", fmt::format("lora r={} alpha={} dropout={} rslora={} targets={} elements={}{}",
-                                run_.adapter.r, run_.adapter.alpha, run_.adapter.dropout,
-                                run_.adapter.use_rslora, adapter.targets.size(), adapter.count,
-                                pattern_text(run_.adapter))},
+        {"adapter", fmt::format("{} r={} alpha={} dropout={} rslora={} targets={} elements={}{}",
+                                run_.adapter.use_dora ? "dora" : "lora", run_.adapter.r,
+                                run_.adapter.alpha, run_.adapter.dropout, run_.adapter.use_rslora,
+                                adapter.targets.size(), adapter.count, pattern_text(run_.adapter))},
         {"seed", fmt::format("{}", run_.train.seed)},
         {"optimizer", run_.train.optimizer},
         {"quantization",
@@ -187,14 +187,16 @@ void TrainRun::start_from(const std::string& path) {
         theirs.count == mine.count &&
         std::equal(theirs.targets.begin(), theirs.targets.end(), mine.targets.begin(),
                    mine.targets.end(), [](const AdapterTarget& a, const AdapterTarget& b) {
-                       return a.module == b.module && a.r == b.r && a.scale == b.scale;
+                       return a.module == b.module && a.r == b.r && a.scale == b.scale &&
+                              a.has_magnitudes() == b.has_magnitudes();
                    });
     if (!same) {
         throw UserError(fmt::format(
-            "the adapter {} has r {} and alpha {} on {} modules, this run r {} and alpha {} on {}: "
-            "set adapter.r, alpha, use_rslora, their patterns, target_modules and layers as it was "
-            "trained",
-            path, theirs.options.r, theirs.options.alpha, theirs.targets.size(), mine.options.r,
+            "the adapter {} has {}r {} and alpha {} on {} modules, this run {}r {} and alpha {} on "
+            "{}: set adapter.r, alpha, use_rslora, use_dora, their patterns, target_modules and "
+            "layers as it was trained",
+            path, theirs.options.use_dora ? "DoRA, " : "", theirs.options.r, theirs.options.alpha,
+            theirs.targets.size(), mine.options.use_dora ? "DoRA, " : "", mine.options.r,
             mine.options.alpha, mine.targets.size()));
     }
     initial_adapter_ = flat_values(file, mine);
@@ -204,6 +206,7 @@ void TrainRun::resume() {
     const AdapterLayout& adapter = trainer_->adapter_layout();
     initial_adapter_.resize(static_cast<std::size_t>(adapter.count));
     initialize_adapter(adapter, run_.train.seed, initial_adapter_);
+    trainer_->fill_magnitudes(initial_adapter_);
     agree(group_, "loading the adapter to start from", [&] {
         if (run_.adapter.init_from) start_from(*run_.adapter.init_from);
     });
@@ -255,9 +258,9 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     state.nonfinite_steps = nonfinite_steps_;
     state.nonfinite_in_a_row = nonfinite_in_a_row_;
     const AdapterLayout& layout = trainer_->adapter_layout();
-    for (const AdapterTarget& t : layout.targets) {
-        state.tensors.push_back({peft_key(t, true), {t.r, t.in}, t.a});
-        state.tensors.push_back({peft_key(t, false), {t.out, t.r}, t.b});
+    for (const AdapterTarget& target : layout.targets) {
+        for (AdapterTensor& tensor : tensors_of(target))
+            state.tensors.push_back({std::move(tensor.name), tensor.shape, tensor.offset});
     }
     state.adapter = trainer_->adapter();
     state.optimizer_name = run_.train.optimizer;
@@ -267,6 +270,7 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     config.alpha = run_.adapter.alpha;
     config.dropout = run_.adapter.dropout;
     config.use_rslora = run_.adapter.use_rslora;
+    config.use_dora = run_.adapter.use_dora;
     config.fan_in_fan_out = model_.config().conv1d;
     config.init_lora_weights = run_.adapter.init_lora_weights;
     config.rank_pattern = run_.adapter.rank_pattern;

@@ -74,6 +74,7 @@ AdapterOptions TrainRun::adapter_options() const {
     options.alpha = run_.adapter.alpha;
     options.dropout = run_.adapter.dropout;
     options.use_rslora = run_.adapter.use_rslora;
+    options.use_dora = run_.adapter.use_dora;
     const std::string& init = run_.adapter.init_lora_weights;
     options.init = init == "gaussian" ? AdapterInit::kGaussian
                    : init == "false"  ? AdapterInit::kRandom
@@ -366,7 +367,12 @@ void TrainRun::finish() {
     if (!validation_.empty()) {
         after = evaluate_validation();
         const std::vector<float> trained = trainer_->adapter();
-        trainer_->set_adapter(std::vector<float>(trained.size(), 0.0f));
+        std::vector<float> none(trained.size(), 0.0f);
+        {
+            const Section section(watchdog_.get(), kEvaluate, status_step_);
+            trainer_->fill_magnitudes(none);
+        }
+        trainer_->set_adapter(none);
         before = evaluate_validation();
         trainer_->set_adapter(trained);
     }

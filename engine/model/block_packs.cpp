@@ -1,5 +1,7 @@
 #include "model/block_packs.h"
 
+#include <initializer_list>
+
 #include "tensor/arena.h"
 
 namespace qshard {
@@ -67,11 +69,15 @@ class Packer {
     std::byte *forward_, *backward_, *end_;
 };
 
+Tensor part_of(const float* values, std::initializer_list<std::int64_t> shape) {
+    return {const_cast<float*>(values), DType::kF32, shape};
+}
+
 WeightView factor(const float* values, std::int64_t rows, std::int64_t cols, float scale) {
     WeightView view;
     view.rows = rows;
     view.cols = cols;
-    view.plain = Tensor(const_cast<float*>(values), DType::kF32, {rows, cols});
+    view.plain = part_of(values, {rows, cols});
     view.scale = scale;
     return view;
 }
@@ -158,7 +164,7 @@ std::size_t block_pack_bytes(const Backend& backend, const UnitLayout& unit, std
 
 BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::byte* bytes,
                          std::int64_t layer, const AdapterLayout* adapter,
-                         const float* adapter_values, DType compute, Directions directions,
+                         const AdapterValues& values, DType compute, Directions directions,
                          std::byte* destination) {
     BlockPacks packs;
     const Directions forward{directions.forward, false};
@@ -167,7 +173,7 @@ BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::by
                   block_pack_bytes(backend, unit, layer, adapter, compute, directions));
     for (const Field& field : unit.fields) {
         const WeightSpec& weight = field.weight;
-        const WeightView whole = view_of(field, bytes);
+        WeightView whole = view_of(field, bytes);
         if (weight.role == Role::kRouter) {
             packer.pack(whole, DType::kF32, packs.router.forward, packs.router.backward);
             continue;
@@ -183,28 +189,49 @@ BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::by
         }
         const AdapterTarget* target =
             adapter == nullptr ? nullptr : adapter->find(layer, weight.role);
+        const bool scaled = target != nullptr && target->has_magnitudes();
+        if (scaled) whole.row_factors = values.row_factors + target->first_row;
         LinearPack *first = nullptr, *last = nullptr;
         std::int64_t row = 0;
         for (const WeightPart& part : parts_of(weight)) {
             LinearPack& pack = packs.linear[static_cast<std::size_t>(part.role)];
-            packer.pack(rows_of(whole, row, part.rows), pack.forward, pack.backward);
+            const WeightView rows = rows_of(whole, row, part.rows);
+            packer.pack(rows, pack.forward, pack.backward);
             pack.target = target;
             pack.first_row = row;
             if (target != nullptr) {
                 const AdapterTarget& t = *target;
-                packer.pack_apart(factor(adapter_values + t.b + row * t.r, part.rows, t.r, t.scale),
-                                  pack.b_forward, pack.b_backward);
+                WeightView b = factor(values.flat + t.b + row * t.r, part.rows, t.r, t.scale);
+                b.row_factors = rows.row_factors;
+                packer.pack_apart(b, pack.b_forward, pack.b_backward);
+            }
+            if (scaled) {
+                pack.row_factor = part_of(rows.row_factors, {part.rows});
+                pack.magnitude = part_of(values.flat + target->magnitude + row, {part.rows});
             }
             if (first == nullptr) first = &pack;
             last = &pack;
             row += part.rows;
         }
         if (target == nullptr) continue;
-        packer.pack(factor(adapter_values + target->a, target->r, target->in, 1.0f),
-                    first->a_forward, last->a_backward);
+        packer.pack(factor(values.flat + target->a, target->r, target->in, 1.0f), first->a_forward,
+                    last->a_backward);
     }
     for (const Field& field : unit.fields) set_biases(field.weight, packs);
     return packs;
+}
+
+void measure_rows(Backend& backend, const UnitLayout& unit, const std::byte* bytes,
+                  std::int64_t layer, const AdapterLayout& adapter, const AdapterValues& values,
+                  RowMeasure measure) {
+    for (const AdapterTarget& t : adapter.targets) {
+        if (t.layer != layer || !t.has_magnitudes()) continue;
+        const Tensor magnitude =
+            measure == RowMeasure::kFactor ? part_of(values.flat + t.magnitude, {t.out}) : Tensor();
+        backend.row_norms(view_of(unit.at(t.role), bytes), part_of(values.flat + t.a, {t.r, t.in}),
+                          part_of(values.flat + t.b, {t.out, t.r}), t.scale, magnitude,
+                          part_of(values.row_factors + t.first_row, {t.out}));
+    }
 }
 
 }  // namespace qshard

@@ -19,8 +19,15 @@ struct Directions {
     bool backward = false;
 };
 
-/// One linear y = x W^T + bias + scale B (A x), as gemm operands. Parts of a fused linear share A:
-/// its first part has a_forward, its last a_backward, and each its own rows of B.
+/// An adapter's numbers on the backend.
+struct AdapterValues {
+    const float* flat = nullptr;   ///< the flat vector
+    float* row_factors = nullptr;  ///< DoRA: [AdapterLayout::rows], what measure_rows() makes
+};
+
+/// One linear y = x W^T + bias + scale B (A x), as gemm operands; with DoRA the rows of W and of
+/// scale B are packed times their row factors. Parts of a fused linear share A: its first part has
+/// a_forward, its last a_backward, and each its own rows of B.
 struct LinearPack {
     const AdapterTarget* target = nullptr;  ///< null: no adapter here
     std::int64_t first_row = 0;             ///< of B, where this part begins
@@ -28,6 +35,7 @@ struct LinearPack {
     Packed a_forward, b_forward;    ///< u = x A^T;  y += u (scale B)^T
     Packed a_backward, b_backward;  ///< dx += du A; du = dy (scale B)
     Tensor bias;                    ///< fp32 [out] or empty
+    Tensor magnitude, row_factor;   ///< fp32 [out] or empty
 };
 
 /// The linears of one expert of a mixture; never adapted.
@@ -56,11 +64,22 @@ struct BlockPacks {
 std::size_t block_pack_bytes(const Backend& backend, const UnitLayout& unit, std::int64_t layer,
                              const AdapterLayout* adapter, DType compute, Directions directions);
 
-/// Expands layer `layer` from `bytes` (a unit laid out as `unit`) and `adapter_values` (the flat
-/// vector on the backend; ignored if `adapter` is null) into `destination`.
+/// Expands layer `layer` from `bytes` (a unit laid out as `unit`) and `values` (ignored if
+/// `adapter` is null; with DoRA their row factors are those of this base and these values) into
+/// `destination`.
 BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::byte* bytes,
                          std::int64_t layer, const AdapterLayout* adapter,
-                         const float* adapter_values, DType compute, Directions directions,
+                         const AdapterValues& values, DType compute, Directions directions,
                          std::byte* destination);
+
+/// What measure_rows() is asked for.
+enum class RowMeasure : std::uint8_t {
+    kNorm,    ///< ||W + scale B A|| of each row
+    kFactor,  ///< its magnitude over that
+};
+/// Fills the rows of the layer's targets in values.row_factors; nothing without DoRA.
+void measure_rows(Backend& backend, const UnitLayout& unit, const std::byte* bytes,
+                  std::int64_t layer, const AdapterLayout& adapter, const AdapterValues& values,
+                  RowMeasure measure);
 
 }  // namespace qshard

@@ -138,13 +138,17 @@ void Decoder::experts(const BlockPacks& packs, Tape& tape, Tensor x_out) {
 void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenContext& context,
                       Tensor x_in, Tensor x_out, Tape& tape, const KvCache* cache) {
     pre_norm(packs.norm(Role::kNorm1), x_in, tape.h1);
-    Tensor q = config_.qk_norm ? tape.q_raw : tape.q, k = config_.qk_norm ? tape.k_raw : tape.k;
+    const bool raw = !tape.q_raw.empty();
+    Tensor q = raw ? tape.q_raw : tape.q, k = raw ? tape.k_raw : tape.k;
     linear(packs.at(Role::kQ), context, tape.h1, tape, q, false);
     linear(packs.at(Role::kK), context, tape.h1, tape, k, false);
     linear(packs.at(Role::kV), context, tape.h1, tape, tape.v, false);
     if (config_.qk_norm) {
         qk_norm(packs, Role::kQNorm, q, tape.q);
         qk_norm(packs, Role::kKNorm, k, tape.k);
+    } else if (raw) {
+        backend_.copy(q, tape.q);
+        backend_.copy(k, tape.k);
     }
     rotate(layer, context, tape.q, tape.k, false);
     Tensor keys = tape.k, values = tape.v;
@@ -175,7 +179,8 @@ void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenCo
     backend_.activate(config_.activation, tape.gate, tape.up, tape.activated);
     const LinearPack& down = packs.at(Role::kDown);
     if (x_out.empty()) {
-        if (config_.post_norms) {  // whose backward reads it
+        const bool output_is_read = config_.post_norms || tape.adapter.magnitudes;
+        if (output_is_read && !tape.mlp_out.empty()) {
             linear(down, context, tape.activated, tape, tape.mlp_out, false);
         } else {
             down_project(down, context, tape.activated, tape);

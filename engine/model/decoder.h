@@ -65,13 +65,13 @@ class Decoder {
 
     /// dx (fp32 [N, C]) is the derivative of the loss by the block's output and becomes that by its
     /// input. LoRA gradients of this slot overwrite `gradient`, laid out as the layer's range of
-    /// the flat vector (null: none). Consumes the tape (gate and up are overwritten). `scratch` has
-    /// backward_scratch_bytes().
+    /// the flat vector (null: none). Consumes the tape (gate and up are overwritten).
+    /// `scratch` has backward_scratch_bytes().
     void backward(std::int64_t layer, const BlockPacks& packs, const TokenContext& context,
                   Tensor x_in, Tape& tape, Tensor dx, float* gradient, std::int64_t layer_begin,
                   std::byte* scratch);
 
-    static std::size_t backward_scratch_bytes(const ModelConfig& config, std::int64_t r,
+    static std::size_t backward_scratch_bytes(const ModelConfig& config, AdapterNeeds adapter,
                                               std::int64_t tokens, DType compute);
 
     const ModelConfig& config() const { return config_; }

@@ -9,17 +9,19 @@ namespace {
 
 /// What the backward of one block works in; the one description of its scratch memory.
 struct Work {
-    Tensor d_ffn;        ///< [N, F]
-    Tensor d_attention;  ///< [N, H*D]
-    Tensor dq, dk, dv;   ///< fp32 [N, H*D], [N, K*D], [N, K*D]
-    Tensor dh;           ///< fp32 [N, C]
-    Tensor branch;       ///< fp32 [N, C], only where a branch has its own norm or scale
-    Tensor du[3];        ///< [N, R]
-    ExpertWork experts;  ///< only with experts
+    Tensor d_ffn;         ///< [N, F]
+    Tensor d_attention;   ///< [N, H*D]
+    Tensor dq, dk, dv;    ///< fp32 [N, H*D], [N, K*D], [N, K*D]
+    Tensor dh;            ///< fp32 [N, C]
+    Tensor branch;        ///< fp32 [N, C], only where a branch has its own norm or scale
+    Tensor d_gate, d_up;  ///< [N, F], only with magnitudes: gate and up are read once more
+    Tensor du[3];         ///< [N, R]
+    ExpertWork experts;   ///< only with experts
 };
 
 template <class Take>
-void for_each_tensor(Work& work, const ModelConfig& c, std::int64_t r, DType compute, Take&& take) {
+void for_each_tensor(Work& work, const ModelConfig& c, AdapterNeeds adapter, DType compute,
+                     Take&& take) {
     take(work.d_ffn, compute, c.ffn_width);
     take(work.d_attention, compute, c.q_width());
     take(work.dq, DType::kF32, c.q_width());
@@ -33,8 +35,12 @@ void for_each_tensor(Work& work, const ModelConfig& c, std::int64_t r, DType com
         take(work.experts.dots, DType::kF32, c.experts_per_token);
         take(work.experts.d_router, DType::kF32, c.experts);
     }
-    if (r > 0) {
-        for (Tensor& du : work.du) take(du, compute, r);
+    if (adapter.magnitudes && c.experts == 0) {
+        if (c.gated_mlp) take(work.d_gate, compute, c.ffn_width);
+        take(work.d_up, compute, c.ffn_width);
+    }
+    if (adapter.r > 0) {
+        for (Tensor& du : work.du) take(du, compute, adapter.r);
     }
 }
 
@@ -50,10 +56,11 @@ struct Decoder::Backward {
     const AdapterDropout* dropout;  ///< or null
     Work work;
 
-    /// A linear seen from its output: its pack, its input x and the derivative of its output.
+    /// A linear seen from its output: its pack, its input x, its output y (read for magnitudes
+    /// only) and the derivative of that.
     struct Branch {
         const LinearPack& pack;
-        Tensor x, dy;
+        Tensor x, y, dy;
     };
 
     /// dx = sum over branches (they share their input) of dy W + du A, and the LoRA gradients of
@@ -127,20 +134,26 @@ struct Decoder::Backward {
         Tensor da(gradient + (t.a - layer_begin), DType::kF32, {t.r, t.in});
         backend.gemm_rows(du, x, 1.0f, compute, da, false);
     }
-    /// The rows of B that belong to this part.
+    /// The rows of B that belong to this part, and their magnitudes.
     void gradient_of_b(const Branch& branch) {
-        const AdapterTarget& t = *branch.pack.target;
-        Tensor db(gradient + (t.b - layer_begin + branch.pack.first_row * t.r), DType::kF32,
+        const LinearPack& pack = branch.pack;
+        const AdapterTarget& t = *pack.target;
+        Tensor db(gradient + (t.b - layer_begin + pack.first_row * t.r), DType::kF32,
                   {branch.dy.cols(), t.r});
         backend.gemm_rows(tape.u_of(t), branch.dy, t.scale, compute, db, true);
+        if (!t.has_magnitudes()) return;
+        const Tensor dm(gradient + (t.magnitude - layer_begin + pack.first_row), DType::kF32,
+                        {branch.dy.cols()});
+        backend.magnitude_backward(branch.dy, branch.y, pack.bias, pack.magnitude, pack.row_factor,
+                                   db, dm);
     }
 };
 
-std::size_t Decoder::backward_scratch_bytes(const ModelConfig& config, std::int64_t r,
+std::size_t Decoder::backward_scratch_bytes(const ModelConfig& config, AdapterNeeds adapter,
                                             std::int64_t tokens, DType compute) {
     Work work;
     std::size_t bytes = 0;
-    for_each_tensor(work, config, r, compute, [&](Tensor&, DType dtype, std::int64_t cols) {
+    for_each_tensor(work, config, adapter, compute, [&](Tensor&, DType dtype, std::int64_t cols) {
         bytes += Scratch::aligned(static_cast<std::size_t>(tokens * cols) * bytes_of(dtype));
     });
     return bytes;
@@ -157,15 +170,17 @@ void Decoder::through_norm(const Norm& norm, Tensor x, Tensor dh, Tensor dx) {
 
 /// b.work.dh = the derivative by h2 from that by the MLP's output.
 void Decoder::mlp_backward(const BlockPacks& packs, Tape& tape, Tensor dy, Backward& b) {
-    b.linears({{packs.at(Role::kDown), tape.activated, dy}}, b.work.d_ffn);
-    backend_.activate_backward(config_.activation, tape.gate, tape.up, b.work.d_ffn, tape.gate,
-                               tape.up);
+    b.linears({{packs.at(Role::kDown), tape.activated, tape.mlp_out, dy}}, b.work.d_ffn);
+    const bool in_place = b.work.d_up.empty();
+    const Tensor d_gate = in_place ? tape.gate : b.work.d_gate;
+    const Tensor d_up = in_place ? tape.up : b.work.d_up;
+    backend_.activate_backward(config_.activation, tape.gate, tape.up, b.work.d_ffn, d_gate, d_up);
     if (config_.gated_mlp) {
-        b.linears(
-            {{packs.at(Role::kGate), tape.h2, tape.gate}, {packs.at(Role::kUp), tape.h2, tape.up}},
-            b.work.dh);
+        b.linears({{packs.at(Role::kGate), tape.h2, tape.gate, d_gate},
+                   {packs.at(Role::kUp), tape.h2, tape.up, d_up}},
+                  b.work.dh);
     } else {
-        b.linears({{packs.at(Role::kUp), tape.h2, tape.up}}, b.work.dh);
+        b.linears({{packs.at(Role::kUp), tape.h2, tape.up, d_up}}, b.work.dh);
     }
 }
 
@@ -173,12 +188,10 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
                        Tensor x_in, Tape& tape, Tensor dx, float* gradient,
                        std::int64_t layer_begin, std::byte* scratch_memory) {
     const std::int64_t n = context.tokens;
-    const Tensor& any_u = tape.u[static_cast<std::size_t>(Role::kO)];
-    const std::int64_t r = any_u.empty() ? 0 : any_u.cols();
     const AdapterDropout* dropout = context.dropout ? &*context.dropout : nullptr;
     Backward b{backend_, compute_, tape, gradient, layer_begin, dropout, {}};
-    Scratch scratch(scratch_memory, backward_scratch_bytes(config_, r, n, compute_));
-    for_each_tensor(b.work, config_, r, compute_,
+    Scratch scratch(scratch_memory, backward_scratch_bytes(config_, tape.adapter, n, compute_));
+    for_each_tensor(b.work, config_, tape.adapter, compute_,
                     [&](Tensor& tensor, DType dtype, std::int64_t cols) {
                         tensor = scratch.take(dtype, {n, cols});
                     });
@@ -186,7 +199,7 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
         b.work.experts.dots = b.work.experts.dots.reshaped({n * config_.experts_per_token, 1});
     // Derivative of a branch's linear output from that of the residual stream it was added to.
     auto through_branch = [&](Tensor kept, Role post_norm) {
-        if (kept.empty()) return dx;
+        if (b.work.branch.empty()) return dx;
         backend_.copy(dx, b.work.branch);
         backend_.scale(b.work.branch, config_.residual_scale);
         if (config_.post_norms) {
@@ -205,7 +218,8 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
     through_norm(packs.norm(Role::kNorm2), tape.x_mid, b.work.dh, dx);
 
     const Tensor d_out = through_branch(tape.attention_out, Role::kPostAttentionNorm);
-    b.linears({{packs.at(Role::kO), tape.attention, d_out}}, b.work.d_attention);
+    b.linears({{packs.at(Role::kO), tape.attention, tape.attention_out, d_out}},
+              b.work.d_attention);
     backend_.attention_backward(attention_shape(layer, context), tape.q, tape.k, tape.v,
                                 tape.attention, tape.lse, b.work.d_attention, b.work.dq, b.work.dk,
                                 b.work.dv);
@@ -221,9 +235,9 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
         through(tape.q_raw, Role::kQNorm, b.work.dq);
         through(tape.k_raw, Role::kKNorm, b.work.dk);
     }
-    b.linears({{packs.at(Role::kQ), tape.h1, b.work.dq},
-               {packs.at(Role::kK), tape.h1, b.work.dk},
-               {packs.at(Role::kV), tape.h1, b.work.dv}},
+    b.linears({{packs.at(Role::kQ), tape.h1, tape.q_raw, b.work.dq},
+               {packs.at(Role::kK), tape.h1, tape.k_raw, b.work.dk},
+               {packs.at(Role::kV), tape.h1, tape.v, b.work.dv}},
               b.work.dh);
     through_norm(packs.norm(Role::kNorm1), x_in, b.work.dh, dx);
 }

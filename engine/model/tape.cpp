@@ -16,9 +16,10 @@ bool has_dense_layers(const ModelConfig& config) {
 /// Calls take(tensor, dtype, columns) for every tensor of a tape: the one description of its
 /// layout.
 template <class Take>
-void for_each_tensor(Tape& tape, const ModelConfig& c, std::int64_t r, DType compute, Take&& take) {
+void for_each_tensor(Tape& tape, const ModelConfig& c, AdapterNeeds adapter, DType compute,
+                     Take&& take) {
     take(tape.h1, compute, c.width);
-    if (c.qk_norm) {
+    if (c.qk_norm || adapter.magnitudes) {
         take(tape.q_raw, compute, c.q_width());
         take(tape.k_raw, compute, c.kv_width());
     }
@@ -28,7 +29,7 @@ void for_each_tensor(Tape& tape, const ModelConfig& c, std::int64_t r, DType com
     take(tape.attention, compute, c.q_width());
     take(tape.lse, DType::kF32, c.heads);
     const bool keeps_branches = c.post_norms || c.residual_scale != 1.0f;
-    if (keeps_branches) take(tape.attention_out, DType::kF32, c.width);
+    if (keeps_branches || adapter.magnitudes) take(tape.attention_out, DType::kF32, c.width);
     take(tape.x_mid, DType::kF32, c.width);
     take(tape.h2, compute, c.width);
     if (has_dense_layers(c)) {
@@ -45,32 +46,41 @@ void for_each_tensor(Tape& tape, const ModelConfig& c, std::int64_t r, DType com
         take(tape.expert_in, compute, c.width);
         take(tape.expert_out, DType::kF32, c.width);
     }
-    if (keeps_branches) take(tape.mlp_out, DType::kF32, c.width);
+    const bool adapted_mlp = adapter.magnitudes && c.experts == 0;
+    if (keeps_branches || adapted_mlp) take(tape.mlp_out, DType::kF32, c.width);
     if (c.post_norms) take(tape.branch, DType::kF32, c.width);
-    if (r > 0) {
-        for (Role role : linear_roles(c)) take(tape.u[static_cast<std::size_t>(role)], compute, r);
+    if (adapter.r > 0) {
+        for (Role role : linear_roles(c))
+            take(tape.u[static_cast<std::size_t>(role)], compute, adapter.r);
     }
 }
 
 }  // namespace
 
-std::size_t tape_bytes(const ModelConfig& config, std::int64_t r, std::int64_t tokens,
+AdapterNeeds needs_of(const AdapterLayout* adapter, bool backward) {
+    if (adapter == nullptr) return {};
+    return {adapter->largest_r(), backward && adapter->rows > 0};
+}
+
+std::size_t tape_bytes(const ModelConfig& config, AdapterNeeds adapter, std::int64_t tokens,
                        DType compute) {
     Tape tape;
     std::size_t bytes = 0;
-    for_each_tensor(tape, config, r, compute, [&](Tensor&, DType dtype, std::int64_t cols) {
+    for_each_tensor(tape, config, adapter, compute, [&](Tensor&, DType dtype, std::int64_t cols) {
         bytes += Scratch::aligned(static_cast<std::size_t>(tokens * cols) * bytes_of(dtype));
     });
     return bytes;
 }
 
-Tape make_tape(const ModelConfig& config, std::int64_t r, std::int64_t tokens, DType compute,
+Tape make_tape(const ModelConfig& config, AdapterNeeds adapter, std::int64_t tokens, DType compute,
                std::byte* memory) {
     Tape tape;
-    Scratch scratch(memory, tape_bytes(config, r, tokens, compute));
-    for_each_tensor(tape, config, r, compute, [&](Tensor& tensor, DType dtype, std::int64_t cols) {
-        tensor = scratch.take(dtype, {tokens, cols});
-    });
+    tape.adapter = adapter;
+    Scratch scratch(memory, tape_bytes(config, adapter, tokens, compute));
+    for_each_tensor(tape, config, adapter, compute,
+                    [&](Tensor& tensor, DType dtype, std::int64_t cols) {
+                        tensor = scratch.take(dtype, {tokens, cols});
+                    });
     for (Tensor* tensor : {&tape.expert_gate, &tape.expert_up, &tape.expert_activated}) {
         if (!tensor->empty())
             *tensor = tensor->reshaped({tokens * config.experts_per_token, config.expert_width});

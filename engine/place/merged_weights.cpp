@@ -1,6 +1,7 @@
 #include "place/merged_weights.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/error.h"
 #include "base/parallel.h"
@@ -25,6 +26,15 @@ void add_product(const AdapterTarget& target, const float* values, std::int64_t 
     for (std::size_t i = 0; i < sum.size(); ++i) out[i] += sum[i] * target.scale;
 }
 
+/// Scales a row to its magnitude; a row of zeros stays one.
+void set_length(float magnitude, std::span<float> row) {
+    double squares = 0;
+    for (float value : row) squares += double{value} * double{value};
+    const auto norm = static_cast<float>(std::sqrt(squares));
+    const float factor = norm > 0 ? magnitude / norm : 0.0f;
+    for (float& value : row) value *= factor;
+}
+
 }  // namespace
 
 MergedWeights::MergedWeights(const WeightReader& weights, const AdapterLayout& adapter,
@@ -38,22 +48,41 @@ const AdapterTarget* MergedWeights::target_of(const WeightSpec& weight) const {
     return weight.linear && target != adapter_.targets.end() ? &*target : nullptr;
 }
 
-void MergedWeights::read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const {
+void MergedWeights::read_base(const WeightSpec& weight, std::int64_t first,
+                              std::span<float> out) const {
     weights_.read(weight, first, out);
     if (base_ == DType::kBF16 || weights_.source_dtype(weight) == DType::kBF16) {
         round_to_bf16(out);
     } else if (base_ == DType::kF16) {
         round_to_half(out);
     }
+}
+
+void MergedWeights::read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const {
+    read_base(weight, first, out);
     const AdapterTarget* target = target_of(weight);
     if (target == nullptr) return;
+    std::vector<float> whole;  // a row of which `out` has a part
     for (std::size_t done = 0; done < out.size();) {
         const std::int64_t at = first + static_cast<std::int64_t>(done);
         const std::int64_t row = at / weight.cols, column = at % weight.cols;
         const std::size_t count =
             std::min(out.size() - done, static_cast<std::size_t>(weight.cols - column));
-        add_product(*target, values_.data(), row, column, out.subspan(done, count));
+        const std::span<float> part = out.subspan(done, count);
         done += count;
+        if (!target->has_magnitudes()) {
+            add_product(*target, values_.data(), row, column, part);
+            continue;
+        }
+        const bool is_whole = count == static_cast<std::size_t>(weight.cols);
+        if (!is_whole) {
+            whole.resize(static_cast<std::size_t>(weight.cols));
+            read_base(weight, row * weight.cols, whole);
+        }
+        const std::span<float> line = is_whole ? part : std::span(whole);
+        add_product(*target, values_.data(), row, 0, line);
+        set_length(values_[static_cast<std::size_t>(target->magnitude + row)], line);
+        if (!is_whole) std::copy_n(whole.begin() + column, count, part.begin());
     }
 }
 

@@ -14,9 +14,10 @@
 /// Weights seen through what training did to them, for export: read part by part like any model's.
 namespace qshard {
 
-/// W + scale * (B A) wherever the adapter has a target, W elsewhere, in fp32: the caller rounds
-/// once, as PEFT's merge_and_unload() does with an fp32 adapter on a 16-bit base. W is rounded to
-/// `base` first, the dtype that base would be loaded in; values of kBF16 sources always to bf16.
+/// W + scale * (B A) wherever the adapter has a target (with DoRA each row of it scaled to the
+/// length of its magnitude), W elsewhere, in fp32: the caller rounds once, as PEFT's
+/// merge_and_unload() does with an fp32 adapter on a 16-bit base. W is rounded to `base` first, the
+/// dtype that base would be loaded in; values of kBF16 sources always to bf16.
 class MergedWeights final : public WeightReader {
   public:
     /// All three must outlive it.
@@ -34,6 +35,7 @@ class MergedWeights final : public WeightReader {
 
   private:
     const AdapterTarget* target_of(const WeightSpec& weight) const;
+    void read_base(const WeightSpec& weight, std::int64_t first, std::span<float> out) const;
 
     const WeightReader& weights_;
     const AdapterLayout& adapter_;

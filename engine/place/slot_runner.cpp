@@ -77,17 +77,18 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
       adapter_(adapter),
       options_(options),
       arena_(arena),
-      r_(adapter == nullptr ? 0 : adapter->largest_r()) {
+      needs_(needs_of(adapter, options.backward)) {
     check(!options.backward || adapter != nullptr, "only an adapter can be trained");
+    check(!needs_.magnitudes || adapter->options.dropout == 0, "DoRA is trained without dropout");
     const std::int64_t n = options.max_tokens;
     const auto slots = static_cast<std::size_t>(options.max_group_slots);
     input_stride_ = Scratch::aligned(static_cast<std::size_t>(n * config.width) * sizeof(float));
-    tape_stride_ = Scratch::aligned(tape_bytes(config, r_, n, options.compute));
+    tape_stride_ = Scratch::aligned(tape_bytes(config, needs_, n, options.compute));
     const std::size_t kept =
         options.backward ? static_cast<std::size_t>(config.layers - options.recomputed_layers) : 0;
     const std::size_t inputs = options.backward ? static_cast<std::size_t>(config.layers + 1) : 2;
     const std::size_t backward_scratch =
-        options.backward ? Decoder::backward_scratch_bytes(config, r_, n, options.compute) : 0;
+        options.backward ? Decoder::backward_scratch_bytes(config, needs_, n, options.compute) : 0;
     packs_ =
         arena.reserve("expanded weights", pack_bytes(backend, config, layout, adapter, options));
     inputs_ = arena.reserve("block inputs", slots * inputs * input_stride_);
@@ -105,6 +106,10 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
         dropout_ =
             arena.reserve("adapter dropout", dropout_bytes(config, n, options.compute).total());
     }
+    if (adapter != nullptr && adapter->rows > 0) {
+        row_factors_ = arena.reserve("row factors of the adapter",
+                                     static_cast<std::size_t>(adapter->rows) * sizeof(float));
+    }
     ropes_ = arena.reserve("rotary tables", rope_bytes(config, n));
 }
 
@@ -116,6 +121,34 @@ void SlotRunner::start(WeightSource& source, const float* adapter_values) {
         make_rope_tensors(backend_, config_, options_.max_tokens, arena_.at(ropes_)),
         options_.compute);
     head_ = std::make_unique<Head>(backend_, config_, options_.compute);
+    adapter_changed();
+}
+
+void SlotRunner::adapter_changed() {
+    factors_made_.assign(static_cast<std::size_t>(config_.layers),
+                         adapter_ == nullptr || adapter_->rows == 0);
+}
+
+AdapterValues SlotRunner::values() const {
+    const bool dora = adapter_ != nullptr && adapter_->rows > 0;
+    return {adapter_values_, dora ? reinterpret_cast<float*>(arena_.at(row_factors_)) : nullptr};
+}
+
+std::vector<float> SlotRunner::row_norms() {
+    check(adapter_ != nullptr && adapter_->rows > 0, "the adapter has magnitudes");
+    std::vector<std::size_t> order;
+    for (std::int64_t l = 0; l < config_.layers; ++l) order.push_back(layout_.layer_unit(l));
+    source_->expect(order);
+    for (std::int64_t l = 0; l < config_.layers; ++l) {
+        const std::size_t unit = layout_.layer_unit(l);
+        measure_rows(backend_, layout_.units[unit], source_->acquire(unit), l, *adapter_, values(),
+                     RowMeasure::kNorm);
+        source_->release(unit);
+    }
+    std::vector<float> norms(static_cast<std::size_t>(adapter_->rows));
+    backend_.download(norms.data(), values().row_factors, norms.size() * sizeof(float));
+    adapter_changed();
+    return norms;
 }
 
 void SlotRunner::train(std::span<const Slot> slots, const SlotPosition& where, float weight,
@@ -198,7 +231,7 @@ Tape SlotRunner::tape(std::size_t index, std::int64_t layer) const {
                                                     layer - options_.recomputed_layers);
         memory = arena_.at(tapes_) + place * tape_stride_;
     }
-    return make_tape(config_, r_, states_[index].context.tokens, options_.compute, memory);
+    return make_tape(config_, needs_, states_[index].context.tokens, options_.compute, memory);
 }
 
 BlockPacks SlotRunner::prepare(std::int64_t layer, Directions directions) {
@@ -209,9 +242,13 @@ BlockPacks SlotRunner::prepare(std::int64_t layer, Directions directions) {
         bytes = source_->acquire(unit);
     }
     const Timer timer(seconds_.expand);
-    BlockPacks packs =
-        prepare_block(backend_, layout_.units[unit], bytes, layer, adapter_, adapter_values_,
-                      options_.compute, directions, arena_.at(packs_));
+    if (!factors_made_[static_cast<std::size_t>(layer)]) {
+        measure_rows(backend_, layout_.units[unit], bytes, layer, *adapter_, values(),
+                     RowMeasure::kFactor);
+        factors_made_[static_cast<std::size_t>(layer)] = true;
+    }
+    BlockPacks packs = prepare_block(backend_, layout_.units[unit], bytes, layer, adapter_,
+                                     values(), options_.compute, directions, arena_.at(packs_));
     source_->release(unit);
     return packs;
 }

@@ -46,6 +46,12 @@ class SlotRunner {
                const AdapterLayout* adapter, const RunnerOptions& options, Arena& arena);
     /// Once, after the arena is allocated. adapter_values: the flat vector on the backend.
     void start(WeightSource& source, const float* adapter_values);
+    /// Whenever the flat vector has changed: row factors of DoRA are made once for each of its
+    /// values, when a layer's weights are there anyway.
+    void adapter_changed();
+    /// DoRA: the norms of the rows of W + scale B A of every target, in their order; they are the
+    /// magnitudes that leave the base as it is. Collective if the source is gathered.
+    std::vector<float> row_norms();
 
     /// Log-probabilities of the supervised positions of slot `index` of the group, in order.
     using Losses = std::function<void(std::size_t index, std::span<const float> logprob)>;
@@ -79,6 +85,7 @@ class SlotRunner {
     Tensor input(std::size_t index, std::int64_t layer) const;
     Tape tape(std::size_t index, std::int64_t layer) const;
     BlockPacks prepare(std::int64_t layer, Directions directions);
+    AdapterValues values() const;
     bool recomputed(std::int64_t layer) const { return layer < options_.recomputed_layers; }
     Directions backward_directions(std::int64_t layer) const { return {recomputed(layer), true}; }
 
@@ -88,12 +95,13 @@ class SlotRunner {
     const AdapterLayout* adapter_;
     const RunnerOptions options_;
     Arena& arena_;
-    const std::int64_t r_;
+    const AdapterNeeds needs_;
     WeightSource* source_ = nullptr;
     const float* adapter_values_ = nullptr;
+    std::vector<bool> factors_made_;  ///< of each layer
 
     Arena::Handle packs_ = 0, inputs_ = 0, tapes_ = 0, work_ = 0, gradient_ = 0, ropes_ = 0,
-                  dropout_ = 0;
+                  dropout_ = 0, row_factors_ = 0;
     std::size_t input_stride_ = 0, tape_stride_ = 0;
     std::unique_ptr<Decoder> decoder_;
     std::unique_ptr<Head> head_;

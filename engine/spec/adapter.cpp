@@ -7,6 +7,7 @@
 #include <numbers>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "base/philox.h"
@@ -200,6 +201,10 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
                                  0};
             target.b = target.a + target.r * target.in;
             layout.count = target.b + target.out * target.r;
+            if (options.use_dora) {
+                target.magnitude = std::exchange(layout.count, layout.count + target.out);
+                target.first_row = std::exchange(layout.rows, layout.rows + target.out);
+            }
             layout.targets.push_back(std::move(target));
         }
     }
@@ -236,8 +241,20 @@ void initialize_adapter(const AdapterLayout& layout, std::uint64_t seed, std::sp
     }
 }
 
-std::string peft_key(const AdapterTarget& target, bool is_a) {
-    return fmt::format("base_model.model.{}.lora_{}.weight", target.module, is_a ? 'A' : 'B');
+std::int64_t AdapterTensor::count() const {
+    std::int64_t product = 1;
+    for (std::int64_t extent : shape) product *= extent;
+    return product;
+}
+
+std::vector<AdapterTensor> tensors_of(const AdapterTarget& target) {
+    const std::string module = "base_model.model." + target.module;
+    std::vector<AdapterTensor> tensors = {
+        {module + ".lora_A.weight", {target.r, target.in}, target.a},
+        {module + ".lora_B.weight", {target.out, target.r}, target.b}};
+    if (target.has_magnitudes())
+        tensors.push_back({module + ".lora_magnitude_vector", {target.out}, target.magnitude});
+    return tensors;
 }
 
 }  // namespace qshard

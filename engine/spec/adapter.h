@@ -29,6 +29,7 @@ struct AdapterOptions {
     double alpha = 32;
     double dropout = 0;
     bool use_rslora = false;
+    bool use_dora = false;
     AdapterInit init = AdapterInit::kDefault;
     std::vector<std::string>
         target_modules;          ///< "all-linear" alone, or module names or path suffixes
@@ -61,23 +62,39 @@ class ModuleScales {
     std::vector<std::pair<ModulePattern, double>> alphas_;
 };
 
-/// One adapted linear: y += scale * B (A x), A[r, in] and B[out, r] row-major fp32 inside the flat
-/// vector.
+/// One adapted linear: y = (W + scale * B A) x + bias, A[r, in] and B[out, r] row-major fp32 inside
+/// the flat vector. With DoRA row o of W + scale * B A is scaled to the length magnitude[o].
 struct AdapterTarget {
     std::int64_t layer = 0;
     Role role = Role::kQ;
     std::string module;  ///< "model.layers.0.self_attn.q_proj"
     std::int64_t in = 0, out = 0, r = 0;
-    float scale = 1.0f;         ///< alpha / r, or alpha / sqrt(r) (rsLoRA)
-    std::int64_t a = 0, b = 0;  ///< element offsets of A and B
+    float scale = 1.0f;           ///< alpha / r, or alpha / sqrt(r) (rsLoRA)
+    std::int64_t a = 0, b = 0;    ///< element offsets of A and B
+    std::int64_t magnitude = -1;  ///< DoRA: element offset of the magnitudes [out]; -1 without
+    std::int64_t first_row = 0;   ///< DoRA: of this target's rows, among those of all targets
+
+    bool has_magnitudes() const { return magnitude >= 0; }
 };
 
-/// Targets in the order layer, then (q, k, v, o, gate, up, down), A before B: one layer is one
-/// contiguous range.
+/// A, B or the magnitudes of a target, as checkpoints and PEFT's adapter_model.safetensors name
+/// them.
+struct AdapterTensor {
+    std::string name;
+    std::vector<std::int64_t> shape;
+    std::int64_t offset = 0;  ///< of its first element in the flat vector
+
+    std::int64_t count() const;
+};
+std::vector<AdapterTensor> tensors_of(const AdapterTarget& target);
+
+/// Targets in the order layer, then (q, k, v, o, gate, up, down), A before B before magnitudes: one
+/// layer is one contiguous range.
 struct AdapterLayout {
     AdapterOptions options;
     std::vector<AdapterTarget> targets;
     std::int64_t count = 0;                 ///< elements of the flat vector
+    std::int64_t rows = 0;                  ///< DoRA: rows of all targets; 0 without
     std::vector<std::int64_t> layer_begin;  ///< [L + 1] first element of each layer's range
 
     const AdapterTarget* find(std::int64_t layer, Role role) const;
@@ -95,10 +112,7 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
 
 /// The values before training, as options.init says. Element i of A of target t is made of
 /// Philox(seed, kInit, t).uniform(i), of B of Philox(seed, kInit, t, 1), so they depend on nothing
-/// else.
+/// else. Magnitudes are left zero: they are the base's row norms (Trainer::fill_magnitudes).
 void initialize_adapter(const AdapterLayout& layout, std::uint64_t seed, std::span<float> flat);
-
-/// PEFT's name of a target's A or B in adapter_model.safetensors.
-std::string peft_key(const AdapterTarget& target, bool is_a);
 
 }  // namespace qshard

@@ -32,7 +32,7 @@ Inference::Inference(Backend& backend, const ModelConfig& config, const ModelLay
       adapter_(adapter),
       options_(options),
       arena_(arena),
-      r_(adapter == nullptr ? 0 : adapter->largest_r()) {
+      needs_(needs_of(adapter, false)) {
     for (std::int64_t l = 0; l < config.layers; ++l) {
         const UnitLayout& unit = layout.units[layout.layer_unit(l)];
         layer_packs_.push_back(arena.reserve(
@@ -55,9 +55,13 @@ Inference::Inference(Backend& backend, const ModelConfig& config, const ModelLay
     x_ = arena.reserve("residual stream", 2 * x_stride_);
     const std::int64_t head_rows = std::min(options.max_tokens, head_chunk_rows(config));
     work_ = arena.reserve("working activations and logits",
-                          std::max(tape_bytes(config, r_, options.max_tokens, options.compute),
+                          std::max(tape_bytes(config, needs_, options.max_tokens, options.compute),
                                    head_scratch_bytes(config, head_rows, options.compute, false)));
     ropes_ = arena.reserve("rotary tables", rope_bytes(config, options.max_context));
+    if (adapter != nullptr && adapter->rows > 0) {
+        row_factors_ = arena.reserve("row factors of the adapter",
+                                     static_cast<std::size_t>(adapter->rows) * sizeof(float));
+    }
 }
 
 void Inference::start(WeightSource& source, const float* adapter_values) {
@@ -71,6 +75,9 @@ void Inference::start(WeightSource& source, const float* adapter_values) {
     std::vector<std::size_t> order(layout_.units.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     source.expect(order);
+    AdapterValues values{adapter_values, nullptr};
+    if (adapter_ != nullptr && adapter_->rows > 0)
+        values.row_factors = reinterpret_cast<float*>(arena_.at(row_factors_));
     blocks_.clear();
     for (std::size_t u : order) {
         const std::byte* bytes = source.acquire(u);
@@ -91,9 +98,12 @@ void Inference::start(WeightSource& source, const float* adapter_values) {
         }
         if (u >= layout_.layer_unit(0) && u < layout_.layer_unit(config_.layers)) {
             const auto layer = static_cast<std::int64_t>(u - layout_.layer_unit(0));
+            if (adapter_ != nullptr) {
+                measure_rows(backend_, unit, bytes, layer, *adapter_, values, RowMeasure::kFactor);
+            }
             blocks_.push_back(prepare_block(
-                backend_, unit, bytes, layer, adapter_, adapter_values, options_.compute,
-                kForwardOnly, arena_.at(layer_packs_[static_cast<std::size_t>(layer)])));
+                backend_, unit, bytes, layer, adapter_, values, options_.compute, kForwardOnly,
+                arena_.at(layer_packs_[static_cast<std::size_t>(layer)])));
         }
         source.release(u);
     }
@@ -113,7 +123,7 @@ Tensor Inference::forward(const TokenContext& context, std::span<const std::int3
                       {context.tokens, config_.width});
     };
     embed_tokens(backend_, config_, tables_, tokens, context.positions, x(0), x(1));
-    Tape tape = make_tape(config_, r_, context.tokens, options_.compute, arena_.at(work_));
+    Tape tape = make_tape(config_, needs_, context.tokens, options_.compute, arena_.at(work_));
     for (std::int64_t l = 0; l < config_.layers; ++l) {
         const KvCache layer_cache = cache(l);
         decoder_->forward(l, blocks_[static_cast<std::size_t>(l)], context, x(l), x(l + 1), tape,

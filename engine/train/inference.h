@@ -72,10 +72,10 @@ class Inference {
     const AdapterLayout* adapter_;
     const InferenceOptions options_;
     Arena& arena_;
-    const std::int64_t r_;
+    const AdapterNeeds needs_;
     std::vector<Arena::Handle> layer_packs_;
     Arena::Handle head_packs_ = 0, embed_ = 0, positions_ = 0, cache_ = 0, x_ = 0, work_ = 0,
-                  ropes_ = 0;
+                  ropes_ = 0, row_factors_ = 0;
     std::size_t x_stride_ = 0, cache_stride_ = 0;
     std::vector<BlockPacks> blocks_;
     HeadPacks head_packs_ready_;

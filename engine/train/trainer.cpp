@@ -186,6 +186,16 @@ void Trainer::set_adapter(std::span<const float> values) {
     check(static_cast<std::int64_t>(values.size()) == adapter_.count,
           "the adapter has the layout's length");
     backend_.upload(arena_->at(parts_->parameters), values.data(), values.size_bytes());
+    parts_->runner->adapter_changed();
+}
+
+void Trainer::fill_magnitudes(std::span<float> values) {
+    if (adapter_.rows == 0) return;
+    set_adapter(values);
+    const std::vector<float> norms = parts_->runner->row_norms();
+    for (const AdapterTarget& target : adapter_.targets)
+        std::copy_n(norms.begin() + target.first_row, target.out,
+                    values.begin() + target.magnitude);
 }
 
 std::vector<float> Trainer::adapter() const {
@@ -277,6 +287,7 @@ StepResult Trainer::step(const BatchSource& source, std::int64_t step, std::int6
         }
         const Tensor parameters(arena_->at(parts_->parameters), DType::kF32, {adapter_.count});
         parts_->optimizer->step(parameters, gradient, result.learning_rate, step + 1);
+        parts_->runner->adapter_changed();
     }
     result.seconds.optimizer = clock.seconds();
     result.useful_flops = sum_over_slots({useful_flops(config_, &adapter_).of(slots)});

@@ -36,6 +36,14 @@ std::vector<float> file_b(const ModelConfig& config, const AdapterTarget& target
 
 void write_gguf_adapter(const std::filesystem::path& file, const ModelConfig& config,
                         const AdapterLayout& layout, std::span<const float> values) {
+    if (layout.options.use_dora) {
+        throw UserError(
+            ExitCode::kUsage,
+            fmt::format(
+                "cannot write {}: a GGUF adapter has no place for DoRA's magnitudes. Export "
+                "--to merged-gguf instead (or peft, merged-hf).",
+                file.string()));
+    }
     const Family& family = gguf_family(family_named(config.family));
     const double alpha = layout.options.alpha;
     GgufHeader header;

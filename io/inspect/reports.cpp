@@ -231,9 +231,9 @@ int print_summary(const Options& options) {
         for (const auto& [key, value] : state.identity) rows.push_back({"  " + key, value});
     }
     const PeftConfig config = parse_peft_config(state.adapter_config_json, "adapter_config.json");
-    rows.push_back(
-        {"  LoRA", fmt::format("r {}, alpha {}, base {}", config.r, config.alpha,
-                               config.base_model.empty() ? "(unnamed)" : config.base_model)});
+    rows.push_back({config.use_dora ? "  DoRA" : "  LoRA",
+                    fmt::format("r {}, alpha {}, base {}", config.r, config.alpha,
+                                config.base_model.empty() ? "(unnamed)" : config.base_model)});
     fmt::print("{}", table(rows));
     return 0;
 }
@@ -243,8 +243,11 @@ int print_tree(const Options& options) {
     std::map<std::int64_t, std::map<std::string, std::vector<std::string>>> layers;
     for (const NamedTensor& tensor : subject.state.tensors) {
         const TensorPlace place = place_of(tensor.name);
-        layers[place.layer][place.target].push_back(fmt::format(
-            "{} {}", tensor.name.ends_with("lora_A.weight") ? "A" : "B", shape_text(tensor.shape)));
+        const char* part = tensor.name.ends_with("lora_A.weight")   ? "A"
+                           : tensor.name.ends_with("lora_B.weight") ? "B"
+                                                                    : "magnitude";
+        layers[place.layer][place.target].push_back(
+            fmt::format("{} {}", part, shape_text(tensor.shape)));
     }
     json::object object;
     for (const auto& [layer, targets] : layers) {

@@ -18,24 +18,44 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr std::string_view kA = ".lora_A.weight", kB = ".lora_B.weight";
+constexpr std::string_view kMagnitude = ".lora_magnitude_vector";
 constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
 
 std::string module_of(std::string_view key) {
-    return std::string(key.substr(kPrefix.size(), key.size() - kPrefix.size() - kA.size()));
+    return std::string(key.substr(kPrefix.size(), key.rfind(".lora_") - kPrefix.size()));
 }
 
-void check_key(const std::string& key, const SafetensorsTensor& tensor, const std::string& file) {
-    const bool is_pair_member =
-        key.starts_with(kPrefix) && (key.ends_with(kA) || key.ends_with(kB));
-    if (!is_pair_member || key.size() <= kPrefix.size() + kA.size()) {
+/// Some versions of PEFT wrote magnitudes with the ending of the other tensors.
+std::string today(std::string key) {
+    constexpr std::string_view kWeight = ".weight";
+    if (!key.ends_with(std::string(kMagnitude) + std::string(kWeight))) return key;
+    key.resize(key.size() - kWeight.size());
+    return key;
+}
+
+/// Its shape, a vector for magnitudes (which were once written as [1, out] or [out, 1]).
+std::vector<std::int64_t> checked_shape(const std::string& key, const SafetensorsTensor& tensor,
+                                        bool use_dora, const std::string& file) {
+    std::string_view ending;
+    for (const std::string_view known : {kA, kB, kMagnitude}) {
+        if (key.ends_with(known) && (known != kMagnitude || use_dora)) ending = known;
+    }
+    if (ending.empty() || !key.starts_with(kPrefix) ||
+        key.size() <= kPrefix.size() + ending.size()) {
         throw UserError(fmt::format(
             "{}: tensor \"{}\" is not supported; only lora_A.weight and lora_B.weight of linear "
-            "modules are (no biases, magnitudes, embeddings, whole modules)",
+            "modules are, and their lora_magnitude_vector if adapter_config.json says use_dora (no "
+            "biases, embeddings, whole modules)",
             file, key));
     }
-    if (tensor.shape.size() != 2 || tensor.count() < 1) {
-        throw UserError(fmt::format("{}: tensor \"{}\" is not a matrix", file, key));
+    std::vector<std::int64_t> shape = tensor.shape;
+    if (ending == kMagnitude && shape.size() == 2 && (shape[0] == 1 || shape[1] == 1))
+        shape = {tensor.count()};
+    if (shape.size() != (ending == kMagnitude ? 1 : 2) || tensor.count() < 1) {
+        throw UserError(fmt::format("{}: tensor \"{}\" is not a {}", file, key,
+                                    ending == kMagnitude ? "vector" : "matrix"));
     }
+    return shape;
 }
 
 std::string digest_of(const InputFile& file) {
@@ -71,29 +91,45 @@ std::vector<float> widened(const SafetensorsFile& file, const std::string& key,
     return values;
 }
 
-/// Both of every module, of the rank that the configuration gives it.
-void check_pairs(const PeftAdapter& adapter, const std::string& file) {
-    std::map<std::string, std::pair<std::int64_t, std::int64_t>> ranks;
+/// All of every module, of the rank that the configuration gives it.
+void check_modules(const PeftAdapter& adapter, const std::string& file) {
+    struct Module {
+        std::int64_t rank_a = 0, rank_b = 0, out = 0, magnitudes = 0;
+    };
+    std::map<std::string, Module> modules;
     for (const NamedTensor& tensor : adapter.tensors) {
-        auto& [a, b] = ranks[module_of(tensor.name)];
-        (tensor.name.ends_with(kA) ? a : b) =
-            tensor.name.ends_with(kA) ? tensor.shape[0] : tensor.shape[1];
+        Module& module = modules[module_of(tensor.name)];
+        if (tensor.name.ends_with(kA)) {
+            module.rank_a = tensor.shape[0];
+        } else if (tensor.name.ends_with(kB)) {
+            module.out = tensor.shape[0];
+            module.rank_b = tensor.shape[1];
+        } else {
+            module.magnitudes = tensor.shape[0];
+        }
     }
     const ModuleScales scales(adapter_options(adapter.config, {}));
-    for (const auto& [module, pair] : ranks) {
-        if (pair.first == 0 || pair.second == 0) {
-            throw UserError(
-                fmt::format("{}: {} lacks its lora_{}", file, module, pair.first == 0 ? 'A' : 'B'));
+    for (const auto& [name, module] : modules) {
+        const bool lacks_magnitude = adapter.config.use_dora && module.magnitudes == 0;
+        if (module.rank_a == 0 || module.rank_b == 0 || lacks_magnitude) {
+            throw UserError(fmt::format("{}: {} lacks its lora_{}", file, name,
+                                        module.rank_a == 0   ? "A"
+                                        : module.rank_b == 0 ? "B"
+                                                             : "magnitude_vector"));
         }
-        const std::int64_t r = scales.of(module).r;
-        if (pair.first != pair.second || pair.first != r) {
+        const std::int64_t r = scales.of(name).r;
+        if (module.rank_a != module.rank_b || module.rank_a != r) {
             throw UserError(
                 fmt::format("{}: {} has lora_A of rank {} and lora_B of rank {}, "
                             "adapter_config.json says {} by r and rank_pattern",
-                            file, module, pair.first, pair.second, r));
+                            file, name, module.rank_a, module.rank_b, r));
+        }
+        if (adapter.config.use_dora && module.magnitudes != module.out) {
+            throw UserError(fmt::format("{}: {} has {} magnitudes for {} rows of lora_B", file,
+                                        name, module.magnitudes, module.out));
         }
     }
-    if (ranks.empty()) throw UserError(file + ": no tensors");
+    if (modules.empty()) throw UserError(file + ": no tensors");
 }
 
 }  // namespace
@@ -104,6 +140,7 @@ AdapterOptions adapter_options(const PeftConfig& config, const std::vector<Named
     options.alpha = config.alpha;
     options.dropout = config.dropout;
     options.use_rslora = config.use_rslora;
+    options.use_dora = config.use_dora;
     options.rank_pattern = config.rank_pattern;
     options.alpha_pattern = config.alpha_pattern;
     std::set<std::string> modules;
@@ -134,12 +171,14 @@ PeftAdapter read_peft_adapter(const fs::path& folder) {
     const SafetensorsFile file{InputFile(weights_path)};
     adapter.sha256 = digest_of(file.file());
     for (const auto& [key, tensor] : file.tensors()) {
-        check_key(key, tensor, weights_path.string());
-        adapter.tensors.push_back({key, tensor.shape, std::ssize(adapter.values)});
+        const std::string name = today(key);
+        adapter.tensors.push_back(
+            {name, checked_shape(name, tensor, adapter.config.use_dora, weights_path.string()),
+             std::ssize(adapter.values)});
         const std::vector<float> values = widened(file, key, tensor);
         adapter.values.insert(adapter.values.end(), values.begin(), values.end());
     }
-    check_pairs(adapter, weights_path.string());
+    check_modules(adapter, weights_path.string());
     return adapter;
 }
 

@@ -13,11 +13,11 @@ namespace qshard {
 
 struct PeftAdapter {
     PeftConfig config;
-    std::string config_json;  ///< verbatim
-    std::vector<NamedTensor>
-        tensors;  ///< sorted by name, tiling `values`; lora_A [r, in] and lora_B [out, r]
-    std::vector<float> values;  ///< bf16 and fp16 files are widened exactly
-    std::string sha256;         ///< of adapter_model.safetensors
+    std::string config_json;           ///< verbatim
+    std::vector<NamedTensor> tensors;  ///< sorted by name, tiling `values`; lora_A [r, in], lora_B
+                                       ///< [out, r] and with DoRA lora_magnitude_vector [out]
+    std::vector<float> values;         ///< bf16 and fp16 files are widened exactly
+    std::string sha256;                ///< of adapter_model.safetensors
 
     /// "model.layers.0.self_attn.q_proj" of every adapted module, sorted: as target_modules these
     /// select exactly the modules the file has, whatever list, pattern or exclusion PEFT chose them
@@ -26,8 +26,8 @@ struct PeftAdapter {
 };
 
 /// Reads and checks a folder. UserError: unsupported features (by name), tensors other than pairs
-/// of lora_A and lora_B, shapes that contradict r and rank_pattern, malformed
-/// files. adapter_model.bin (pickle) is never read.
+/// of lora_A and lora_B (and magnitudes, with use_dora), shapes that contradict r and rank_pattern,
+/// malformed files. adapter_model.bin (pickle) is never read.
 PeftAdapter read_peft_adapter(const std::filesystem::path& folder);
 
 /// The configuration with exactly the modules that `tensors` are of, whatever list, pattern or

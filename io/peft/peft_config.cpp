@@ -85,11 +85,12 @@ void refuse_unsupported(const json::object& object, JsonKeys& keys, const std::s
     }
     keys.ignore(kHarmless);
     for (const auto& [key, value] : object) {
-        static constexpr std::array<std::string_view, 16> kRead = {"r",
+        static constexpr std::array<std::string_view, 17> kRead = {"r",
                                                                    "fan_in_fan_out",
                                                                    "lora_alpha",
                                                                    "lora_dropout",
                                                                    "use_rslora",
+                                                                   "use_dora",
                                                                    "target_modules",
                                                                    "peft_type",
                                                                    "bias",
@@ -165,6 +166,7 @@ PeftConfig parse_peft_config(std::string_view text, const std::string& origin) {
     config.alpha = keys.number("lora_alpha").value_or(config.alpha);
     config.dropout = keys.number("lora_dropout").value_or(0);
     config.use_rslora = keys.boolean("use_rslora").value_or(false);
+    config.use_dora = keys.boolean("use_dora").value_or(false);
     config.fan_in_fan_out = keys.boolean("fan_in_fan_out").value_or(false);
     const json::value* targets = keys.find("target_modules");
     if (targets != nullptr && targets->is_string()) {
@@ -219,6 +221,7 @@ std::string peft_config_text(const PeftConfig& config) {
         {"task_type", text_or_null(config.task_type)}};
     // Only where they matter: PEFT before 0.7 stops at keys it does not know.
     if (config.use_rslora) object["use_rslora"] = true;
+    if (config.use_dora) object["use_dora"] = true;
     if (!config.exclude_pattern.empty()) {
         object["exclude_modules"] = config.exclude_pattern;
     } else if (!config.exclude_modules.empty()) {

@@ -14,6 +14,7 @@ struct PeftConfig {
     double alpha = 8;
     double dropout = 0;
     bool use_rslora = false;
+    bool use_dora = false;
     bool fan_in_fan_out = false;  ///< the base's linears are Conv1D; A and B are as elsewhere
     std::vector<std::string>
         target_modules;          ///< names or path suffixes; empty if there is a pattern
@@ -32,7 +33,7 @@ struct PeftConfig {
 };
 
 /// Reads adapter_config.json. UserError names every feature it asks for that is not supported
-/// (DoRA, biases, trained embeddings, initialisations that change the base, other PEFT types...)
+/// (biases, trained embeddings, initialisations that change the base, other PEFT types...)
 /// rather than dropping it.
 PeftConfig parse_peft_config(std::string_view text, const std::string& origin);
 

@@ -34,7 +34,7 @@ struct RunFile {
         std::vector<std::string> target_modules{"all-linear"}, exclude_modules;
         std::string target_pattern, exclude_pattern;
         std::vector<std::string> layers{"all"};  ///< "all", or "3", "0-11"
-        bool use_rslora = false;
+        bool use_rslora = false, use_dora = false;
         std::vector<std::pair<std::string, std::int64_t>> rank_pattern;  ///< sorted by key
         std::vector<std::pair<std::string, double>> alpha_pattern;
         std::string init_lora_weights = "true";  ///< true | gaussian | false

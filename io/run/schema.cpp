@@ -303,6 +303,14 @@ void add_model_and_adapter(Table& t, RunFile& run) {
                 run.adapter.exclude_pattern);
     t.strings("adapter.layers", run.adapter.layers).identity();
     t.flag("adapter.use_rslora", run.adapter.use_rslora).identity();
+    // Resolved run files of versions that refused it have null.
+    t.add(
+         "adapter.use_dora",
+         [&run](const YAML::Node& n) {
+             run.adapter.use_dora = !is_null(n) && scalar<bool>(n, "true or false");
+         },
+         [&run] { return YAML::Node(run.adapter.use_dora); })
+        .identity();
     add_pattern(t, "adapter.rank_pattern", run.adapter.rank_pattern,
                 [](const YAML::Node& n) { return Table::whole(n, 1, 1024); });
     add_pattern(t, "adapter.alpha_pattern", run.adapter.alpha_pattern,
@@ -312,7 +320,6 @@ void add_model_and_adapter(Table& t, RunFile& run) {
              {"orthogonal", "pissa", "olora", "loftq", "eva", "corda", "lora_ga"})
         .identity();
     t.choice("adapter.bias", run.adapter.bias, {"none"}, {"lora_only", "all"}).identity();
-    refuse_feature(t, "adapter.use_dora");
     refuse_feature(t, "adapter.modules_to_save");
     t.optional_string("adapter.init_from", run.adapter.init_from).identity();
 }

@@ -164,6 +164,44 @@ class Programs(unittest.TestCase):
         done = self.call("export", "taken/folder", "--to", "gguf", "adapter.gguf", code=64)
         self.assertIn("give --model", done.stderr)
 
+    def test_dora_trains_resumes_and_goes_home(self):
+        dora = ["--set", "adapter.use_dora=true"]
+        want = self.sha(self.call("train", self.run_file(steps=300, every=10, output="whole"), *dora))
+        path = self.run_file(steps=300, every=10)
+        path.write_text(path.read_text().replace("alpha: 8", "alpha: 8, use_dora: true"))
+        process = self.start_and_wait_for_checkpoint(path, "--ranks", 2)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        done = self.call("train", path, "--set", "placement.mode=gathered", ranks=3)
+        self.assertIn("resuming from step", done.stderr)
+        self.assertEqual(self.sha(done), want)
+        self.assertNotEqual(self.sha(self.call("train", self.run_file("lora.yaml", steps=300, every=100, output="lora"))), want)
+        before = json.loads((self.folder / "out/metrics.jsonl").read_text().splitlines()[-1])["eval_loss_base"]
+        lora = json.loads((self.folder / "lora/metrics.jsonl").read_text().splitlines()[-1])["eval_loss_base"]
+        self.assertAlmostEqual(before, lora, delta=1e-5 * lora)  # the model without an adapter, of both
+        refused = self.call("train", path, "--set", "adapter.use_dora=false", code=65)
+        self.assertIn("dora r=4", refused.stderr)
+        flags = ["--model", MODEL, "--adapter"]
+        base, want = self.scores("base", "--model", MODEL), self.scores("want", *flags, "out")
+        self.assertGreater(max(abs(a - b) for a, b in zip(base, want)), 0.01)
+        self.assertEqual(self.scores("folder", *flags, "out/adapter"), want)
+        for kind, out in (("merged-hf", "merged"), ("merged-gguf", "merged.gguf")):
+            self.call("export", "out", "--to", kind, "--dtype", "float32", out)
+            got = self.scores(kind, "--model", out)
+            self.assertLess(max(abs(a - b) for a, b in zip(got, want)), 1e-4, kind)
+        refused = self.call("export", "out", "--to", "gguf", "adapter.gguf", code=64)
+        self.assertIn("no place for DoRA's magnitudes", refused.stderr)
+        self.assertFalse((self.folder / "adapter.gguf").exists())
+        self.assertTrue(json.loads((self.folder / "out/adapter/adapter_config.json").read_text())["use_dora"])
+        for arguments, said in ((["out"], "DoRA"), (["tree", "out"], "magnitude ["), (["stats", "out"], "q_proj"),
+                                (["tensors", "out/adapter"], "q_proj.lora_magnitude_vector"), (["verify", "out"], "ok")):
+            done = subprocess.run([INSPECT, *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
+            self.assertEqual(done.returncode, 0, f"{arguments}: {done.stdout}{done.stderr}")
+            self.assertIn(said, done.stdout)
+        self.call("train", self.run_file(steps=2, output="on"), *dora, "--set", "adapter.init_from=out/adapter")
+        done = self.call("train", self.run_file(steps=2, output="no"), "--set", "adapter.init_from=out/adapter", code=65)
+        self.assertIn("use_dora", done.stderr)
+
     def test_results_of_another_run_are_never_overwritten(self):
         self.call("train", self.run_file())
         before = sorted(p.name for p in (self.folder / "out/checkpoints").iterdir())
@@ -176,7 +214,8 @@ class Programs(unittest.TestCase):
     def test_bad_input_gives_the_documented_code_and_one_message(self):
         cases = [
             (["--set", "adapter.lora_alpha=3"], 64, 'unknown key "adapter.lora_alpha"; did you mean "adapter.alpha"?'),
-            (["--set", "adapter.use_dora=true"], 64, "not supported yet"),
+            (["--set", "adapter.modules_to_save=[lm_head]"], 64, "not supported yet"),
+            (["--set", "adapter.use_dora=true", "--set", "adapter.dropout=0.1"], 64, "DoRA with dropout is not supported"),
             (["--set", "adapter.target_modules=.*[q_proj"], 64, "no regular expression"),
             (["--set", "placement.mode=pipeline"], 64, "not supported yet"),
             (["--set", "objective.type=dpo"], 64, "not supported yet"),

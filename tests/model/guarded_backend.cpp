@@ -62,6 +62,14 @@ class GuardedBackend final : public Backend {
                    bool transposed) override {
         open([&] { inner_->gemm_rows(a, b, factor, dtype, c, transposed); });
     }
+    void row_norms(const WeightView& weight, Tensor a, Tensor b, float factor, Tensor magnitude,
+                   Tensor out) override {
+        open([&] { inner_->row_norms(weight, a, b, factor, magnitude, out); });
+    }
+    void magnitude_backward(Tensor dy, Tensor y, Tensor bias, Tensor magnitude, Tensor factor,
+                            Tensor db, Tensor dmagnitude) override {
+        open([&] { inner_->magnitude_backward(dy, y, bias, magnitude, factor, db, dmagnitude); });
+    }
     void embed(Tensor table, std::span<const std::int32_t> ids, float factor, Tensor x) override {
         open([&] { inner_->embed(table, ids, factor, x); });
     }

@@ -60,7 +60,7 @@ class Rig {
     }
 
     Pass run(std::span<const float> values, const SlotPosition& where = {}) {
-        backend_->upload(arena_.at(values_), values.data(), values.size_bytes());
+        set(values);
         const test::SyntheticBatches batches(config_.vocabulary, 2, kTokens);
         const std::vector<Slot> slots = {batches.slot(0, 0), batches.slot(0, 1)};
         Pass pass;
@@ -78,7 +78,17 @@ class Rig {
         return pass;
     }
 
+    std::vector<float> row_norms(std::span<const float> values) {
+        set(values);
+        return runner_->row_norms();
+    }
+
   private:
+    void set(std::span<const float> values) {
+        backend_->upload(arena_.at(values_), values.data(), values.size_bytes());
+        runner_->adapter_changed();
+    }
+
     const ModelConfig& config_;
     const AdapterLayout& adapter_;
     std::unique_ptr<Backend> backend_;
@@ -89,8 +99,9 @@ class Rig {
     std::unique_ptr<ResidentSource> source_;
 };
 
-AdapterOptions mixed_options(double dropout) {
+AdapterOptions mixed_options(double dropout, bool dora = false) {
     AdapterOptions options;
+    options.use_dora = dora;
     options.r = 4;
     options.alpha = 6;
     options.dropout = dropout;
@@ -109,6 +120,24 @@ std::vector<float> initial(const AdapterLayout& layout) {
     return values;
 }
 
+/// The same values with the magnitudes times what change(row) says of the norms of the rows of
+/// `rig`.
+template <class Change>
+std::vector<float> with_magnitudes(const AdapterLayout& layout, std::vector<float> values, Rig& rig,
+                                   Change change) {
+    const std::vector<float> norms = rig.row_norms(values);
+    for (const AdapterTarget& t : layout.targets) {
+        for (std::int64_t o = 0; o < t.out; ++o) {
+            const auto row = static_cast<std::size_t>(t.first_row + o);
+            values[static_cast<std::size_t>(t.magnitude + o)] = norms[row] * change(row);
+        }
+    }
+    return values;
+}
+float uneven(std::size_t row) {
+    return 0.4f + 0.2f * static_cast<float>(row % 7);
+}
+
 TEST(Adapter, ComputesWhatTheMergedWeightsCompute) {
     const test::SyntheticReader reader(test::small_config());
     const AdapterLayout layout = make_adapter_layout(reader.config(), mixed_options(0));
@@ -120,6 +149,66 @@ TEST(Adapter, ComputesWhatTheMergedWeightsCompute) {
     const double expected = Rig(merged, layout).run(zero).loss;
     EXPECT_GT(std::abs(adapted - plain), 0.1);
     EXPECT_NEAR(adapted, expected, 2e-5 * expected);
+}
+
+TEST(Adapter, DoraComputesWhatTheMergedWeightsCompute) {
+    const test::SyntheticReader reader(test::small_config());
+    const AdapterLayout layout = make_adapter_layout(reader.config(), mixed_options(0, true));
+    Rig rig(reader, layout);
+    const std::vector<float> zero(static_cast<std::size_t>(layout.count), 0.0f);
+    const auto one = [](std::size_t) { return 1.0f; };
+    const std::vector<float> none = with_magnitudes(layout, zero, rig, one);
+    const std::vector<float> values = with_magnitudes(layout, initial(layout), rig, uneven);
+    const double plain = rig.run(none).loss, adapted = rig.run(values).loss;
+    const AdapterLayout lora = make_adapter_layout(reader.config(), mixed_options(0));
+    const std::vector<float> nothing(static_cast<std::size_t>(lora.count), 0.0f);
+    EXPECT_NEAR(plain, Rig(reader, lora).run(nothing).loss, 1e-6 * plain);
+    const MergedWeights merged(reader, layout, values, DType::kF32);
+    const double expected = Rig(merged, lora).run(nothing).loss;
+    EXPECT_GT(std::abs(adapted - plain), 0.1);
+    EXPECT_NEAR(adapted, expected, 2e-5 * expected);
+    // With the norms of the adapted rows DoRA does what LoRA does.
+    const std::vector<float> same = with_magnitudes(layout, initial(layout), rig, one);
+    const double of_lora = Rig(reader, lora).run(initial(lora)).loss;
+    EXPECT_NEAR(rig.run(same).loss, of_lora, 1e-6 * of_lora);
+}
+
+TEST(Adapter, GradientsOfDoraAreThoseOfFiniteDifferencesWithTheNormsHeld) {
+    ModelConfig branches = test::small_config();
+    branches.family = "gemma3_text";
+    branches.qk_norm = branches.post_norms = true;
+    ModelConfig scaled = test::small_config();
+    scaled.family = "granite";
+    scaled.residual_scale = 0.3f;
+    for (const ModelConfig& config : {test::small_config(), branches, scaled}) {
+        const test::SyntheticReader reader(config);
+        const AdapterLayout layout = make_adapter_layout(config, mixed_options(0, true));
+        Rig rig(reader, layout, 1);
+        const std::vector<float> values = with_magnitudes(layout, initial(layout), rig, uneven);
+        const Pass pass = rig.run(values);
+        // The factors are held when the magnitudes follow the norms.
+        const auto moved = [&](const AdapterTensor& tensor, float step, bool hold) {
+            std::vector<float> at = values;
+            for (std::int64_t i = tensor.offset; i < tensor.offset + tensor.count(); ++i) {
+                const auto e = static_cast<std::size_t>(i);
+                at[e] += pass.gradient[e] < 0 ? -step : step;
+            }
+            return hold ? with_magnitudes(layout, at, rig, uneven) : at;
+        };
+        for (const AdapterTarget& target : layout.targets) {
+            for (const AdapterTensor& tensor : tensors_of(target)) {
+                const bool factor = tensor.offset != target.magnitude;
+                const float step = 2e-4f;
+                double along = 0;
+                for (std::int64_t i = tensor.offset; i < tensor.offset + tensor.count(); ++i)
+                    along += std::abs(double{pass.gradient[static_cast<std::size_t>(i)]});
+                const double difference = (rig.run(moved(tensor, step, factor)).loss -
+                                           rig.run(moved(tensor, -step, factor)).loss) /
+                                          (2 * double{step});
+                EXPECT_NEAR(difference, along, 0.01 * along + 0.3) << tensor.name;
+            }
+        }
+    }
 }
 
 TEST(Adapter, GradientsAreThoseOfFiniteDifferencesWithAndWithoutDropout) {

@@ -22,6 +22,7 @@ struct Variant {
     std::string_view backend = {};
     double dropout = 0;
     std::uint64_t seed = 42;
+    bool dora = false;
 };
 
 struct Outcome {
@@ -54,6 +55,8 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
         adapter.alpha = 8;
         adapter.target_modules = {"all-linear"};
         adapter.dropout = variant.dropout;
+        adapter.use_dora = variant.dora;
+        if (variant.dora) adapter.init = AdapterInit::kRandom;  // rows change their lengths
         adapter.rank_pattern = {{"down_proj", 2}, {"k_proj", 7}};
         options.seed = variant.seed;
         LayoutOptions layout;
@@ -62,6 +65,7 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
         trainer.load(reader, 1, {});
         std::vector<float> values(static_cast<std::size_t>(trainer.adapter_layout().count));
         initialize_adapter(trainer.adapter_layout(), 42, values);
+        trainer.fill_magnitudes(values);
         trainer.set_adapter(values);
         const Traffic before = group.traffic();
         std::vector<double> losses;
@@ -152,6 +156,52 @@ TEST(Equivalence, DropoutMasksBelongToTheSlotWhoeverComputesIt) {
               reference.adapter_sha256);
     EXPECT_NE(run({}, kSteps).adapter_sha256, reference.adapter_sha256);
     EXPECT_NE(run({.dropout = 0.25, .seed = 43}, kSteps).adapter_sha256, reference.adapter_sha256);
+}
+
+TEST(Equivalence, HoldsForDora) {
+    const auto train = [](Variant variant, Quantization quantization, const ModelConfig& config,
+                          int steps = 4) {
+        variant.dora = true;
+        return run(variant, steps, DType::kBF16, OptimizerKind::kAdamW, quantization, config);
+    };
+    ModelConfig mixture = test::small_config();
+    mixture.family = "mixtral";
+    mixture.experts = 5;
+    mixture.experts_per_token = 2;
+    mixture.expert_width = 36;
+    mixture.layer[0].experts = true;
+    ModelConfig branches = test::small_config();
+    branches.family = "gemma2";
+    branches.post_norms = true;
+    ModelConfig fused = test::small_config();
+    fused.family = "phi3";
+    fused.fused_qkv = fused.fused_gate_up = true;
+    for (const ModelConfig& config : {test::small_config(), mixture, branches, fused}) {
+        SCOPED_TRACE(config.family);
+        for (const Quantization quantization : {Quantization::kNf4, Quantization::kInt8}) {
+            const Outcome one = train({}, quantization, config);
+            for (const Variant& variant :
+                 {Variant{1, 2, PlacementMode::kReplicated, Recompute::kAlways},
+                  Variant{2, 1, PlacementMode::kReplicated, Recompute::kAlways},
+                  Variant{3, 2, PlacementMode::kGathered, Recompute::kNever},
+                  Variant{4, 1, PlacementMode::kGathered, Recompute::kAlways, "guarded"},
+                  Variant{8, 1, PlacementMode::kReplicated, Recompute::kNever}}) {
+                const Outcome other = train(variant, quantization, config);
+                EXPECT_EQ(other.adapter_sha256, one.adapter_sha256) << variant.ranks << " ranks";
+                EXPECT_EQ(other.losses, one.losses) << variant.ranks << " ranks";
+            }
+        }
+    }
+    const Outcome cpu = train({}, Quantization::kNf4, fused, 2);
+    const Outcome gpu = train({.backend = "emulated_cuda"}, Quantization::kNf4, fused, 2);
+    const Outcome two = train({2, 1, PlacementMode::kGathered, Recompute::kAlways, "emulated_cuda"},
+                              Quantization::kNf4, fused, 2);
+    EXPECT_EQ(gpu.adapter_sha256, two.adapter_sha256);
+    EXPECT_EQ(gpu.losses, two.losses);
+    for (std::size_t s = 0; s < cpu.losses.size(); ++s)
+        EXPECT_NEAR(gpu.losses[s], cpu.losses[s], 2e-3 * cpu.losses[s]);
+    EXPECT_NE(run({}, 4).adapter_sha256,
+              train({}, Quantization::kNf4, test::small_config()).adapter_sha256);
 }
 
 TEST(Equivalence, HoldsInFp32AndForEveryOptimizer) {

@@ -45,7 +45,8 @@ def load_base(path, dtype, quantization, scratch):
 
 def check_loaded(model, folder):
     """Every tensor of the file must have arrived in the model with its values: PEFT ignores keys it does not know."""
-    loaded = {name.replace(".default", ""): value for name, value in model.state_dict().items() if "lora_" in name}
+    loaded = {name.replace(".default", "").replace("vector.weight", "vector"): value  # a magnitude has no ending in the file
+              for name, value in model.state_dict().items() if "lora_" in name}
     with safe_open(os.path.join(folder, "adapter_model.safetensors"), framework="pt") as file:
         names = set(file.keys())
         for name in sorted(names):

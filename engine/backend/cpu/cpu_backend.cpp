@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -256,6 +257,49 @@ void CpuBackend::row_dots(Tensor a, Tensor b, Tensor out) {
     for_ranges(a.rows(), rows_per_task(width), [&](std::int64_t begin, std::int64_t end) {
         kernels_.row_dots(in_at(a, begin * width), in_at(b, begin * width), sums + begin,
                           end - begin, width);
+    });
+}
+
+void CpuBackend::row_norms(const WeightView& weight, Tensor a, Tensor b, float factor,
+                           Tensor magnitude, Tensor out) {
+    const std::int64_t width = weight.cols, r = a.rows();
+    check(a.cols() == width && b.rows() == weight.rows && b.cols() == r &&
+              out.count() == weight.rows &&
+              (magnitude.empty() || magnitude.count() == weight.rows) && width * 4 <= kScratchBytes,
+          "row_norms operands fit");
+    const float *down = a.as<float>(), *up = b.as<float>();
+    const float* m = magnitude.empty() ? nullptr : magnitude.as<float>();
+    float* norms = out.as<float>();
+    pool_.run(weight.rows, [&](std::int64_t o, int thread) {
+        auto* line = reinterpret_cast<float*>(scratch(thread));
+        kernels_.expand(weight, o * width, width, line);
+        for (std::int64_t k = 0; k < r; ++k)
+            kernels_.add({down + k * width, false}, factor * up[o * r + k], line, width);
+        kernels_.row_dots({line, false}, {line, false}, norms + o, 1, width);
+        norms[o] = std::sqrt(norms[o]);
+        if (m != nullptr) norms[o] = norms[o] > 0 ? m[o] / norms[o] : 0.0f;
+    });
+}
+
+void CpuBackend::magnitude_backward(Tensor dy, Tensor y, Tensor bias, Tensor magnitude,
+                                    Tensor factor, Tensor db, Tensor dmagnitude) {
+    constexpr std::int64_t kColumns = 256;  // of a task
+    const std::int64_t width = dy.cols(), r = db.cols();
+    check(y.rows() == dy.rows() && y.cols() == width && db.rows() == width &&
+              magnitude.count() == width && factor.count() == width &&
+              dmagnitude.count() == width && (bias.empty() || bias.count() == width),
+          "magnitude_backward operands fit");
+    const float *m = magnitude.as<float>(), *g = factor.as<float>();
+    const float* shift = bias.empty() ? nullptr : bias.as<float>();
+    float *to_b = db.as<float>(), *to_m = dmagnitude.as<float>();
+    for_ranges(width, kColumns, [&](std::int64_t begin, std::int64_t end) {
+        kernels_.column_dots(in_at(dy, begin), in_at(y, begin),
+                             shift == nullptr ? nullptr : shift + begin, to_m + begin, dy.rows(),
+                             end - begin, width);
+        for (std::int64_t o = begin; o < end; ++o) {
+            to_m[o] = m[o] == 0 ? 0.0f : to_m[o] / m[o];
+            kernels_.copy_scaled({to_b + o * r, false}, g[o], {to_b + o * r, false}, r);
+        }
     });
 }
 

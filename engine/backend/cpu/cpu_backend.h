@@ -42,6 +42,10 @@ class CpuBackend final : public Backend {
     void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) override;
     void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c,
                    bool transposed) override;
+    void row_norms(const WeightView& weight, Tensor a, Tensor b, float scale, Tensor magnitude,
+                   Tensor out) override;
+    void magnitude_backward(Tensor dy, Tensor y, Tensor bias, Tensor magnitude, Tensor factor,
+                            Tensor db, Tensor dmagnitude) override;
 
     void embed(Tensor table, std::span<const std::int32_t> ids, float scale, Tensor x) override;
     void rms_norm(Tensor x, Tensor gain, float eps, bool offset, Tensor y) override;
@@ -98,6 +102,8 @@ class CpuBackend final : public Backend {
     }
     const GemmKernel& attention_kernel(const Tensor& q) const;
     std::byte* scratch(int thread) const;
+    void expand_row(const WeightView& weight, std::int64_t row, std::int64_t first,
+                    std::int64_t count, float* out) const;
     void pack_panels(const WeightView& weight, Orientation orientation, DType dtype,
                      std::int64_t first, std::int64_t count, std::byte* destination,
                      float* lines) const;

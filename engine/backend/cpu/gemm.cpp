@@ -54,6 +54,14 @@ Packed CpuBackend::pack(const WeightView& weight, Orientation orientation, DType
     return {destination, inner, outer, dtype};
 }
 
+/// Elements [first, first + count) of a row, its factor applied.
+void CpuBackend::expand_row(const WeightView& weight, std::int64_t row, std::int64_t first,
+                            std::int64_t count, float* out) const {
+    kernels_.expand(weight, row * weight.cols + first, count, out);
+    if (weight.row_factors == nullptr) return;
+    kernels_.copy_scaled({out, false}, weight.row_factors[row], {out, false}, count);
+}
+
 void CpuBackend::pack_panels(const WeightView& weight, Orientation orientation, DType dtype,
                              std::int64_t first, std::int64_t count, std::byte* destination,
                              float* lines) const {
@@ -68,12 +76,11 @@ void CpuBackend::pack_panels(const WeightView& weight, Orientation orientation, 
         const std::int64_t k = std::min(step, inner - k0);
         if (forward) {
             for (std::int64_t n = n0; n < n1; ++n) {
-                kernels_.expand(weight, n * weight.cols + k0, k, lines + (n - n0) * kExpandCols);
+                expand_row(weight, n, k0, k, lines + (n - n0) * kExpandCols);
             }
         } else {
             for (std::int64_t i = 0; i < k; ++i) {
-                kernels_.expand(weight, (k0 + i) * weight.cols + n0, n1 - n0,
-                                lines + i * kExpandCols);
+                expand_row(weight, k0 + i, n0, n1 - n0, lines + i * kExpandCols);
             }
         }
         for (std::int64_t n = n0; n < n1; n += g.nr) {

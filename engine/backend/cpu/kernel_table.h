@@ -26,6 +26,7 @@ constexpr Kernels kernel_table(const char* name) {
     k.layer_norm = layer_norm_rows;
     k.layer_norm_backward = layer_norm_backward_rows;
     k.row_dots = row_dots;
+    k.column_dots = column_dots;
     k.rope = rope_token;
     k.log_softmax = log_softmax_row;
     k.copy_scaled = copy_scaled_elements;

@@ -95,6 +95,10 @@ struct Kernels {
     void (*layer_norm_backward)(In x, const float* gain, float eps, In dy, float* dx,
                                 bool accumulate, std::int64_t rows, std::int64_t width);
     void (*row_dots)(In a, In b, float* out, std::int64_t rows, std::int64_t width);
+    /// sums[c] = sum over rows n ascending of a[n][c] * (b[n][c] - shift[c]); rows lie `stride`
+    /// elements apart; shift may be null.
+    void (*column_dots)(In a, In b, const float* shift, float* sums, std::int64_t rows,
+                        std::int64_t width, std::int64_t stride);
     void (*rope)(Out x, const float* cos, const float* sin, bool inverse, std::int64_t heads,
                  std::int64_t width, std::int64_t half);
     /// One row of logits; dlogprob may be null. Returns the target's log-probability.

@@ -141,6 +141,23 @@ inline void row_dots(In a, In b, float* out, std::int64_t rows, std::int64_t wid
     });
 }
 
+inline void column_dots(In a, In b, const float* shift, float* sums, std::int64_t rows,
+                        std::int64_t width, std::int64_t stride) {
+    for (std::int64_t c = 0; c < width; c += kLanes) store(sums + c, Vf{}, width - c);
+    typed(a, [&](auto* x) {
+        typed(b, [&](auto* y) {
+            for (std::int64_t n = 0; n < rows; ++n, x += stride, y += stride) {
+                for (std::int64_t c = 0; c < width; c += kLanes) {
+                    const std::int64_t left = width - c;
+                    Vf value = load(y + c, left);
+                    if (shift != nullptr) value -= load(shift + c, left);
+                    store(sums + c, fma(load(x + c, left), value, load(sums + c, left)), left);
+                }
+            }
+        });
+    });
+}
+
 /// One token: x[heads][width], its line of cos and sin.
 inline void rope_token(Out x, const float* cos, const float* sin, bool inverse, std::int64_t heads,
                        std::int64_t width, std::int64_t half) {

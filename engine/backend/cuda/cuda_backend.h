@@ -4,6 +4,7 @@
 #include <string>
 
 #include "backend/cuda/cuda.h"
+#include "backend/cuda/kernels.h"
 #include "backend/cuda/matmul.h"
 #include "backend/cuda/staging.h"
 
@@ -40,6 +41,10 @@ class CudaBackend final : public Backend {
     void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) override;
     void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c,
                    bool transposed) override;
+    void row_norms(const WeightView& weight, Tensor a, Tensor b, float scale, Tensor magnitude,
+                   Tensor out) override;
+    void magnitude_backward(Tensor dy, Tensor y, Tensor bias, Tensor magnitude, Tensor factor,
+                            Tensor db, Tensor dmagnitude) override;
 
     void embed(Tensor table, std::span<const std::int32_t> ids, float scale, Tensor x) override;
     void rms_norm(Tensor x, Tensor gain, float eps, bool offset, Tensor y) override;
@@ -78,6 +83,7 @@ class CudaBackend final : public Backend {
   private:
     struct Run;
     void open_device();
+    StoredWeight stored(const WeightView& weight) const;
     void gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate);
     void product(const Run& run, std::int64_t row, Tensor c, bool accumulate);
     void plain_gemm_of(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate);

@@ -23,19 +23,22 @@ std::size_t CudaBackend::packed_bytes(std::int64_t rows, std::int64_t cols, Orie
     return static_cast<std::size_t>(rows * cols) * bytes_of(dtype);
 }
 
-Packed CudaBackend::pack(const WeightView& weight, Orientation orientation, DType dtype,
-                         void* destination) {
-    const bool forward = orientation == Orientation::kForward;
-    const Out out{destination, dtype == DType::kBF16};
+StoredWeight CudaBackend::stored(const WeightView& weight) const {
+    StoredWeight stored{};
+    stored.rows = weight.rows;
+    stored.cols = weight.cols;
+    stored.row_factors = weight.row_factors;
     if (weight.storage == Storage::kPlain) {
-        expand_plain(in_of(weight.plain), weight.scale, weight.rows, weight.cols, forward, out,
-                     stream_);
+        stored.kind = WeightKind::kPlain;
+        stored.plain = in_of(weight.plain);
+        stored.factor = weight.scale;
     } else if (weight.storage == Storage::kInt8) {
+        stored.kind = WeightKind::kInt8;
         const auto* codes = reinterpret_cast<const std::int8_t*>(weight.codes);
-        expand_int8({codes, weight.first, weight.cols, weight.absmax, kInt8Step}, weight.rows,
-                    weight.cols, forward, out, stream_);
+        stored.int8 = {codes, weight.first, weight.cols, weight.absmax, kInt8Step};
     } else {
-        CodedWeight coded{};
+        stored.kind = WeightKind::kCodes;
+        CodedWeight& coded = stored.codes;
         coded.codes = weight.codes;
         coded.first = weight.first;
         const auto& table = four_bit_code(weight.storage).table;
@@ -45,8 +48,14 @@ Packed CudaBackend::pack(const WeightView& weight, Orientation orientation, DTyp
         coded.absmax2 = weight.absmax2;
         coded.offset = weight.absmax_offset;
         coded.dynamic_map = dynamic_map_;
-        expand_codes(coded, weight.rows, weight.cols, forward, out, stream_);
     }
+    return stored;
+}
+
+Packed CudaBackend::pack(const WeightView& weight, Orientation orientation, DType dtype,
+                         void* destination) {
+    const bool forward = orientation == Orientation::kForward;
+    expand(stored(weight), forward, {destination, dtype == DType::kBF16}, stream_);
     require_launched("pack");
     return {destination, forward ? weight.cols : weight.rows, forward ? weight.rows : weight.cols,
             dtype};
@@ -158,6 +167,34 @@ void CudaBackend::gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tenso
                          transposed, stream_);
     }
     require_launched("gemm_rows");
+}
+
+void CudaBackend::row_norms(const WeightView& weight, Tensor a, Tensor b, float factor,
+                            Tensor magnitude, Tensor out) {
+    const std::int64_t rows = weight.rows, r = a.rows();
+    check(a.cols() == weight.cols && b.rows() == rows && b.cols() == r && out.count() == rows &&
+              (magnitude.empty() || magnitude.count() == rows) && r <= 1024,
+          "row_norms operands fit");
+    cuda::row_norms(stored(weight),
+                    {rows, weight.cols, r, a.as<float>(), b.as<float>(), factor,
+                     magnitude.empty() ? nullptr : magnitude.as<float>(), out.as<float>()},
+                    stream_);
+    require_launched("row_norms");
+}
+
+void CudaBackend::magnitude_backward(Tensor dy, Tensor y, Tensor bias, Tensor magnitude,
+                                     Tensor factor, Tensor db, Tensor dmagnitude) {
+    const std::int64_t cols = dy.cols();
+    check(y.rows() == dy.rows() && y.cols() == cols && db.rows() == cols &&
+              magnitude.count() == cols && factor.count() == cols && dmagnitude.count() == cols &&
+              (bias.empty() || bias.count() == cols),
+          "magnitude_backward operands fit");
+    cuda::magnitude_backward(
+        in_of(dy), in_of(y),
+        {dy.rows(), cols, db.cols(), bias.empty() ? nullptr : bias.as<float>(),
+         magnitude.as<float>(), factor.as<float>(), db.as<float>(), dmagnitude.as<float>()},
+        stream_);
+    require_launched("magnitude_backward");
 }
 
 }  // namespace qshard::cuda

@@ -105,13 +105,37 @@ struct Int8Weight {
     const float* absmax;
     float step;
 };
-/// out[rows, cols], or its transpose, = the weight's values.
-void expand_codes(const CodedWeight& weight, std::int64_t rows, std::int64_t cols, bool transposed,
-                  Out out, Stream stream);
-void expand_int8(const Int8Weight& weight, std::int64_t rows, std::int64_t cols, bool transposed,
-                 Out out, Stream stream);
-void expand_plain(In weight, float factor, std::int64_t rows, std::int64_t cols, bool transposed,
-                  Out out, Stream stream);
+enum class WeightKind : std::uint8_t { kCodes, kInt8, kPlain };
+struct StoredWeight {
+    WeightKind kind;
+    std::int64_t rows, cols;
+    CodedWeight codes;
+    Int8Weight int8;
+    In plain;  ///< times `factor`
+    float factor;
+    const float* row_factors;  ///< [rows] or null
+};
+/// out[rows, cols], or its transpose, = the weight's values times its row factors.
+void expand(const StoredWeight& weight, bool transposed, Out out, Stream stream);
+
+// magnitudes.cu
+struct RowNorms {
+    std::int64_t rows, cols, r;
+    const float *a, *b;  ///< [r, cols], [rows, r]
+    float scale;
+    const float* magnitude;  ///< null: norms
+    float* out;
+};
+/// out[o] = norm of row o of the weight (without its row factors) + scale b a; or magnitude / that.
+/// r <= 1024.
+void row_norms(const StoredWeight& weight, const RowNorms& norms, Stream stream);
+struct MagnitudeBackward {
+    std::int64_t rows, cols, r;
+    const float *bias, *magnitude, *factor;  ///< [cols]; bias may be null
+    float *db, *dmagnitude;                  ///< [cols, r], [cols]
+};
+/// dmagnitude[c] = sum over n of dy[n, c] (y[n, c] - bias[c]) / magnitude[c]; db[c] *= factor[c].
+void magnitude_backward(In dy, In y, const MagnitudeBackward& x, Stream stream);
 
 // products.cu
 /// One product of plain_gemm(): element (m, k) of a at a[m * row_stride + k * inner_stride].

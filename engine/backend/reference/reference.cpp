@@ -67,6 +67,10 @@ float weight_at(const WeightView& w, std::int64_t i) {
     return table[i % 2 == 0 ? pair >> 4 : pair & 15] * absmax;
 }
 
+float row_factor(const WeightView& w, std::int64_t i) {
+    return w.row_factors == nullptr ? 1.0f : w.row_factors[i / w.cols];
+}
+
 class ReferenceBackend final : public Backend {
   public:
     std::string_view name() const override { return "reference"; }
@@ -109,7 +113,7 @@ class ReferenceBackend final : public Backend {
         header[1] = orientation == Orientation::kForward ? 1 : weight.cols;  // stride of inner
         auto* out = reinterpret_cast<float*>(header + 2);
         for (std::int64_t i = 0; i < weight.rows * weight.cols; ++i)
-            out[i] = rounded(weight_at(weight, i), dtype);
+            out[i] = rounded(weight_at(weight, i) * row_factor(weight, i), dtype);
         const bool forward = orientation == Orientation::kForward;
         return {destination, forward ? weight.cols : weight.rows,
                 forward ? weight.rows : weight.cols, dtype};
@@ -149,6 +153,50 @@ class ReferenceBackend final : public Backend {
                 }
                 store(c, transposed ? k * m_count + m : m * k_count + k, factor * sum);
             }
+        }
+    }
+    void row_norms(const WeightView& weight, Tensor a, Tensor b, float factor, Tensor magnitude,
+                   Tensor out) override {
+        const std::int64_t r = a.rows(), width = weight.cols;
+        check(a.cols() == width && b.rows() == weight.rows && b.cols() == r &&
+                  out.count() == weight.rows &&
+                  (magnitude.empty() || magnitude.count() == weight.rows),
+              "row_norms operands fit");
+        for (std::int64_t o = 0; o < weight.rows; ++o) {
+            double squares = 0;
+            for (std::int64_t i = 0; i < width; ++i) {
+                double value = double{weight_at(weight, o * width + i)};
+                for (std::int64_t k = 0; k < r; ++k) {
+                    value += double{factor} * double{load(b, o * r + k)} *
+                             double{load(a, k * width + i)};
+                }
+                squares += value * value;
+            }
+            const auto norm = static_cast<float>(std::sqrt(squares));
+            if (magnitude.empty()) {
+                store(out, o, norm);
+            } else {
+                store(out, o, norm > 0 ? load(magnitude, o) / norm : 0.0f);
+            }
+        }
+    }
+    void magnitude_backward(Tensor dy, Tensor y, Tensor bias, Tensor magnitude, Tensor factor,
+                            Tensor db, Tensor dmagnitude) override {
+        const std::int64_t width = dy.cols(), r = db.cols();
+        check(y.rows() == dy.rows() && y.cols() == width && db.rows() == width &&
+                  magnitude.count() == width && factor.count() == width &&
+                  dmagnitude.count() == width && (bias.empty() || bias.count() == width),
+              "magnitude_backward operands fit");
+        for (std::int64_t o = 0; o < width; ++o) {
+            double sum = 0;
+            for (std::int64_t n = 0; n < dy.rows(); ++n) {
+                const float shift = bias.empty() ? 0.0f : load(bias, o);
+                sum += double{load(dy, n * width + o)} * double{load(y, n * width + o) - shift};
+            }
+            const float m = load(magnitude, o);
+            store(dmagnitude, o, m == 0 ? 0.0f : static_cast<float>(sum / double{m}));
+            for (std::int64_t k = 0; k < r; ++k)
+                store(db, o * r + k, load(db, o * r + k) * load(factor, o));
         }
     }
 

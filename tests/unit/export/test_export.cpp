@@ -56,11 +56,12 @@ struct Adapted {
 };
 
 Adapted adapter_for(const ModelConfig& config, std::vector<std::string> modules,
-                    bool rslora = false) {
+                    bool rslora = false, bool dora = false) {
     AdapterOptions options;
     options.r = 4;
     options.alpha = 8;
     options.use_rslora = rslora;
+    options.use_dora = dora;
     options.target_modules = std::move(modules);
     Adapted adapted{make_adapter_layout(config, options), {}};
     adapted.values.resize(static_cast<std::size_t>(adapted.layout.count));
@@ -287,6 +288,55 @@ TEST(GgufAdapter, PermutesQAndKAndFoldsTheScale) {
                 }
             }
         }
+    }
+}
+
+TEST(GgufAdapter, HasNoPlaceForMagnitudes) {
+    const TempFolder folder;
+    const auto model = open_model(kTiny / "llama");
+    const Adapted adapted = adapter_for(model->config(), {"q_proj"}, false, true);
+    const fs::path path = folder.path() / "adapter.gguf";
+    expect_refused(
+        [&] { write_gguf_adapter(path, model->config(), adapted.layout, adapted.values); }, "DoRA",
+        "dora");
+    EXPECT_FALSE(fs::exists(path));
+}
+
+TEST(MergedWeights, RowsOfDoraHaveTheLengthsOfTheirMagnitudes) {
+    const auto model = open_model(kTiny / "llama");
+    const Adapted lora = adapter_for(model->config(), {"v_proj"});
+    Adapted dora = adapter_for(model->config(), {"v_proj"}, false, true);
+    for (std::size_t t = 0; t < dora.layout.targets.size(); ++t) {  // the same A and B
+        const AdapterTarget &from = lora.layout.targets[t], &to = dora.layout.targets[t];
+        std::copy_n(lora.values.begin() + from.a, (from.in + from.out) * from.r,
+                    dora.values.begin() + to.a);
+    }
+    const MergedWeights sums(*model, lora.layout, lora.values, DType::kBF16);
+    const MergedWeights merged(*model, dora.layout, dora.values, DType::kBF16);
+    for (const PlacedWeight& placed : all_weights(model->config())) {
+        const WeightSpec& weight = placed.weight;
+        std::vector<float> want = values_of(sums, weight);
+        if (weight.role == Role::kV) {
+            const AdapterTarget& t = *dora.layout.find(placed.layer, Role::kV);
+            for (std::int64_t row = 0; row < weight.rows; ++row) {
+                const auto line =
+                    std::span(want).subspan(static_cast<std::size_t>(row * weight.cols),
+                                            static_cast<std::size_t>(weight.cols));
+                double squares = 0;
+                for (const float value : line) squares += std::pow(double{value}, 2);
+                const double length = dora.values[static_cast<std::size_t>(t.magnitude + row)];
+                for (float& value : line)
+                    value = static_cast<float>(double{value} * length / std::sqrt(squares));
+            }
+        }
+        const std::vector<float> whole = values_of(merged, weight);
+        std::vector<float> parts(whole.size());
+        const std::size_t cut = parts.size() / 3;  // inside a row
+        merged.read(weight, 0, std::span(parts).first(cut));
+        merged.read(weight, static_cast<std::int64_t>(cut), std::span(parts).subspan(cut));
+        EXPECT_EQ(parts, whole) << weight.name;
+        for (std::size_t i = 0; i < want.size(); ++i)
+            ASSERT_NEAR(whole[i], want[i], 1e-6) << weight.name << " " << i;
     }
 }
 

@@ -27,20 +27,24 @@ ModelConfig small(std::int64_t width) {
 
 class AdapterFileTest : public testing::Test {
   protected:
-    void SetUp() override {
+    void SetUp() override { make_adapter(false); }
+    void make_adapter(bool dora) {
         AdapterOptions options;
         options.r = 4;
+        options.use_dora = dora;
         options.target_modules = {"q_proj", "down_proj"};
+        state_ = {};
         layout_ = make_adapter_layout(model_.config(), options);
         state_.adapter.resize(static_cast<std::size_t>(layout_.count));
         std::iota(state_.adapter.begin(), state_.adapter.end(), 0.0f);
         for (const AdapterTarget& t : layout_.targets) {
-            state_.tensors.push_back({peft_key(t, true), {t.r, t.in}, t.a, 0, 0});
-            state_.tensors.push_back({peft_key(t, false), {t.out, t.r}, t.b, 0, 0});
+            for (const AdapterTensor& tensor : tensors_of(t))
+                state_.tensors.push_back({tensor.name, tensor.shape, tensor.offset, 0, 0});
         }
         PeftConfig config;
         config.r = 4;
         config.alpha = 32;
+        config.use_dora = dora;
         config.target_modules = {"q_proj", "down_proj"};
         state_.adapter_config_json = peft_config_text(config);
         state_.identity["base_sha256"] = model_.sha256();
@@ -70,6 +74,19 @@ TEST_F(AdapterFileTest, CheckpointAndPeftFolderGiveTheSameNumbers) {
     }
     EXPECT_EQ(read_adapter_file(folder_).path, folder_ / "adapter");
     EXPECT_EQ(read_newest_checkpoint(folder_).state.step, 3);
+}
+
+TEST_F(AdapterFileTest, MagnitudesOfDoraAreReadFromBoth) {
+    make_adapter(true);
+    CheckpointStore(folder_ / "checkpoints").save(state_);
+    write_peft_adapter(folder_ / "adapter", state_);
+    for (const fs::path& path : {folder_ / "adapter", folder_ / "checkpoints"}) {
+        const AdapterFile file = read_adapter_file(path);
+        const AdapterLayout layout = fit_adapter(file, model_);
+        EXPECT_TRUE(layout.options.use_dora) << path;
+        EXPECT_EQ(layout.rows, layout_.rows) << path;
+        EXPECT_EQ(flat_values(file, layout), state_.adapter) << path;
+    }
 }
 
 TEST_F(AdapterFileTest, AnotherModelIsRefusedWithBothShapes) {

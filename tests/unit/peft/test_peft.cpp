@@ -86,7 +86,7 @@ TEST(PeftConfig, OursReadsBackAndIsSorted) {
     config.r = 16;
     config.alpha = 32;
     config.dropout = 0.05;
-    config.use_rslora = true;
+    config.use_rslora = config.use_dora = true;
     config.target_modules = {"q_proj", "v_proj"};
     config.layers_to_transform = {0, 3};
     config.base_model = "a/b";
@@ -96,7 +96,7 @@ TEST(PeftConfig, OursReadsBackAndIsSorted) {
     const PeftConfig again = parse_peft_config(text, "test");
     EXPECT_EQ(peft_config_text(again), text);
     EXPECT_EQ(again.layers_to_transform, config.layers_to_transform);
-    EXPECT_TRUE(again.use_rslora);
+    EXPECT_TRUE(again.use_rslora && again.use_dora);
 }
 
 TEST(PeftConfig, ParsesPatternsInFileOrder) {
@@ -147,7 +147,7 @@ TEST(PeftFolder, RanksAndScalesOfPatternsAreThoseOfPeft) {
 TEST(PeftConfig, UnsupportedFeaturesAreRefusedByName) {
     const std::pair<const char*, const char*> cases[] = {
         {R"({"peft_type": "IA3"})", "IA3"},
-        {R"({"use_dora": true})", "use_dora"},
+        {R"({"use_dora": 1})", "use_dora"},
         {R"({"bias": "all"})", "bias"},
         {R"({"lora_bias": true})", "lora_bias"},
         {R"({"modules_to_save": ["lm_head"]})", "modules_to_save"},
@@ -174,6 +174,48 @@ std::string refusal(std::vector<FloatTensorView> tensors) {
     write_file_atomic(folder.path() / "adapter_model.safetensors",
                       safetensors_bytes(std::move(tensors)));
     return message_of([&] { read_peft_adapter(folder.path()); });
+}
+
+/// A folder of PEFT's whose adapter_config.json says use_dora, with these tensors.
+std::string dora_refusal(std::vector<FloatTensorView> tensors) {
+    const TempFolder folder;
+    PeftConfig config;
+    config.r = 4;
+    config.use_dora = true;
+    write_file_atomic(folder.path() / "adapter_config.json", peft_config_text(config));
+    write_file_atomic(folder.path() / "adapter_model.safetensors",
+                      safetensors_bytes(std::move(tensors)));
+    return message_of([&] {
+        const PeftAdapter adapter = read_peft_adapter(folder.path());
+        for (const NamedTensor& tensor : adapter.tensors) {
+            const bool magnitude = tensor.name == "base_model.model.m.lora_magnitude_vector";
+            EXPECT_EQ(tensor.shape.size(), magnitude ? 1u : 2u) << tensor.name;
+        }
+        EXPECT_TRUE(adapter_options(adapter.config, adapter.tensors).use_dora);
+    });
+}
+
+TEST(PeftFolder, MagnitudesAreReadUnderOldNamesAndShapesToo) {
+    const std::vector<float> values(64);
+    const auto view = [&](const char* name, std::vector<std::int64_t> shape) {
+        std::int64_t count = 1;
+        for (const std::int64_t extent : shape) count *= extent;
+        return FloatTensorView{std::string("base_model.model.m.") + name, std::move(shape),
+                               std::span(values).first(static_cast<std::size_t>(count))};
+    };
+    const auto with = [&](FloatTensorView magnitude) {
+        return dora_refusal(
+            {view("lora_A.weight", {4, 6}), view("lora_B.weight", {8, 4}), std::move(magnitude)});
+    };
+    EXPECT_EQ(with(view("lora_magnitude_vector", {8})), "");
+    EXPECT_EQ(with(view("lora_magnitude_vector", {1, 8})), "");
+    EXPECT_EQ(with(view("lora_magnitude_vector.weight", {8})), "");
+    EXPECT_NE(with(view("lora_magnitude_vector", {7})).find("7 magnitudes for 8 rows"),
+              std::string::npos);
+    EXPECT_NE(with(view("lora_magnitude_vector", {2, 4})).find("not a vector"), std::string::npos);
+    EXPECT_NE(dora_refusal({view("lora_A.weight", {4, 6}), view("lora_B.weight", {8, 4})})
+                  .find("lacks its lora_magnitude_vector"),
+              std::string::npos);
 }
 
 TEST(PeftFolder, RefusesTensorsItCannotApply) {

@@ -84,6 +84,15 @@ TEST_F(RunFileTest, ModulesAreNamesOrAnExpressionAsInPeft) {
               std::vector<std::string>{"self_attn.q_proj"});
 }
 
+TEST_F(RunFileTest, DoraIsASwitchThatOlderFilesHaveAsNull) {
+    EXPECT_FALSE(load(good_).adapter.use_dora);
+    EXPECT_FALSE(load(good_ + "adapter: {use_dora: null}\n").adapter.use_dora);
+    const RunFile run = load(good_ + "adapter: {use_dora: true}\n");
+    EXPECT_TRUE(run.adapter.use_dora);
+    EXPECT_TRUE(load(run.to_yaml()).adapter.use_dora);
+    EXPECT_NE(run.identity_yaml(), load(good_).identity_yaml());
+}
+
 TEST_F(RunFileTest, PlacementDoesNotChangeTheIdentityAndSettingsDo) {
     const std::string identity = load(good_).identity_yaml();
     EXPECT_EQ(load(good_, {"placement.mode=gathered", "checkpoint.every=7"}).identity_yaml(),
@@ -119,12 +128,15 @@ TEST_F(RunFileTest, ErrorsNameFileLineKeyAndTheNearestKnownKey) {
         std::string::npos);
     EXPECT_NE(error(good_ + "train: {seed: 1, seed: 2}\n").find("given twice"), std::string::npos);
     EXPECT_NE(error(good_ + "adapter: {r: 0}\n").find("from 1 to 1024"), std::string::npos);
-    for (const char* key : {"use_dora: true", "modules_to_save: [lm_head]", "bias: lora_only",
-                            "init_lora_weights: pissa"}) {
+    for (const char* key :
+         {"modules_to_save: [lm_head]", "bias: lora_only", "init_lora_weights: pissa"}) {
         EXPECT_NE(error(good_ + "adapter: {" + key + "}\n").find("not supported yet"),
                   std::string::npos)
             << key;
     }
+    EXPECT_NE(error(good_ + "adapter: {use_dora: true, dropout: 0.1}\n")
+                  .find("\"adapter.dropout\" is 0.1 with adapter.use_dora"),
+              std::string::npos);
     EXPECT_NE(error(good_ + "adapter: {rank_pattern: {q_proj: 0}}\n").find("1 to 1024"),
               std::string::npos);
     EXPECT_NE(error(good_ + "placement: {mode: pipeline}\n").find("not supported yet"),

@@ -188,8 +188,32 @@ TEST(Adapter, AFusedProjectionHasOneTarget) {
     const AdapterLayout layout = make_adapter_layout(config, options);
     ASSERT_EQ(layout.targets.size(), 1u);
     EXPECT_EQ(layout.targets[0].out, 120);
-    EXPECT_EQ(peft_key(layout.targets[0], false),
+    EXPECT_EQ(tensors_of(layout.targets[0]).back().name,
               "base_model.model.transformer.h.0.attn.c_attn.lora_B.weight");
+}
+
+TEST(Adapter, DoraHasAMagnitudeForEveryRowBehindItsFactors) {
+    AdapterOptions options;
+    options.r = 4;
+    options.target_modules = {"q_proj", "down_proj"};
+    const AdapterLayout lora = make_adapter_layout(llama(true), options);
+    EXPECT_EQ(lora.rows, 0);
+    options.use_dora = true;
+    const AdapterLayout layout = make_adapter_layout(llama(true), options);
+    EXPECT_EQ(layout.rows, 2 * (40 + 40));
+    EXPECT_EQ(layout.count, lora.count + layout.rows);
+    std::int64_t next = 0, row = 0;
+    for (const AdapterTarget& target : layout.targets) {
+        for (const AdapterTensor& tensor : tensors_of(target)) {
+            EXPECT_EQ(tensor.offset, next) << tensor.name;
+            next += tensor.count();
+        }
+        EXPECT_EQ(target.first_row, row);
+        row += target.out;
+        EXPECT_EQ(tensors_of(target).back().name,
+                  "base_model.model." + target.module + ".lora_magnitude_vector");
+    }
+    EXPECT_EQ(next, layout.count);
 }
 
 TEST(Families, GgufNamesAreThoseOfLlamaCpp) {
