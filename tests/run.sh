@@ -155,8 +155,10 @@ run_ctest build
 
 headline "CUDA"
 if command -v nvcc >/dev/null; then
-    # Nothing here runs a GPU's code: what can be checked is that it compiles, links and keeps to its registers.
-    one "build with CUDA" build build-cuda qshard -DQSHARD_CUDA=ON -DQSHARD_CUDA_ARCHITECTURES=90-real
+    # Nothing here runs a GPU's code: what can be checked is that it compiles, links, says that there is no GPU and keeps to
+    # its registers. Only the backend and the transport differ from the other build.
+    one "build with CUDA" build build-cuda test_cuda_platform -DQSHARD_CUDA=ON -DQSHARD_CUDA_ARCHITECTURES=90-real &&
+        run_ctest build-cuda -R '^test_cuda_platform$'
     one "registers of the kernels" tests/gpu/spills.sh 90
 else
     echo "SKIP: the build with CUDA (no nvcc)"
