@@ -74,7 +74,10 @@ GgufHeader gguf_metadata(const ModelSource& source) {
     }
     GgufTokenizerData data = gguf_tokenizer_of(source.tokenizer_json->text,
                                                source.tokenizer_json->origin, config.vocabulary);
-    data.add_bos = open_text_model(source.path, std::nullopt).add_bos;
+    const TextModel text = open_text_model(source.path, std::nullopt);
+    data.add_bos = text.add_bos;
+    data.bos = text.bos;
+    data.eos = text.eos;
     add_gguf_tokenizer(header, data, config, source.chat_template);
     return header;
 }

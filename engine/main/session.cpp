@@ -38,6 +38,9 @@ void read_tokenizer_config(const ModelText& file, TextModel& model) {
         if (const auto text = special_token(*config, key))
             *id = model.tokenizer->token_to_id(*text);
     }
+    for (const char* key : {"unk_token", "pad_token"}) {
+        if (const auto text = special_token(*config, key)) model.chat_variables[key] = *text;
+    }
     if (const auto* add = config->if_contains("add_bos_token"); add != nullptr && add->is_bool()) {
         model.add_bos = add->get_bool();
     }
@@ -89,8 +92,7 @@ TextModel open_text_model(const std::filesystem::path& path,
         if (model.eos) model.chat_variables["eos_token"] = model.tokenizer->id_to_token(*model.eos);
     }
     if (!model.source.chat_template.empty()) {
-        model.chat =
-            ChatTemplate::parse(model.source.chat_template, "chat template of " + path.string());
+        model.chat = ChatTemplate::parse(model.source.chat_template, path.string());
     }
     model.stop_ids = model.config().eos_ids;
     if (model.eos && std::find(model.stop_ids.begin(), model.stop_ids.end(), *model.eos) ==

@@ -27,7 +27,7 @@ struct TextModel {
     std::optional<std::int32_t> bos, eos;
     bool add_bos = false;                ///< what "add_bos: auto" means for this tokenizer
     std::vector<std::int32_t> stop_ids;  ///< end an answer: eos and the model's own list
-    boost::json::object chat_variables;  ///< bos_token, eos_token
+    boost::json::object chat_variables;  ///< bos_token, eos_token, unk_token, pad_token
 
     const ModelConfig& config() const { return source.weights->config(); }
     /// The tokenizer; UserError if the model has none.

@@ -29,15 +29,17 @@ std::string pattern_text(const RunFile::Adapter& adapter) {
     return text;
 }
 
-/// What makes PEFT choose the modules of `layout`. It has no layers beside a pattern or all-linear.
-void set_targets(PeftConfig& config, const RunFile::Adapter& adapter, const AdapterLayout& layout) {
+/// What makes PEFT choose the modules of `layout`. It has no layers beside a pattern or all-linear,
+/// and names alone would choose modules of a wrapped model's vision part too.
+void set_targets(PeftConfig& config, const RunFile::Adapter& adapter, const AdapterLayout& layout,
+                 bool wrapped) {
     config.exclude_modules = adapter.exclude_modules;
     config.exclude_pattern = adapter.exclude_pattern;
     config.layers_to_transform = parse_layers(adapter.layers);
-    if (adapter.target_pattern.empty()) {
+    if (adapter.target_pattern.empty() && !wrapped) {
         const bool all = adapter.target_modules == std::vector<std::string>{"all-linear"};
         config.target_modules = all ? target_names(layout) : adapter.target_modules;
-    } else if (config.layers_to_transform.empty()) {
+    } else if (config.layers_to_transform.empty() && !wrapped) {
         config.target_pattern = adapter.target_pattern;
     } else {
         config.layers_to_transform.clear();
@@ -275,8 +277,8 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     config.init_lora_weights = run_.adapter.init_lora_weights;
     config.rank_pattern = run_.adapter.rank_pattern;
     config.alpha_pattern = run_.adapter.alpha_pattern;
-    set_targets(config, run_.adapter, layout);
-    config.base_model = model_.config().name.empty() ? run_.model.base : model_.config().name;
+    set_targets(config, run_.adapter, layout, model_.config().wrapped);
+    config.base_model = run_.model.base;
     state.adapter_config_json = peft_config_text(config);
     state.run_yaml = run_.to_yaml();
     state.identity = identity();

@@ -42,9 +42,9 @@ MergedWeights::MergedWeights(const WeightReader& weights, const AdapterLayout& a
     : weights_(weights), adapter_(adapter), values_(values), base_(base) {}
 
 const AdapterTarget* MergedWeights::target_of(const WeightSpec& weight) const {
-    const auto target =
-        std::find_if(adapter_.targets.begin(), adapter_.targets.end(),
-                     [&](const AdapterTarget& t) { return t.module == weight.module(); });
+    const std::string path = adapter_path(weights_.config(), weight);
+    const auto target = std::find_if(adapter_.targets.begin(), adapter_.targets.end(),
+                                     [&](const AdapterTarget& t) { return t.module == path; });
     return weight.linear && target != adapter_.targets.end() ? &*target : nullptr;
 }
 

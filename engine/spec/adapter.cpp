@@ -157,6 +157,13 @@ ModuleScale ModuleScales::of(std::string_view module) const {
     return {r, alpha / (use_rslora_ ? std::sqrt(rank) : rank)};
 }
 
+std::string adapter_path(const ModelConfig& config, const WeightSpec& weight) {
+    constexpr std::string_view kRoot = "model.";
+    std::string path(weight.module());
+    if (config.wrapped && path.starts_with(kRoot)) path.insert(kRoot.size(), "language_model.");
+    return path;
+}
+
 AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOptions& options) {
     AdapterLayout layout;
     layout.options = options;
@@ -181,7 +188,7 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
             std::find(options.layers.begin(), options.layers.end(), l) != options.layers.end();
         for (const WeightSpec& weight : layer_weights(config, l)) {
             if (!weight.linear) continue;
-            const std::string module(weight.module());
+            const std::string module = adapter_path(config, weight);
             if (!adaptable(config, weight.role)) {
                 const std::string* name = targets.name_of(module);
                 if (name != nullptr) refuse_mixture(*name, module);

@@ -106,6 +106,10 @@ struct AdapterLayout {
     std::int64_t largest_r() const;  ///< of all targets
 };
 
+/// A linear's path in the model that PEFT loads: that of its weight, but "model.language_model."
+/// for "model." in a wrapped model.
+std::string adapter_path(const ModelConfig& config, const WeightSpec& weight);
+
 /// UserError if a target module or pattern matches nothing (the message lists the model's modules)
 /// or a layer does not exist.
 AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOptions& options);

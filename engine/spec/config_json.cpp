@@ -1,7 +1,9 @@
 #include "spec/config_json.h"
 
+#include <algorithm>
 #include <array>
 #include <boost/json/array.hpp>
+#include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 #include <cmath>
 
@@ -20,7 +22,10 @@ constexpr std::int64_t kMaxToken = (std::int64_t{1} << 31) - 1;
 // pre-training is among them: as in PEFT's examples, only the adapter's own dropout is applied.
 constexpr std::string_view kHarmless[] = {"_attn_implementation",
                                           "_attn_implementation_autoset",
+                                          "_commit_hash",
+                                          "_flash_attn_2_enabled",
                                           "_name_or_path",
+                                          "_num_labels",
                                           "architectures",
                                           "attention_dropout",
                                           "attn_pdrop",
@@ -54,15 +59,19 @@ constexpr std::string_view kHarmless[] = {"_attn_implementation",
                                           "max_length",
                                           "max_sequence_length",
                                           "min_length",
+                                          "model_max_length",
                                           "n_ctx",
+                                          "n_special",
                                           "no_repeat_ngram_size",
                                           "num_beam_groups",
                                           "num_beams",
                                           "num_return_sequences",
                                           "output_attentions",
                                           "output_hidden_states",
+                                          "output_past",
                                           "output_router_logits",
                                           "output_scores",
+                                          "predict_special_tokens",
                                           "prefix",
                                           "pretraining_tp",
                                           "problem_type",
@@ -94,6 +103,7 @@ constexpr std::string_view kHarmless[] = {"_attn_implementation",
                                           "transformers.js_config",
                                           "transformers_version",
                                           "typical_p",
+                                          "unk_token_id",
                                           "unsloth_fixed",
                                           "unsloth_version",
                                           "use_bfloat16",
@@ -330,12 +340,33 @@ void refuse_other_quantizers(JsonKeys& keys) {
     }
 }
 
-void refuse_odd_switches(JsonKeys& keys) {
-    for (std::string_view key : {"rope_interleaved", "use_bidirectional_attention",
-                                 "scale_attn_by_inverse_layer_idx", "add_cross_attention"}) {
-        if (keys.boolean(key).value_or(false)) keys.fail(key, "false");
+/// Keys of published files that say what the family does anyway. Transformers' classes do not read
+/// them, but with another value the file means another model.
+void refuse_odd_switches(JsonKeys& keys, const ModelConfig& config) {
+    const auto require = [&keys](std::string_view key, const boost::json::value& expected) {
+        if (keys.asked(key)) return;  // a switch of this family
+        const boost::json::value* found = keys.find(key);
+        if (found != nullptr && *found != expected)
+            keys.fail(key, boost::json::serialize(expected));
+    };
+    for (const char* key :
+         {"add_cross_attention", "attention_bias", "lm_head_bias", "mlp_bias", "rope_interleaved",
+          "scale_attn_by_inverse_layer_idx", "use_bidirectional_attention", "use_mrope"}) {
+        require(key, false);
     }
-    if (!keys.boolean("scale_attn_weights").value_or(true)) keys.fail("scale_attn_weights", "true");
+    require("scale_attn_weights", true);
+    require("qkv_bias", config.qkv_bias);
+    require("use_qk_norm", config.qk_norm);
+    require("norm_type", config.norm == NormKind::kLayer ? "layer_norm" : "rms_norm");
+    require("mlp_type", config.gated_mlp ? "gated" : "default");
+    const bool swiglu = config.gated_mlp && config.activation == Activation::kSilu;
+    require("activation", swiglu ? boost::json::value("swiglu") : nullptr);
+    require("full_attn_mod", 1);  // Phi-4-mini
+    require("interpolate_factor", 1);
+    require("shared_expert_intermediate_size", 0);
+    std::int64_t window = 0;
+    for (const LayerConfig& layer : config.layer) window = std::max(window, layer.window);
+    require("sliding_window_size", window);
 }
 
 ModelConfig parse(const boost::json::object& object, const std::string& origin) {
@@ -345,8 +376,12 @@ ModelConfig parse(const boost::json::object& object, const std::string& origin) 
     if (const boost::json::object* text_config = keys.object("text_config")) {
         JsonKeys inner(*text_config, origin + ": \"text_config\"");
         const std::string inner_type = inner.text("model_type").value_or("");
-        if (family_of_model_type(inner_type) != nullptr)
-            return parse(*text_config, origin + ": \"text_config\"");
+        if (family_of_model_type(inner_type) != nullptr) {
+            ModelConfig config = parse(*text_config, origin + ": \"text_config\"");
+            if (config.eos_ids.empty()) parse_tokens(keys, config);
+            config.wrapped = true;
+            return config;
+        }
     }
     const Family* family = family_of_model_type(model_type);
     if (family == nullptr) {
@@ -364,7 +399,7 @@ ModelConfig parse(const boost::json::object& object, const std::string& origin) 
     parse_experts(keys, *family, config);
     if (!config.learned_positions) parse_ropes(keys, *family, config);
     parse_tokens(keys, config);
-    refuse_odd_switches(keys);
+    refuse_odd_switches(keys, config);
     keys.ignore(kHarmless);
     keys.refuse_others(fmt::format(
         "a \"{}\" model with it may compute something else than this program does", family->name));

@@ -25,6 +25,8 @@ class JsonKeys {
     std::optional<std::string> text(std::string_view key);
     const boost::json::object* object(std::string_view key);
     const boost::json::array* array(std::string_view key);
+    /// Whether the key is known: was asked for or ignored.
+    bool asked(std::string_view key) const { return known_.contains(key); }
     /// Marks keys as known.
     void ignore(std::span<const std::string_view> keys);
     /// UserError that lists the keys which are neither null nor known.

@@ -51,7 +51,8 @@ struct LayerConfig {
 struct ModelConfig {
     std::string family;      ///< row of the families table, e.g. "llama"
     std::string model_type;  ///< as the source calls it
-    std::string name;        ///< base_model_name_or_path for PEFT, or empty
+    std::string name;        ///< what the source calls the model, or empty
+    bool wrapped = false;    ///< the text part of a model that also takes images
 
     std::int64_t layers = 0;      ///< L
     std::int64_t width = 0;       ///< C

@@ -1,11 +1,17 @@
 #include "io/export/gguf_metadata.h"
 
+#include <algorithm>
+#include <array>
+
 #include "base/error.h"
 #include "spec/families.h"
 #include "spec/rope.h"
 
 namespace qshard {
 namespace {
+
+constexpr std::array<const char*, 3> kEnds = {
+    "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
 
 bool says_how_it_is_stored(std::string_view key) {
     return key == "general.file_type" || key == "general.quantization_version" ||
@@ -97,6 +103,8 @@ void add_rope(Keys& keys, const ModelConfig& config) {
             keys.count("rope.scaling.original_context_length", rope.original_max_positions);
             if (rope.attention_factor)
                 keys.number("rope.scaling.attn_factor", *rope.attention_factor);
+            keys.number("rope.scaling.yarn_beta_fast", rope.beta_fast);
+            keys.number("rope.scaling.yarn_beta_slow", rope.beta_slow);
             return;
         case RopeKind::kLongrope:  // and the two tensors of divisors
             keys.count("rope.scaling.original_context_length", rope.original_max_positions);
@@ -140,15 +148,28 @@ void add_gguf_tokenizer(GgufHeader& header, const GgufTokenizerData& data,
     header.text("tokenizer.ggml.pre", data.pre);
     header.texts("tokenizer.ggml.tokens", data.tokens);
     header.i32s("tokenizer.ggml.token_type", data.token_types);
-    header.texts("tokenizer.ggml.merges", data.merges);
+    if (data.scores.empty()) {
+        header.texts("tokenizer.ggml.merges", data.merges);
+    } else {
+        header.f32s("tokenizer.ggml.scores", data.scores);
+    }
     const auto id = [&](const char* key, std::int32_t value) {
         header.u32(key, static_cast<std::uint32_t>(value));
     };
-    if (config.bos_id) id("tokenizer.ggml.bos_token_id", *config.bos_id);
-    if (!config.eos_ids.empty()) id("tokenizer.ggml.eos_token_id", config.eos_ids[0]);
-    if (config.eos_ids.size() > 1) id("tokenizer.ggml.eot_token_id", config.eos_ids[1]);
+    if (const auto bos = data.bos ? data.bos : config.bos_id)
+        id("tokenizer.ggml.bos_token_id", *bos);
+    // What else ends an answer goes under the names of its two other kinds of ends.
+    std::vector<std::int32_t> ends = config.eos_ids;
+    if (data.eos) {
+        std::erase(ends, *data.eos);
+        ends.insert(ends.begin(), *data.eos);
+    }
+    for (std::size_t i = 0; i < std::min(ends.size(), kEnds.size()); ++i) id(kEnds[i], ends[i]);
     if (config.pad_id) id("tokenizer.ggml.padding_token_id", *config.pad_id);
+    if (data.unk) id("tokenizer.ggml.unknown_token_id", *data.unk);
     if (data.add_bos) header.boolean("tokenizer.ggml.add_bos_token", *data.add_bos);
+    if (data.add_space_prefix)
+        header.boolean("tokenizer.ggml.add_space_prefix", *data.add_space_prefix);
     if (!chat_template.empty()) header.text("tokenizer.chat_template", chat_template);
 }
 

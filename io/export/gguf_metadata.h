@@ -16,7 +16,7 @@ GgufHeader gguf_metadata_like(const GgufFile& like);
 /// longrope positions, mixtures).
 GgufHeader gguf_metadata_of(const ModelConfig& config);
 
-/// Adds a tokenizer to it; ids of special tokens are the model's.
+/// Adds a tokenizer to it; ids of special tokens are its own, or else those of the model.
 void add_gguf_tokenizer(GgufHeader& header, const GgufTokenizerData& data,
                         const ModelConfig& config, const std::string& chat_template);
 

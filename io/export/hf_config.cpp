@@ -17,7 +17,8 @@ namespace {
 
 namespace json = boost::json;
 
-/// transformers' class of a model_type.
+}  // namespace
+
 std::string_view class_name(std::string_view model_type) {
     static const std::map<std::string_view, std::string_view> names = {
         {"llama", "LlamaForCausalLM"},        {"mistral", "MistralForCausalLM"},
@@ -25,7 +26,9 @@ std::string_view class_name(std::string_view model_type) {
         {"gemma", "GemmaForCausalLM"},        {"gemma2", "Gemma2ForCausalLM"},
         {"gemma3_text", "Gemma3ForCausalLM"}, {"smollm3", "SmolLM3ForCausalLM"},
         {"granite", "GraniteForCausalLM"},    {"starcoder2", "Starcoder2ForCausalLM"},
-        {"phi3", "Phi3ForCausalLM"},          {"olmo2", "Olmo2ForCausalLM"}};
+        {"phi3", "Phi3ForCausalLM"},          {"olmo2", "Olmo2ForCausalLM"},
+        {"gpt2", "GPT2LMHeadModel"},          {"mixtral", "MixtralForCausalLM"},
+        {"qwen3_moe", "Qwen3MoeForCausalLM"}};
     const auto found = names.find(model_type);
     if (found == names.end()) {
         throw UserError(fmt::format(
@@ -35,6 +38,8 @@ std::string_view class_name(std::string_view model_type) {
     }
     return found->second;
 }
+
+namespace {
 
 /// The decimal that is nearest to the fp32 number, not its binary neighbour: 1e-05.
 double plain(float value) {
@@ -65,6 +70,14 @@ json::value llama3_scaling(const RopeConfig& rope) {
 
 json::value rope_scaling(const RopeConfig& rope) {
     if (!rope.frequency_divisors.empty()) return llama3_scaling(rope);
+    if (rope.kind == RopeKind::kLongrope) {
+        json::object longrope = {
+            {"rope_type", "longrope"},
+            {"short_factor", json::array(rope.short_factor.begin(), rope.short_factor.end())},
+            {"long_factor", json::array(rope.long_factor.begin(), rope.long_factor.end())}};
+        if (rope.attention_factor) longrope["attention_factor"] = *rope.attention_factor;
+        return longrope;
+    }
     if (rope.kind == RopeKind::kLinear) return {{"rope_type", "linear"}, {"factor", rope.factor}};
     if (rope.kind != RopeKind::kYarn) return nullptr;
     json::object yarn = {{"rope_type", "yarn"},
@@ -79,15 +92,15 @@ void add_switches(json::object& object, const Family& family, const ModelConfig&
                              : config.activation == Activation::kGeluErf ? "gelu"
                              : config.activation == Activation::kRelu    ? "relu"
                                                                          : "silu";
-    object["hidden_act"] = activation;
+    object[family.keys.activation] = activation;
     if (family.fixed_activation) object["hidden_activation"] = activation;
     object[family.eps_key] = plain(config.norm_eps);
     object["tie_word_embeddings"] = config.tied_head;
     if (!family.qkv_bias_key.empty()) object[family.qkv_bias_key] = config.qkv_bias;
     if (!family.mlp_bias_key.empty()) object[family.mlp_bias_key] = config.mlp_bias;
     if (family.scalar_scale) {
-        object["query_pre_attn_scalar"] =
-            std::round(1.0 / std::pow(static_cast<double>(config.attention_scale), 2));
+        object["query_pre_attn_scalar"] =  // transformers takes whole numbers only
+            std::llround(1.0 / std::pow(static_cast<double>(config.attention_scale), 2));
     }
     if (family.soft_caps) {
         const auto cap = [](float value) { return value > 0 ? json::value(value) : json::value(); };
@@ -117,9 +130,31 @@ void add_layers(json::object& object, const Family& family, const ModelConfig& c
     }
     if (family.nope_interval > 0) object["no_rope_layers"] = rotates;
     if (config.ropes.empty()) return;
-    object["rope_theta"] = config.ropes[0].theta;
-    object["rope_scaling"] = rope_scaling(config.ropes[0]);
+    const RopeConfig& rope = config.ropes[0];
+    object["rope_theta"] = rope.theta;
+    object["rope_scaling"] = rope_scaling(rope);
+    if (rope.kind == RopeKind::kLongrope)
+        object["original_max_position_embeddings"] = rope.original_max_positions;
+    if (rope.rotary_width < config.head_width) {
+        object["partial_rotary_factor"] =
+            static_cast<double>(rope.rotary_width) / static_cast<double>(config.head_width);
+    }
     if (config.ropes.size() > 1) object["rope_local_base_freq"] = config.ropes[1].theta;
+}
+
+void add_experts(json::object& object, const Family& family, const ModelConfig& config) {
+    if (config.experts == 0) return;
+    const bool keyed = family.mixture == MixtureRule::kKeyed;
+    object[keyed ? "num_experts" : "num_local_experts"] = config.experts;
+    object["num_experts_per_tok"] = config.experts_per_token;
+    if (!keyed) return;
+    object["moe_intermediate_size"] = config.expert_width;
+    object["norm_topk_prob"] = config.normalized_experts;
+    json::array dense;
+    for (std::size_t l = 0; l < config.layer.size(); ++l) {
+        if (!config.layer[l].experts) dense.push_back(static_cast<std::int64_t>(l));
+    }
+    object["mlp_only_layers"] = dense;
 }
 
 void add_tokens(json::object& object, const ModelConfig& config) {
@@ -139,22 +174,24 @@ json::object hf_config_of(const ModelConfig& config, DType dtype) {
     const Family& family = family_named(
         config.family == "llama" && windowed ? "mistral" : std::string_view(config.family));
     const std::string_view model_type = family.model_types.front();
+    const DimensionKeys& keys = family.keys;
     json::object object = {{"model_type", model_type},
                            {"architectures", json::array{json::value(class_name(model_type))}},
                            {"torch_dtype", name_of(dtype)},
-                           {"hidden_size", config.width},
-                           {"num_hidden_layers", config.layers},
-                           {"num_attention_heads", config.heads},
+                           {keys.width, config.width},
+                           {keys.layers, config.layers},
+                           {keys.heads, config.heads},
                            {"num_key_value_heads", config.kv_heads},
                            {"head_dim", config.head_width},
-                           {"intermediate_size", config.ffn_width},
+                           {keys.ffn_width, config.ffn_width},
                            {"vocab_size", config.vocabulary},
-                           {"max_position_embeddings", config.max_positions},
+                           {keys.max_positions, config.max_positions},
                            {"attention_dropout", 0.0},
                            {"initializer_range", 0.02},
                            {"use_cache", true}};
     add_switches(object, family, config);
     add_layers(object, family, config);
+    add_experts(object, family, config);
     add_tokens(object, config);
     const ModelConfig again = model_config_from_json(json::serialize(object), "config.json");
     const std::string difference = difference_of(config, again);

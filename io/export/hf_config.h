@@ -11,4 +11,7 @@ namespace qshard {
 /// read back as the same model.
 boost::json::object hf_config_of(const ModelConfig& config, DType dtype);
 
+/// transformers' class of a model_type; UserError if it has none here.
+std::string_view class_name(std::string_view model_type);
+
 }  // namespace qshard

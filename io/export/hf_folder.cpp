@@ -111,8 +111,14 @@ json::object config_like(const fs::path& like, DType dtype) {
     if (const json::value* text = config.if_contains("text_config"); text && text->is_object()) {
         const json::object inner = text->get_object();
         config = inner;
-        config.erase("architectures");
+        config["architectures"] =
+            json::array{json::value(class_name(config.at("model_type").as_string()))};
+        for (const char* key : {"eos_token_id", "bos_token_id", "pad_token_id"}) {
+            const json::value* outer = document.get_object().if_contains(key);
+            if (outer != nullptr && !config.contains(key)) config[key] = *outer;
+        }
     }
+    config.erase("auto_map");  // names files of code, which are not carried
     config.erase("quantization_config");
     config[config.contains("dtype") ? "dtype" : "torch_dtype"] = name_of(dtype);
     return config;

@@ -1,7 +1,9 @@
 #include "io/formats/gguf_config.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <set>
 
 #include "base/error.h"
 #include "spec/families.h"
@@ -9,7 +11,27 @@
 namespace qshard {
 namespace {
 
-/// Access to the keys of one architecture.
+/// Whether a key that llama.cpp's converter writes for these architectures changes nothing with
+/// this value: what is switched off, what is never read, what equals the value of an absent key.
+bool is_harmless(std::string_view key, const GgufValue& value) {
+    constexpr std::array<std::string_view, 4> kNeverRead = {"vocab_size", "tensor_data_layout",
+                                                            "rope.scaling.finetuned",
+                                                            "attention.layer_norm_epsilon"};
+    constexpr std::array<std::string_view, 4> kOne = {
+        "expert_weights_scale", "rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor",
+        "rope.scaling.yarn_ext_factor"};
+    const auto in = [key](const auto& list) {
+        return std::find(list.begin(), list.end(), key) != list.end();
+    };
+    if (key == "attention.causal" || key == "expert_weights_norm") return value == GgufValue(true);
+    if (value == GgufValue(std::int64_t{0}) || value == GgufValue(0.0) || value == GgufValue(false))
+        return true;
+    if (key == "expert_gating_func") return value == GgufValue(std::int64_t{1});  // softmax
+    return in(kNeverRead) || (in(kOne) && value == GgufValue(1.0));
+}
+
+/// Access to the keys of one architecture, which remembers what was asked for so that the rest can
+/// be refused.
 class Keys {
   public:
     Keys(const GgufFile& file, std::string architecture)
@@ -24,7 +46,7 @@ class Keys {
     }
     std::optional<std::int64_t> integer(std::string_view key, std::int64_t low,
                                         std::int64_t high) const {
-        const std::string name = full(key);
+        const std::string name = asked(key);
         std::optional<std::int64_t> value;
         const auto it = file_.metadata().find(name);
         if (it != file_.metadata().end() &&
@@ -48,15 +70,31 @@ class Keys {
         if (!value) fail(key, "given");
         return *value;
     }
-    std::optional<double> number(std::string_view key) const { return file_.number(full(key)); }
+    std::optional<double> number(std::string_view key) const { return file_.number(asked(key)); }
     std::string text(std::string_view key, const std::string& absent) const {
-        const std::string* value = file_.text(full(key));
+        const std::string* value = file_.text(asked(key));
         return value == nullptr ? absent : *value;
+    }
+    /// UserError if the architecture has a key that nobody asked for and that is not harmless: the
+    /// model may compute something else.
+    void refuse_others() const {
+        const std::string prefix = full("");
+        for (const auto& [name, value] : file_.metadata()) {
+            if (!name.starts_with(prefix) || asked_.contains(name)) continue;
+            if (is_harmless(std::string_view(name).substr(prefix.size()), value)) continue;
+            throw UserError(
+                fmt::format("{}: unknown \"{}\": a model with it may compute something else than "
+                            "this program does",
+                            file_.file().name(), name));
+        }
     }
 
   private:
+    std::string asked(std::string_view key) const { return *asked_.insert(full(key)).first; }
+
     const GgufFile& file_;
     std::string architecture_;
+    mutable std::set<std::string> asked_;
 };
 
 const Family& check_kind(const GgufFile& file) {
@@ -212,6 +250,8 @@ void set_ropes(const GgufFile& file, const Keys& keys, const Family& family, Mod
     } else if (scaling == "yarn") {
         rope.kind = RopeKind::kYarn;
         rope.attention_factor = keys.number("rope.scaling.attn_factor");
+        rope.beta_fast = keys.number("rope.scaling.yarn_beta_fast").value_or(rope.beta_fast);
+        rope.beta_slow = keys.number("rope.scaling.yarn_beta_slow").value_or(rope.beta_slow);
     } else if (scaling != "none") {
         keys.fail("rope.scaling.type", "none, linear or yarn");
     }
@@ -223,12 +263,17 @@ void set_ropes(const GgufFile& file, const Keys& keys, const Family& family, Mod
 
 void set_layers(const Keys& keys, const Family& family, ModelConfig& config) {
     // The pattern is Gemma's; elsewhere the key is present only if every layer has the window
-    // (Mistral, as "llama").
-    const bool windowed = family.window != WindowRule::kSwitched;
-    const std::int64_t window =
-        windowed
-            ? keys.integer("attention.sliding_window", 0, 1 << 30).value_or(family.defaults.window)
-            : 0;
+    // (Mistral, as "llama"), or if there is one that is switched off (Qwen). OLMo 3, which calls
+    // itself "olmo2", has another pattern: there nobody asks for the key.
+    std::int64_t window = family.defaults.window;
+    if (family.window != WindowRule::kNone || family.name == "llama")
+        window = keys.integer("attention.sliding_window", 0, 1 << 30).value_or(window);
+    if (family.window == WindowRule::kSwitched) window = 0;
+    if (family.window_pattern > 0 &&
+        keys.integer("attention.sliding_window_pattern", 1, 4096).value_or(family.window_pattern) !=
+            family.window_pattern) {
+        keys.fail("attention.sliding_window_pattern", fmt::format("{}", family.window_pattern));
+    }
     for (std::int64_t i = 0; i < config.layers; ++i) {
         LayerConfig& layer = config.layer.emplace_back();
         const bool sliding =
@@ -260,7 +305,8 @@ void set_tokens(const GgufFile& file, ModelConfig& config) {
     };
     config.bos_id = token("tokenizer.ggml.bos_token_id");
     config.pad_id = token("tokenizer.ggml.padding_token_id");
-    for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) {
+    for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                            "tokenizer.ggml.eom_token_id"}) {
         const std::optional<std::int32_t> id = token(key);
         if (id &&
             std::find(config.eos_ids.begin(), config.eos_ids.end(), *id) == config.eos_ids.end()) {
@@ -287,6 +333,7 @@ ModelConfig model_config_from_gguf(const GgufFile& file) {
     set_layers(keys, family, config);
     set_experts(file, keys, family, config);
     set_tokens(file, config);
+    keys.refuse_others();
     return config;
 }
 

@@ -181,11 +181,12 @@ class HuggingFaceModel : public WeightReader {
     std::string spec_name(Role role) const {
         ModelConfig untied = config_;
         untied.tied_head = false;
-        for (const WeightSpec& weight :
-             role == Role::kHead ? head_weights(untied) : embedding_weights(untied)) {
-            if (weight.role == role) return weight.name;
+        for (const auto& weights : {embedding_weights(untied), head_weights(untied)}) {
+            for (const WeightSpec& weight : weights) {
+                if (weight.role == role) return weight.name;
+            }
         }
-        throw BugError("a model has an embedding and a head");
+        throw BugError("a model has an embedding, a final norm and a head");
     }
 
     void open_files() {
@@ -303,11 +304,21 @@ class HuggingFaceModel : public WeightReader {
     }
 
     /// A weight of the text model that the config does not account for means that the model
-    /// computes something else.
+    /// computes something else. A tied head may be there as well.
     void refuse_unknown() {
-        const std::string layers = under(prefix_, family_named(config_.family).layer_prefix);
+        const std::string head = under(prefix_, spec_name(Role::kHead));
+        used_.insert(head);
+        std::vector<std::string> modules = {
+            under(prefix_, family_named(config_.family).layer_prefix)};
+        for (const std::string& name : {head, under(prefix_, spec_name(Role::kFinalNorm)),
+                                        under(prefix_, spec_name(Role::kEmbed))}) {
+            modules.push_back(name.substr(0, name.rfind('.') + 1));
+        }
         for (const auto& [name, located] : all_) {
-            if (name.starts_with(layers) && !used_.contains(name) && !is_buffer(name)) {
+            const bool ours =
+                std::any_of(modules.begin(), modules.end(),
+                            [&](const std::string& module) { return name.starts_with(module); });
+            if (ours && !used_.contains(name) && !is_buffer(name)) {
                 throw UserError(
                     fmt::format("{}: the tensor \"{}\" is not part of a \"{}\" model as "
                                 "config.json describes it",

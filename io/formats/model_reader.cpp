@@ -28,8 +28,8 @@ std::optional<ModelText> text_of(const ModelFolder& folder, const std::string& n
     return ModelText{(folder.path() / name).string(), folder.open_linked(name).text(limit)};
 }
 
-/// "chat_template" of tokenizer_config.json: a text, or a list of named ones of which "default"
-/// counts.
+/// "chat_template" of tokenizer_config.json or chat_template.json: a text, or a list of named ones
+/// of which "default" counts.
 std::string configured_template(const ModelText& tokenizer_config) {
     const std::string& origin = tokenizer_config.origin;
     const boost::json::value document = parse_strict_json(
@@ -57,6 +57,10 @@ ModelSource open_folder(const ModelFolder& folder) {
         source.chat_template = separate->text;
     } else if (source.tokenizer_config) {
         source.chat_template = configured_template(*source.tokenizer_config);
+    }
+    if (source.chat_template.empty()) {  // where models that take images too have had theirs
+        if (const auto file = text_of(folder, "chat_template.json", kMaxTemplate))
+            source.chat_template = configured_template(*file);
     }
     return source;
 }

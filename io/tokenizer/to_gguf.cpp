@@ -88,18 +88,59 @@ void add_tokens(const json::object& document, std::int64_t vocabulary, GgufToken
     }
 }
 
-}  // namespace
-
-GgufTokenizerData gguf_tokenizer_of(const std::string& tokenizer_json, const std::string& origin,
-                                    std::int64_t vocabulary) {
-    const Tokenizer original =
-        Tokenizer::from_json_text(tokenizer_json, origin);  // checks all limits
-    const json::object document = json::parse(tokenizer_json).as_object();
+/// SentencePiece joins the two neighbours whose union has the best score: a token's is the rank of
+/// the first merge that makes it.
+void add_scores(const json::object& document, GgufTokenizerData& data) {
     const json::value& model = document.at("model");
-    const std::string_view type = type_of(model);
-    if ((type != "BPE" && !type.empty()) || flag(model, "byte_fallback", false)) {
-        refuse(origin, "a tokenizer that is no byte-level BPE");
+    const json::object& vocab = model.at("vocab").as_object();
+    const json::array& merges = model.at("merges").as_array();
+    data.scores.assign(data.tokens.size(), -static_cast<float>(merges.size()));
+    std::vector<bool> scored(data.tokens.size());
+    for (std::size_t rank = 0; rank < merges.size(); ++rank) {
+        std::string token = merge_text(merges[rank]);
+        token.erase(token.find(' ', 1), 1);  // no piece has a space: those are markers
+        const auto id = vocab.at(token).to_number<std::size_t>();
+        if (!scored[id]) data.scores[id] = -static_cast<float>(rank);
+        scored[id] = true;
     }
+    for (std::size_t id = 0; id < data.tokens.size(); ++id) {
+        const std::string& token = data.tokens[id];
+        if (token.size() == 6 && token.starts_with("<0x") && token.back() == '>')
+            data.token_types[id] = tok::kByte;
+    }
+    const json::value* unknown = model.get_object().if_contains("unk_token");
+    if (unknown == nullptr || !unknown->is_string()) return;
+    data.unk = vocab.at(unknown->get_string()).to_number<std::int32_t>();
+    data.token_types[static_cast<std::size_t>(*data.unk)] = tok::kUnknown;
+}
+
+/// Whether a text's first word gets the marker of a space that it does not have.
+bool adds_space_prefix(const json::object& document) {
+    const json::value* normalizer = document.if_contains("normalizer");
+    if (normalizer != nullptr && type_of(*normalizer) == "Sequence") {
+        for (const json::value& part : normalizer->at("normalizers").as_array()) {
+            if (type_of(part) == "Prepend") return true;
+        }
+    }
+    const json::value* words = document.if_contains("pre_tokenizer");
+    if (words == nullptr || type_of(*words) != "Metaspace") return false;
+    const json::value* scheme = words->get_object().if_contains("prepend_scheme");
+    return scheme == nullptr || *scheme != "never";
+}
+
+GgufTokenizerData sentence_piece(const json::object& document, std::int64_t vocabulary) {
+    GgufTokenizerData data;
+    data.model = "llama";
+    data.pre = "default";
+    add_tokens(document, vocabulary, data);
+    add_scores(document, data);
+    data.add_space_prefix = adds_space_prefix(document);
+    return data;
+}
+
+GgufTokenizerData byte_level(const json::object& document, const std::string& origin,
+                             std::int64_t vocabulary) {
+    const json::value& model = document.at("model");
     const json::value* normalizer = document.if_contains("normalizer");
     if (normalizer != nullptr && !normalizer->is_null() && type_of(*normalizer) != "NFC") {
         refuse(origin, fmt::format("a normalizer \"{}\"", type_of(*normalizer)));
@@ -112,6 +153,22 @@ GgufTokenizerData gguf_tokenizer_of(const std::string& tokenizer_json, const std
     add_tokens(document, vocabulary, data);
     for (const json::value& merge : model.at("merges").as_array())
         data.merges.push_back(merge_text(merge));
+    return data;
+}
+
+}  // namespace
+
+GgufTokenizerData gguf_tokenizer_of(const std::string& tokenizer_json, const std::string& origin,
+                                    std::int64_t vocabulary) {
+    const Tokenizer original =
+        Tokenizer::from_json_text(tokenizer_json, origin);  // checks all limits
+    const json::object document = json::parse(tokenizer_json).as_object();
+    const json::value& model = document.at("model");
+    const std::string_view type = type_of(model);
+    if (type != "BPE" && !type.empty()) refuse(origin, fmt::format("a {} model", type));
+    GgufTokenizerData data = flag(model, "byte_fallback", false)
+                                 ? sentence_piece(document, vocabulary)
+                                 : byte_level(document, origin, vocabulary);
     if (Tokenizer::from_gguf(data).encode(kProbe, false) != original.encode(kProbe, false)) {
         refuse(origin, "a tokenizer");
     }

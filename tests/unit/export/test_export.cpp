@@ -8,6 +8,7 @@
 #include "io/export/gguf_adapter.h"
 #include "io/export/gguf_file.h"
 #include "io/export/gguf_metadata.h"
+#include "io/export/hf_config.h"
 #include "io/export/hf_folder.h"
 #include "io/export/same_model.h"
 #include "io/formats/gguf_model.h"
@@ -140,6 +141,8 @@ TEST(GgufModel, LongPositionsReadBack) {
     EXPECT_EQ(read.long_factor, rope.long_factor);
     EXPECT_EQ(read.original_max_positions, 16);
     EXPECT_FLOAT_EQ(static_cast<float>(*read.attention_factor), std::sqrt(1.5f));
+    const auto written = hf_config_of(open_model(file)->config(), DType::kF32);
+    EXPECT_EQ(written.at("original_max_position_embeddings"), 16);
 }
 
 TEST(GgufModel, MetadataOfAnotherFileIsCarriedOver) {
@@ -199,7 +202,8 @@ TEST(HuggingFaceFolder, ShardsReadBackAndConfigSaysTheDtype) {
 
 TEST(HuggingFaceFolder, IsMadeOfAGgufModelWithItsTokenizer) {
     const TempFolder folder;
-    for (const std::string family : {"llama", "llama_tied", "qwen2", "qwen3", "gemma", "granite"}) {
+    for (const std::string family : {"llama", "llama_tied", "qwen2", "qwen3", "gemma", "granite",
+                                     "gpt2", "phi3", "mixtral", "olmo2", "starcoder2"}) {
         const auto model = open_model(kTiny / family);
         const fs::path file = folder.path() / (family + ".gguf"), out = folder.path() / family;
         GgufHeader metadata = gguf_metadata_of(model->config());
@@ -234,6 +238,54 @@ TEST(HuggingFaceFolder, IsMadeOfAGgufModelWithItsTokenizer) {
         }
         EXPECT_EQ(after.encode(" ab", true), (std::vector<std::int32_t>{0, 5}));
     }
+}
+
+/// SentencePiece's pieces by merges, as tokenizer.json has them, and by scores, as GGUF has them.
+TEST(Tokenizers, ConvertedSentencePieceGoesToGguf) {
+    std::string vocabulary = R"("<unk>":0,"<s>":1)";
+    for (int byte = 0; byte < 256; ++byte)
+        vocabulary += fmt::format(R"(,"<0x{:02X}>":{})", byte, byte + 2);
+    int id = 258;
+    for (const char* piece : {"\\u2581", "l", "o", "r", "or", "lo", "lor", "\\u2581lo"})
+        vocabulary += fmt::format(R"(,"{}":{})", piece, id++);
+    const std::string json = R"({"added_tokens":[{"id":0,"content":"<unk>","special":true},)"
+                             R"({"id":1,"content":"<s>","special":true}],)"
+                             R"("normalizer":{"type":"Sequence","normalizers":[)"
+                             R"({"type":"Prepend","prepend":"\u2581"},)"
+                             R"({"type":"Replace","pattern":{"String":" "},"content":"\u2581"}]},)"
+                             R"("model":{"type":"BPE","unk_token":"<unk>","fuse_unk":true,)"
+                             R"("byte_fallback":true,"vocab":{)" +
+                             vocabulary +
+                             R"(},"merges":[["o","r"],["l","o"],["l","or"],["lo","r"],)"
+                             R"(["\u2581","lo"]]}})";
+    const GgufTokenizerData data = gguf_tokenizer_of(json, "made", 267);
+    EXPECT_EQ(data.model, "llama");
+    EXPECT_EQ(data.tokens.at(266), "[PAD266]");
+    const std::map<std::size_t, int> types = {{0, 2}, {1, 3}, {2, 6}, {257, 6}, {265, 1}, {266, 5}};
+    for (const auto& [token, type] : types) EXPECT_EQ(data.token_types.at(token), type) << token;
+    EXPECT_EQ(data.scores.at(262), 0.0f);
+    EXPECT_EQ(data.scores.at(264), -2.0f);
+    EXPECT_EQ(data.unk, 0);
+    EXPECT_EQ(data.add_space_prefix, true);
+    const Tokenizer before = Tokenizer::from_json_text(json, "made"),
+                    after = Tokenizer::from_gguf(data);
+    for (const char* text : {"lo lor", "a llo<s>ro", "rolor", ""})
+        EXPECT_EQ(after.encode(text, false), before.encode(text, false)) << text;
+
+    ModelConfig config;
+    config.eos_ids = {4, 5, 6};
+    GgufTokenizerData ends = data;
+    ends.bos = 1;
+    ends.eos = 5;
+    GgufHeader header;
+    add_gguf_tokenizer(header, ends, config, "");
+    const GgufFile file{testing::memory_file(header.bytes())};
+    EXPECT_EQ(file.integer("tokenizer.ggml.bos_token_id"), 1);
+    EXPECT_EQ(file.integer("tokenizer.ggml.eos_token_id"), 5);
+    EXPECT_EQ(file.integer("tokenizer.ggml.eot_token_id"), 4);
+    EXPECT_EQ(file.integer("tokenizer.ggml.eom_token_id"), 6);
+    EXPECT_EQ(file.numbers("tokenizer.ggml.scores")->size(), 267u);
+    EXPECT_EQ(file.boolean("tokenizer.ggml.add_space_prefix"), true);
 }
 
 /// With the quickstart's model: its tokenizer through tokenizer.json and back.

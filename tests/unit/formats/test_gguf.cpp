@@ -302,6 +302,33 @@ TEST(Gguf, HostileFilesAreRefused) {
     }
 }
 
+TEST(Gguf, KeysOfTheArchitectureAreReadHarmlessOrRefused) {
+    GgufBuilder harmless = tiny_llama();
+    harmless.u32("llama.vocab_size", 5).u32("llama.expert_count", 0);
+    harmless.raw("llama.rope.scaling.finetuned", 7, std::string(1, '\1'));
+    harmless.raw("llama.attention.causal", 7, std::string(1, '\1'));
+    harmless.f32("llama.rope.scaling.attn_factor", 1).u32("llama.expert_shared_count", 0);
+    harmless.text("other.key", "of nobody");
+    EXPECT_EQ(open_bytes(harmless.bytes())->config().width, 64);
+
+    GgufBuilder yarn = tiny_llama();
+    yarn.text("llama.rope.scaling.type", "yarn").f32("llama.rope.scaling.factor", 4);
+    yarn.f32("llama.rope.scaling.yarn_beta_fast", 16).f32("llama.rope.scaling.yarn_beta_slow", 2);
+    const RopeConfig rope = open_bytes(yarn.bytes())->config().ropes.at(0);
+    EXPECT_EQ(rope.beta_fast, 16.0);
+    EXPECT_EQ(rope.beta_slow, 2.0);
+
+    for (const char* key : {"llama.attention.temperature_scale", "llama.attention.clamp_kqv",
+                            "llama.rope.scaling.attn_factor", "llama.logit_scale"}) {
+        GgufBuilder b = tiny_llama();
+        b.f32(key, 0.5f);
+        expect_refused([&] { open_bytes(b.bytes()); }, key, key);
+    }
+    GgufBuilder off = tiny_llama();
+    off.raw("llama.attention.causal", 7, std::string(1, '\0'));
+    expect_refused([&] { open_bytes(off.bytes()); }, "attention.causal", "no causal mask");
+}
+
 TEST(Gguf, ModelsThatAreNotSupportedAreNamed) {
     GgufBuilder b;
     b.text("general.architecture", "mamba");

@@ -87,6 +87,20 @@ TEST(HuggingFaceModel, OneFile) {
     EXPECT_GT(model.file_bytes(), 1000);
 }
 
+TEST(HuggingFaceModel, ATiedHeadMayBeStoredTooAndTheTemplateInAFileOfItsOwn) {
+    TempFolder folder;
+    std::string config = kConfig;
+    const std::string untied = R"("tie_word_embeddings":false)";
+    config.replace(config.find(untied), untied.size(), R"("tie_word_embeddings":true)");
+    folder.write("config.json", config);
+    folder.write("tokenizer_config.json", "{}");
+    folder.write("chat_template.json", R"({"chat_template":"T"})");
+    folder.write("model.safetensors", safetensors_of(llama_shapes()));
+    const ModelSource source = open_model_source(folder.path());
+    EXPECT_TRUE(source.weights->config().tied_head);
+    EXPECT_EQ(source.chat_template, "T");
+}
+
 TEST(HuggingFaceModel, AnAbsentHeadMeansATiedOne) {
     TempFolder folder;
     folder.write("config.json", kConfig);
@@ -206,6 +220,8 @@ TEST(HuggingFaceModel, WhatTheConfigDoesNotAccountForIsRefused) {
          [&](Shapes& s) { s[layer + "self_attn.q_proj.bias"] = {8}; }},
         {"a layer too many", "not part",
          [&](Shapes& s) { s["model.layers.1.input_layernorm.weight"] = {8}; }},
+        {"a bias of the head", "not part", [&](Shapes& s) { s["lm_head.bias"] = {6}; }},
+        {"a bias of the last norm", "not part", [&](Shapes& s) { s["model.norm.bias"] = {8}; }},
         {"a quantized weight without its parts", "no JSON text",
          [&](Shapes& s) { s[layer + "mlp.up_proj.weight.quant_state.bitsandbytes__nf4"] = {8}; }},
         {"no embedding", "no tensor", [&](Shapes& s) { s.erase("model.embed_tokens.weight"); }},

@@ -156,10 +156,12 @@ TEST(Config, Gemma3HasTwoRopesInBothDialects) {
 
 TEST(Config, MultimodalWrappersGiveTheirTextModel) {
     const ModelConfig c = model_config_from_json(
-        R"({"model_type":"gemma3","vision_config":{"hidden_size":1},"text_config":{"model_type":"gemma3_text",)"
+        R"({"model_type":"gemma3","vision_config":{"hidden_size":1},"eos_token_id":[1,106],"text_config":{"model_type":"gemma3_text",)"
         R"("hidden_size":2560,"intermediate_size":10240,"num_hidden_layers":34,"sliding_window":1024,)"
         R"("rope_scaling":{"factor":8.0,"rope_type":"linear"}}})",
         "config.json");
+    EXPECT_TRUE(c.wrapped);
+    EXPECT_EQ(c.eos_ids, (std::vector<std::int32_t>{1, 106}));
     EXPECT_EQ(c.width, 2560);
     EXPECT_EQ(c.heads, 8);
     EXPECT_EQ(c.kv_heads, 4);
@@ -290,6 +292,48 @@ TEST(Config, AGatedMlpMayHaveBiases) {
     const std::vector<WeightSpec> weights = layer_weights(parse("llama", R"("mlp_bias":true)"), 0);
     for (Role role : {Role::kGateBias, Role::kUpBias, Role::kDownBias})
         EXPECT_TRUE(has(weights, role));
+}
+
+TEST(Config, KeysOfPublishedFilesThatSayWhatTheFamilyDoesAnywayAreAccepted) {
+    struct Case {
+        const char *family, *keys;
+    };
+    const Case cases[] = {
+        {"phi3",
+         R"("attention_bias":false,"auto_map":{"AutoConfig":"configuration_phi3.Phi3Config"},"embd_pdrop":0.0)"},
+        {"phi3",
+         R"("full_attn_mod":1,"interpolate_factor":1,"lm_head_bias":false,"mlp_bias":false,"attention_bias":false)"},
+        {"starcoder2", R"("mlp_type":"default","norm_type":"layer_norm","embedding_dropout":0.1)"},
+        {"qwen2", R"("use_mrope":false,"use_sliding_window":false,"sliding_window":4096)"},
+        {"gemma2", R"("sliding_window":512,"sliding_window_size":512)"},
+        {"llama", R"("activation":"swiglu","_flash_attn_2_enabled":true,"unk_token_id":0)"},
+        {"qwen3_moe",
+         R"("num_experts":4,"num_experts_per_tok":2,"moe_intermediate_size":8,"qkv_bias":false,)"
+         R"("use_qk_norm":true,"shared_expert_intermediate_size":0)"},
+    };
+    for (const Case& c : cases) EXPECT_EQ(refusal(c.family, c.keys), "accepted") << c.keys;
+    const ModelConfig gpt2 = model_config_from_json(
+        R"({"model_type":"gpt2","n_embd":64,"n_layer":2,"n_head":4,"vocab_size":100,"n_special":0,)"
+        R"("predict_special_tokens":true,"output_past":true,"_num_labels":1})",
+        "config.json");
+    EXPECT_EQ(gpt2.width, 64);
+    const Case others[] = {
+        {"phi3", R"("attention_bias":true)"},
+        {"phi3", R"("lm_head_bias":true)"},
+        {"phi3", R"("full_attn_mod":2)"},
+        {"starcoder2", R"("norm_type":"rms_norm")"},
+        {"qwen2", R"("use_mrope":true)"},
+        {"qwen2", R"("qkv_bias":false)"},
+        {"gemma2", R"("sliding_window":512,"sliding_window_size":256)"},
+        {"llama", R"("use_qk_norm":true)"},
+        {"llama", R"("activation":"geglu")"},
+        {"qwen3_moe", R"("num_experts":4,"num_experts_per_tok":2,"moe_intermediate_size":8,)"
+                      R"("shared_expert_intermediate_size":64)"},
+    };
+    for (const Case& c : others) {
+        const std::string message = refusal(c.family, c.keys);
+        EXPECT_NE(message.find("must be"), std::string::npos) << c.keys << ": " << message;
+    }
 }
 
 TEST(Config, WhatIsNotUnderstoodIsRefusedByName) {

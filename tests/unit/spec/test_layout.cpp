@@ -156,6 +156,19 @@ TEST(Families, NamesAreUniqueAndComplete) {
               "model.layers.0.mlp.c_fc.weight");
 }
 
+TEST(Adapter, PathsOfAWrappedModelGoThroughItsLanguageModel) {
+    const ModelConfig config = model_config_from_json(
+        R"({"model_type":"gemma3","text_config":{"model_type":"gemma3_text","hidden_size":40,)"
+        R"("intermediate_size":72,"num_hidden_layers":2,"num_attention_heads":4,"vocab_size":50}})",
+        "test");
+    AdapterOptions options;
+    options.target_modules = {"layers.1.self_attn.q_proj"};
+    const AdapterLayout layout = make_adapter_layout(config, options);
+    ASSERT_EQ(layout.targets.size(), 1u);
+    EXPECT_EQ(tensors_of(layout.targets[0]).front().name,
+              "base_model.model.model.language_model.layers.1.self_attn.q_proj.lora_A.weight");
+}
+
 TEST(Adapter, OnlyAttentionOfAMixtureIsAdapted) {
     const ModelConfig config = model_config_from_json(
         R"({"model_type":"mixtral","hidden_size":40,"intermediate_size":72,"num_hidden_layers":2,)"
