@@ -3,8 +3,9 @@
     check_merged_folder.py --base MODEL.gguf|HF_FOLDER --adapter PEFT_FOLDER --merged FOLDER
 
 The base is loaded in bfloat16. Every tensor of the folder must be there under PEFT's name and shape; values may differ where the
-fp32 sum of B A, taken in another order, lies at a rounding boundary: at most 1 of 10,000 elements, by one step of bfloat16. The
-folder must load in transformers, and its tokenizer give the base's ids.
+fp32 sum of B A, taken in another order, lies at a rounding boundary: at most 1 of 10,000 elements, by one step of bfloat16, or by a
+millionth of the base's weight where that and the sum cancel. The folder must load in transformers, and its tokenizer give the base's
+ids. Measured on SmolLM2-135M-Instruct, all linears at r 4: 36 of 162,826,560 elements differ.
 Exit status 0 when all holds. Run by hand where torch, transformers, peft, safetensors and tokenizers are installed.
 """
 
@@ -42,19 +43,21 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         folder = hugging_face_folder(arguments.base, torch.bfloat16, scratch)
         base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    before = {name: value.clone() for name, value in base.state_dict().items()}
     theirs = PeftModel.from_pretrained(base, arguments.adapter).merge_and_unload().state_dict()
     model = AutoModelForCausalLM.from_pretrained(arguments.merged, dtype="auto")
     ours = model.state_dict()
     if model.dtype != torch.bfloat16 or set(ours) != set(theirs):
         sys.exit(f"dtype {model.dtype}; names differ: {sorted(set(ours) ^ set(theirs))[:5]}")
-    count = different = largest = 0
+    count = different = wrong = 0
     for name, value in ours.items():
         distance = (steps(value) - steps(theirs[name])).abs()
         count += distance.numel()
         different += int((distance > 0).sum())
-        largest = max(largest, int(distance.max()))
-    print(f"{len(ours)} tensors, {count} elements: {different} differ, by at most {largest} steps of bfloat16")
-    good = different <= count // 10000 and largest <= 1
+        far = (value.float() - theirs[name].float()).abs() > 1e-6 * before[name].float().abs()
+        wrong += int((far & (distance > 1)).sum())
+    print(f"{len(ours)} tensors, {count} elements: {different} differ, {wrong} of them by more than rounding explains")
+    good = different <= count // 10000 and wrong == 0
     if os.path.exists(os.path.join(arguments.merged, "tokenizer.json")):
         mine = AutoTokenizer.from_pretrained(arguments.merged)
         options = {"gguf_file": os.path.basename(arguments.base)} if arguments.base.endswith(".gguf") else {}
