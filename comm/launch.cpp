@@ -112,6 +112,10 @@ Launch::Launch() : host_(host_name()) {
     // Where there are more ranks than cores, MPI's own waits (initialisation, finalisation) must
     // yield too.
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+    // Ranks of a host that may not read each other's memory (containers) copy through fragments,
+    // each of which waits for a poll of both communication threads: 32 KiB is too little.
+    for (const char* name : {"OMPI_MCA_btl_vader_max_send_size", "OMPI_MCA_btl_sm_max_send_size"})
+        setenv(name, "262144", 0);
     int provided = 0;
     if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS)
         throw SystemError(ExitCode::kUnavailable, "MPI could not be initialised");
