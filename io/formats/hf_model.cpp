@@ -314,7 +314,8 @@ class HuggingFaceModel : public WeightReader {
                                         under(prefix_, spec_name(Role::kEmbed))}) {
             modules.push_back(name.substr(0, name.rfind('.') + 1));
         }
-        for (const auto& [name, located] : all_) {
+        for (const auto& entry : all_) {
+            const std::string& name = entry.first;
             const bool ours =
                 std::any_of(modules.begin(), modules.end(),
                             [&](const std::string& module) { return name.starts_with(module); });
