@@ -54,6 +54,13 @@ Handle string_type(std::size_t bytes) {
     return type;
 }
 
+/// How to create an object without the time stamps that would make equal files differ.
+Handle untimed(hid_t property_class) {
+    Handle list(H5Pcreate(property_class), H5Pclose, "creating a property list");
+    ensure(H5Pset_obj_track_times(list.get(), false), "choosing time stamps");
+    return list;
+}
+
 void put_attribute(hid_t object, const std::string& name, hid_t type, const void* data) {
     const Handle space = scalar_space();
     Handle attribute(H5Acreate2(object, name.c_str(), type, space.get(), H5P_DEFAULT, H5P_DEFAULT),
@@ -172,7 +179,8 @@ ImageWriter::ImageWriter() {
         &memory_};
     const Handle access = in_memory_access();
     ensure(H5Pset_file_image_callbacks(access.get(), &callbacks), "choosing memory files");
-    file_ = Handle(H5Fcreate("checkpoint", H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose,
+    const Handle create = untimed(H5P_FILE_CREATE);
+    file_ = Handle(H5Fcreate("checkpoint", H5F_ACC_TRUNC, create.get(), access.get()), H5Fclose,
                    "creating a file in memory");
 }
 
@@ -212,7 +220,8 @@ Handle open_image(std::span<const std::byte> image) {
 }
 
 Handle create_group(hid_t parent, const std::string& name) {
-    return {H5Gcreate2(parent, name.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), H5Gclose,
+    const Handle create = untimed(H5P_GROUP_CREATE);
+    return {H5Gcreate2(parent, name.c_str(), H5P_DEFAULT, create.get(), H5P_DEFAULT), H5Gclose,
             "creating a group"};
 }
 
@@ -223,11 +232,10 @@ void write_vector(hid_t parent, const std::string& name, hid_t type, const void*
     const auto element_bytes = static_cast<std::int64_t>(H5Tget_size(type));
     const auto chunk =
         static_cast<hsize_t>(std::clamp<std::int64_t>(kChunkBytes / element_bytes, 1, count));
-    const Handle list(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "creating a property list");
+    const Handle list = untimed(H5P_DATASET_CREATE);
     ensure(H5Pset_chunk(list.get(), 1, &chunk), "choosing chunks");
     ensure(H5Pset_fletcher32(list.get()), "choosing checksums");
     ensure(H5Pset_fill_time(list.get(), H5D_FILL_TIME_NEVER), "choosing fill time");
-    ensure(H5Pset_obj_track_times(list.get(), false), "choosing time stamps");
     const Handle space(H5Screate_simple(1, &dims, nullptr), H5Sclose, "creating a dataspace");
     Handle dataset(
         H5Dcreate2(parent, name.c_str(), type, space.get(), H5P_DEFAULT, list.get(), H5P_DEFAULT),

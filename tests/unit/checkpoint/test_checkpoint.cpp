@@ -5,6 +5,7 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <thread>
 
 #include "base/error.h"
 #include "io/checkpoint/atomic_file.h"
@@ -126,6 +127,12 @@ TEST(Store, SavesLoadsAndPrunes) {
     }
     EXPECT_EQ(store.list().front().file.filename(), "step-00000006.h5");
     EXPECT_EQ(std::distance(fs::directory_iterator(folder.path() / "checkpoints"), {}), 6);
+}
+
+TEST(Image, TheSameStateIsTheSameBytesAtAnyTime) {
+    const std::vector<std::byte> first = encode_checkpoint(sample_state(5));
+    std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // HDF5 counts seconds
+    EXPECT_EQ(encode_checkpoint(sample_state(5)), first);
 }
 
 TEST(Store, TheSameStepAgain) {
