@@ -148,8 +148,8 @@ class Backend {
                            bool transposed) = 0;
 
     // DoRA (Liu et al. 2024): row o of W + scale B A is scaled to the length magnitude[o]. The
-    // factor,
-    /// magnitude[o] over the row's norm, goes into packed weights (WeightView::row_factors).
+    // factor, magnitude[o] over the row's norm, goes into packed weights
+    // (WeightView::row_factors).
     /// out[o] = ||W[o] + scale * (B A)[o]||, the sum of squares in double, whatever row_factors
     /// say; or magnitude[o] / that (0 where the norm is), if magnitude is not empty. a[r, in],
     /// b[out, r], magnitude[out], out[out] fp32. in <= 262144, r <= 1024.
