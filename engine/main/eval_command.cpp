@@ -3,6 +3,7 @@
 #include "comm/agree.h"
 #include "io/checkpoint/atomic_file.h"
 #include "main/commands.h"
+#include "main/eval_pairs.h"
 #include "main/eval_report.h"
 #include "main/inference_session.h"
 #include "main/progress.h"
@@ -31,11 +32,14 @@ struct Work {
     std::vector<AdapterFile> adapters;
     std::vector<EncodedRow> rows;
     std::vector<EvalExample> examples;
+    std::vector<EncodedPair> pairs;  ///< instead of rows, of a file of preferences
+    std::vector<PairExample> pair_examples;
+
+    std::int64_t count() const { return std::ssize(rows) + std::ssize(pairs); }
 };
 
-/// Rows of a split. A file of its own is read without the training data.
-std::vector<EncodedRow> split_rows(const RunFile& run, const std::string& split,
-                                   const TextModel& model) {
+/// A split. A file of its own is read without the training data.
+Split read_split(const RunFile& run, const std::string& split, const TextModel& model) {
     const auto& file = split == "test" ? run.data.test : run.data.validation_file;
     if (!file && (split == "test" || !run.data.validation_fraction)) {
         throw UserError(
@@ -45,11 +49,11 @@ std::vector<EncodedRow> split_rows(const RunFile& run, const std::string& split,
     }
     const ModelEncoder encoder(model, run.data);
     DatasetOptions options = dataset_options(run);
-    if (!file) return load_dataset(options, encoder.rows()).validation.rows;
+    if (!file) return load_dataset(options, encoder.rows()).validation;
     options.train = {{*file, 1.0}};
     options.validation_fraction = 0;
     options.validation_file = options.test_file = "";
-    return load_dataset(options, encoder.rows()).train.rows;
+    return load_dataset(options, encoder.rows()).train;
 }
 
 Work open_work(const Arguments& arguments) {
@@ -60,9 +64,17 @@ Work open_work(const Arguments& arguments) {
     std::vector<std::string> paths = arguments.adapters;
     if (paths.empty()) paths.push_back(work.run.output);
     for (const std::string& path : paths) work.adapters.push_back(read_adapter_file(path));
-    work.rows = split_rows(work.run, arguments.split, work.model);
-    if (arguments.rows && *arguments.rows < std::ssize(work.rows))
-        work.rows.resize(static_cast<std::size_t>(*arguments.rows));
+    Split split = read_split(work.run, arguments.split, work.model);
+    work.rows = std::move(split.rows);
+    work.pairs = std::move(split.pairs);
+    const auto limit = static_cast<std::size_t>(arguments.rows.value_or(INT64_MAX));
+    work.rows.resize(std::min(limit, work.rows.size()));
+    work.pairs.resize(std::min(limit, work.pairs.size()));
+    for (const EncodedPair& pair : work.pairs) {
+        work.pair_examples.push_back({decode_text(work.model, pair.chosen.prompt(), true),
+                                      decode_text(work.model, pair.chosen.completion(), false),
+                                      decode_text(work.model, pair.rejected.completion(), false)});
+    }
     for (const EncodedRow& row : work.rows) {
         work.examples.push_back({decode_text(work.model, row.prompt(), true),
                                  decode_text(work.model, row.completion(), false)});
@@ -115,6 +127,21 @@ std::vector<EvalAnswer> answer_rows(const Work& work, SlotRange mine, Inference&
     return answers;
 }
 
+/// This rank's pairs.
+std::vector<PairScore> score_pairs(const Work& work, SlotRange mine, Inference& inference,
+                                   const std::function<void()>& on_done) {
+    std::vector<PairScore> scores;
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+        const EncodedPair& pair = work.pairs[static_cast<std::size_t>(i)];
+        const EvalAnswer chosen = loss_of(inference, pair.chosen);
+        on_done();
+        const EvalAnswer rejected = loss_of(inference, pair.rejected);
+        on_done();
+        scores.push_back({-chosen.loss, -rejected.loss, chosen.tokens, rejected.tokens});
+    }
+    return scores;
+}
+
 std::string to_lines(const std::vector<EvalAnswer>& answers) {
     std::string lines;
     for (const EvalAnswer& answer : answers) {
@@ -156,53 +183,73 @@ std::int64_t longest_sequence(const Work& work) {
         longest = std::max({longest, static_cast<std::int64_t>(row.ids.size()),
                             prompt + work.run.eval.generate_max_new_tokens});
     }
+    for (const EncodedPair& pair : work.pairs)
+        longest = std::max({longest, std::ssize(pair.chosen.ids), std::ssize(pair.rejected.ids)});
     return std::min(longest, context_limit(work.model.config()));
+}
+
+void print(const std::string& text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+}
+
+void tell(const Arguments& arguments, const Work& work, const std::vector<PairSubject>& subjects) {
+    if (arguments.out) write_file_atomic(*arguments.out, pair_lines(work.pair_examples, subjects));
+    print(arguments.json ? boost::json::serialize(pair_json(arguments.split, subjects)) + "\n"
+                         : pair_table(arguments.split, work.pair_examples, subjects));
 }
 
 void tell(const Arguments& arguments, const Work& work, const std::vector<EvalSubject>& subjects) {
     const auto& metrics = work.run.eval.generate_metrics;
     const bool masks = std::find(metrics.begin(), metrics.end(), "masks") != metrics.end();
     if (arguments.out) write_file_atomic(*arguments.out, eval_lines(work.examples, subjects));
-    const std::string text =
-        arguments.json
-            ? boost::json::serialize(eval_json(arguments.split, work.examples, subjects, masks)) +
-                  "\n"
-            : eval_table(arguments.split, work.examples, subjects, masks);
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+    print(arguments.json
+              ? boost::json::serialize(eval_json(arguments.split, work.examples, subjects, masks)) +
+                    "\n"
+              : eval_table(arguments.split, work.examples, subjects, masks));
 }
 
 void evaluate(const Arguments& arguments, Communicator& group, int local_ranks) {
     Work work;
     agree(group, "opening the run", [&] { work = open_work(arguments); });
     RunFile::Model settings = work.run.model;
+    resolve_quantization(settings, *work.model.source.weights);
     if (arguments.flags.quantization) settings.quantization = *arguments.flags.quantization;
     if (arguments.flags.compute_dtype) settings.compute_dtype = *arguments.flags.compute_dtype;
     const auto backend = make_agreed_backend(
         backend_choice(arguments.flags.backend, work.run.placement), group, local_ranks);
     InferenceSession session(work.model.source, base_options(settings), *backend, group,
                              local_ranks);
-    const SlotRange mine = slots_of(group.rank(), group.count(), std::ssize(work.rows));
+    const SlotRange mine = slots_of(group.rank(), group.count(), work.count());
     const auto subject_count = static_cast<std::int64_t>(work.adapters.size()) + 1;
     ProgressBar bar("evaluating", 2 * subject_count * mine.count(),
                     TerminalStyle::of_stderr(work.run.log.color), group.rank() == 0);
     std::vector<EvalSubject> subjects;
+    std::vector<PairSubject> pair_subjects;
     std::int64_t done = 0;
     for (std::int64_t s = 0; s < subject_count; ++s) {
         const AdapterFile* adapter =
             s == 0 ? nullptr : &work.adapters[static_cast<std::size_t>(s - 1)];
-        EvalSubject subject{adapter == nullptr ? "base" : adapter->path.string(), {}};
+        const std::string name = adapter == nullptr ? "base" : adapter->path.string();
         Inference& inference = session.use(
             adapter, std::clamp<std::int64_t>(mine.count(), 1, kBatch), longest_sequence(work));
-        const std::string lines = to_lines(answer_rows(work, mine, inference, [&] {
-            bar.update(++done, subject_key(static_cast<std::size_t>(s)));
-        }));
-        subject.answers = from_lines(gather_lines(group, lines));
-        subjects.push_back(std::move(subject));
+        const auto on_done = [&] { bar.update(++done, subject_key(static_cast<std::size_t>(s))); };
+        if (work.pairs.empty()) {
+            const std::string lines = to_lines(answer_rows(work, mine, inference, on_done));
+            subjects.push_back({name, from_lines(gather_lines(group, lines))});
+        } else {
+            const std::string lines = lines_of(score_pairs(work, mine, inference, on_done));
+            pair_subjects.push_back({name, pair_scores_of(gather_lines(group, lines))});
+        }
     }
     bar.finish();
     agree(group, "writing the results", [&] {
-        if (group.rank() == 0) tell(arguments, work, subjects);
+        if (group.rank() != 0) return;
+        if (work.pairs.empty()) {
+            tell(arguments, work, subjects);
+        } else {
+            tell(arguments, work, pair_subjects);
+        }
     });
 }
 
@@ -226,7 +273,9 @@ void add_eval_command(CLI::App& app, Run& run) {
         ->check(CLI::IsMember({"validation", "test"}));
     command->add_option("--rows", arguments->rows, "only the first rows of the split")
         ->check(CLI::Range(1, 1 << 30));
-    command->add_option("--out", arguments->out, "JSON lines: prompt, expected, base, tuned");
+    command->add_option("--out", arguments->out,
+                        "JSON lines: prompt, expected, base, tuned (pairs: prompt, chosen, "
+                        "rejected, and log-probabilities)");
     command
         ->add_option("--set", arguments->overrides,
                      "override a key of the run file: key.path=value (may repeat)")

@@ -10,20 +10,6 @@ namespace {
 
 constexpr std::size_t kNameWidth = 22, kColumn = 14;
 
-std::string fit(const std::string& name) {
-    return name.size() <= kColumn ? name : "..." + name.substr(name.size() - (kColumn - 3));
-}
-
-std::string percent(double share) {
-    return fmt::format("{:.1f} %", 100 * share);
-}
-
-std::string row(const std::string& name, const std::vector<std::string>& cells) {
-    std::string line = fmt::format("  {:<{}}", name, kNameWidth);
-    for (const std::string& cell : cells) line += fmt::format("  {:>{}}", cell, kColumn);
-    return line + "\n";
-}
-
 std::vector<std::string> cells_of(const std::vector<EvalSummary>& summaries, auto&& cell) {
     std::vector<std::string> cells;
     for (const EvalSummary& summary : summaries) cells.push_back(cell(summary));
@@ -86,6 +72,20 @@ std::string example_text(const EvalExample& example, std::span<const EvalSubject
 
 }  // namespace
 
+std::string table_name(const std::string& name) {
+    return name.size() <= kColumn ? name : "..." + name.substr(name.size() - (kColumn - 3));
+}
+
+std::string percent(double share) {
+    return fmt::format("{:.1f} %", 100 * share);
+}
+
+std::string table_row(const std::string& name, const std::vector<std::string>& cells) {
+    std::string line = fmt::format("  {:<{}}", name, kNameWidth);
+    for (const std::string& cell : cells) line += fmt::format("  {:>{}}", cell, kColumn);
+    return line + "\n";
+}
+
 std::string labelled_text(const std::string& label, const std::string& text, const char* note) {
     return fmt::format("  {:<10}  {}{}\n", label, indented(text), note);
 }
@@ -121,25 +121,25 @@ std::string eval_table(const std::string& split, std::span<const EvalExample> ex
     std::vector<std::string> names;
     for (const EvalSubject& subject : subjects) {
         summaries.push_back(summarize(examples, subject, masks));
-        names.push_back(fit(subject.name));
+        names.push_back(table_name(subject.name));
     }
-    std::string table = row(fmt::format("{}, {} rows", split, examples.size()), names);
-    table += row("loss", cells_of(summaries, [](const EvalSummary& s) {
-                     return fmt::format("{:.4f}", s.loss);
-                 }));
+    std::string table = table_row(fmt::format("{}, {} rows", split, examples.size()), names);
+    table += table_row("loss", cells_of(summaries, [](const EvalSummary& s) {
+                           return fmt::format("{:.4f}", s.loss);
+                       }));
     const bool answered = std::any_of(summaries.begin(), summaries.end(),
                                       [](const EvalSummary& s) { return s.answered > 0; });
     if (!answered) return table;
-    table +=
-        row("exact match",
-            cells_of(summaries, [](const EvalSummary& s) { return percent(s.exact_share()); }));
-    table += row("", cells_of(summaries, [](const EvalSummary& s) {
-                     return fmt::format("{} of {}", s.exact, s.answered);
-                 }));
+    table += table_row("exact match", cells_of(summaries, [](const EvalSummary& s) {
+                           return percent(s.exact_share());
+                       }));
+    table += table_row("", cells_of(summaries, [](const EvalSummary& s) {
+                           return fmt::format("{} of {}", s.exact, s.answered);
+                       }));
     if (masks) {
-        table += row("mask F1", cells_of(summaries, [](const EvalSummary& s) {
-                         return fmt::format("{:.3f}", total(s.masks).f1());
-                     }));
+        table += table_row("mask F1", cells_of(summaries, [](const EvalSummary& s) {
+                               return fmt::format("{:.3f}", total(s.masks).f1());
+                           }));
         table += mask_table(subjects, summaries);
     }
     const std::size_t shown = std::min<std::size_t>(3, examples.size());

@@ -53,6 +53,12 @@ std::string eval_lines(std::span<const EvalExample> examples,
 /// the last one.
 std::string labelled_text(const std::string& label, const std::string& text, const char* note = "");
 
+/// A line of a table: a name, then cells of one width.
+std::string table_row(const std::string& name, const std::vector<std::string>& cells);
+/// A subject's name in the width of a cell.
+std::string table_name(const std::string& name);
+std::string percent(double share);
+
 /// "base", "tuned", "tuned_2"...: keys of the subjects in files.
 std::string subject_key(std::size_t index);
 

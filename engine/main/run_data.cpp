@@ -63,6 +63,15 @@ BatchOptions batch_options(const RunFile& run) {
     return options;
 }
 
+void resolve_quantization(RunFile::Model& model, const WeightReader& weights) {
+    const auto form = quantized_form_of(weights);
+    if (model.quantization == "auto") {
+        const Storage storage = form ? form->storage : Storage::kNf4;
+        model.quantization = name_of(quantization_of(storage));
+    }
+    if (form) model.double_quant = form->double_quant;
+}
+
 WeightForm base_form(const RunFile::Model& model) {
     const Storage storage = storage_of(quantization_named(model.quantization));
     return {storage, is_four_bit(storage) && model.double_quant};

@@ -30,6 +30,9 @@ class ModelEncoder {
 
 DatasetOptions dataset_options(const RunFile& run);
 BatchOptions batch_options(const RunFile& run);
+/// What the run file leaves to the source, "auto" and how the absmax values of a quantized one are
+/// held, becomes a part of the run.
+void resolve_quantization(RunFile::Model& model, const WeightReader& weights);
 /// How the base's linears are stored, but for those of a source that are quantized otherwise;
 /// quantization is resolved, not "auto".
 WeightForm base_form(const RunFile::Model& model);

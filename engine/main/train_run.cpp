@@ -28,6 +28,18 @@ double since(std::chrono::steady_clock::time_point begin) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
+/// As TRL, which trains no supervised objective on pairs: what to learn from them is the user's
+/// choice.
+void refuse_pairs(const Split& split) {
+    if (split.pairs.empty()) return;
+    throw UserError(fmt::format(
+        "{}: the row is a preference pair (chosen, rejected), which objective.type sft does not "
+        "train on.\nTo train on the chosen answers, rename \"chosen\" to \"completion\", or set "
+        "data.template and data.completion_column: chosen. As data.test, pairs are measured by "
+        "qshard eval --split test.",
+        split.pairs.front().chosen.place));
+}
+
 }  // namespace
 
 TrainRun::TrainRun(const TrainArguments& arguments, RunFile run, Communicator& group,
@@ -120,7 +132,7 @@ TrainerOptions TrainRun::trainer_options(PlacementMode mode) const {
 void TrainRun::open() {
     agree(group_, "reading model and data", [this] {
         model_ = open_text_model(run_.model.base, run_.model.tokenizer);
-        resolve_quantization();
+        resolve_quantization(run_.model, *model_.source.weights);
         encoder_ = std::make_unique<ModelEncoder>(model_, run_.data);
         if (run_.data.max_length > model_.config().max_positions &&
             model_.config().max_positions > 0) {
@@ -132,6 +144,8 @@ void TrainRun::open() {
                     model_.config().max_positions));
         }
         Dataset dataset = load_dataset(dataset_options(run_), encoder_->rows());
+        refuse_pairs(dataset.train);
+        refuse_pairs(dataset.validation);
         std::vector<EncodedRow>& rows = dataset.validation.rows;
         if (run_.eval.max_rows > 0 && static_cast<std::int64_t>(rows.size()) > run_.eval.max_rows) {
             rows.resize(static_cast<std::size_t>(run_.eval.max_rows));
@@ -150,16 +164,6 @@ void TrainRun::open() {
             "the ranks read different training data. Put the data on a file system that every node "
             "sees the same.");
     }
-}
-
-/// What the run file leaves to the model becomes a part of the resolved run.
-void TrainRun::resolve_quantization() {
-    const auto form = quantized_form_of(*model_.source.weights);
-    if (run_.model.quantization == "auto") {
-        const Storage storage = form ? form->storage : Storage::kNf4;
-        run_.model.quantization = name_of(quantization_of(storage));
-    }
-    if (form) run_.model.double_quant = form->double_quant;
 }
 
 void TrainRun::plan() {

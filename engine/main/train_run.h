@@ -40,7 +40,6 @@ class TrainRun {
 
   private:
     void open();
-    void resolve_quantization();
     void plan();
     void print_start() const;
     void prepare_output();

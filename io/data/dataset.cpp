@@ -13,22 +13,36 @@ namespace {
 
 void encode_into(Split& split, const RowEncoder& encoder, const DataRow& row, double weight) {
     RowEncoder::Outcome outcome = encoder.encode(row);
-    if (!outcome.row) {
+    if (!outcome.row && !outcome.pair) {
         ++split.stats.skipped;
         return;
     }
-    const std::int64_t supervised = outcome.row->supervised();
-    if (supervised == 0) {
+    if (outcome.pair ? !split.rows.empty() : !split.pairs.empty()) {
+        throw UserError(fmt::format(
+            "{}: preference pairs and other rows are mixed. Put them into files of their own.",
+            row.place));
+    }
+    std::vector<const EncodedRow*> documents;
+    if (outcome.pair) {
+        documents = {&outcome.pair->chosen, &outcome.pair->rejected};
+    } else {
+        documents = {&*outcome.row};
+    }
+    for (const EncodedRow* document : documents) {
+        if (document->supervised() > 0) continue;
         ++split.stats.untrained;
         return;
     }
-    const auto tokens = static_cast<std::int64_t>(outcome.row->ids.size());
+    for (const EncodedRow* document : documents) {
+        const auto tokens = static_cast<std::int64_t>(document->ids.size());
+        split.stats.tokens += tokens;
+        split.stats.supervised += document->supervised();
+        split.stats.longest = std::max(split.stats.longest, tokens);
+    }
     ++split.stats.rows;
-    split.stats.tokens += tokens;
-    split.stats.supervised += supervised;
-    split.stats.longest = std::max(split.stats.longest, tokens);
     split.stats.truncated += outcome.truncated ? 1 : 0;
-    split.rows.push_back(std::move(*outcome.row));
+    if (outcome.row) split.rows.push_back(std::move(*outcome.row));
+    if (outcome.pair) split.pairs.push_back(std::move(*outcome.pair));
     split.weights.push_back(weight);
 }
 
@@ -90,7 +104,7 @@ Dataset load_dataset(const DatasetOptions& options, const RowEncoder& encoder) {
                     held[i] ? 1 : weights[i]);
         rows[i].columns = {};  // both copies of a large data set need not fit at once
     }
-    if (data.train.rows.empty()) {
+    if (data.train.stats.rows == 0) {
         throw UserError(fmt::format(
             "{}: no row is left to train on: {} of {} rows longer than data.max_length {} were "
             "skipped, {} have no "

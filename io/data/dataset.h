@@ -28,7 +28,7 @@ struct DatasetOptions {
 
 /// What one split has, for the screen at the start.
 struct SplitStats {
-    std::int64_t rows = 0;  ///< documents kept
+    std::int64_t rows = 0;  ///< documents or pairs kept
     std::int64_t tokens = 0;
     std::int64_t supervised = 0;  ///< tokens that carry loss
     std::int64_t longest = 0;
@@ -37,9 +37,11 @@ struct SplitStats {
     std::int64_t untrained = 0;  ///< dropped because no token carries loss
 };
 
+/// Documents, or preference pairs; never both.
 struct Split {
     std::vector<EncodedRow> rows;
-    std::vector<double> weights;  ///< of each row
+    std::vector<EncodedPair> pairs;
+    std::vector<double> weights;  ///< of each row or pair
     SplitStats stats;
 };
 
@@ -48,15 +50,15 @@ struct Dataset {
 };
 
 /// Reads and encodes everything. The same on every rank: a function of files, tokenizer, template
-/// and options. UserError for bad input, for a fraction that leaves nothing to train on, and if no
-/// row of train is left.
+/// and options. UserError for bad input, for a fraction that leaves nothing to train on, for a
+/// split of documents and pairs, and if no row of train is left.
 Dataset load_dataset(const DatasetOptions& options, const RowEncoder& encoder);
 
 /// Which of `count` rows a validation fraction takes: round(fraction * count), at least one and not
 /// all (if count > 1).
 std::vector<bool> draw_validation(std::int64_t count, double fraction, std::uint64_t seed);
 
-/// SHA-256 over the documents of a split.
+/// SHA-256 over the documents of a split without pairs.
 std::string sha256_of(const Split& split);
 
 }  // namespace qshard

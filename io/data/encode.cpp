@@ -59,43 +59,65 @@ bool RowEncoder::starts_with_bos() const {
 
 RowEncoder::Outcome RowEncoder::encode(const DataRow& row) const {
     Outcome outcome;
-    EncodedRow made;
     const Example example = interpret_row(row, options_.format);
     try {
-        made = encode_example(example);
+        if (const auto* pair = std::get_if<PreferenceExample>(&example)) {
+            outcome.pair = encode_pair(*pair);
+        } else {
+            outcome.row = encode_example(example);
+        }
     } catch (const UserError& error) {
         throw UserError(error.code(), fmt::format("{}: {}", row.place, error.what()));
     }
-    const auto limit = static_cast<std::size_t>(options_.max_length);
-    if (made.ids.size() > limit) {
-        if (options_.overlong == Overlong::kError) {
-            throw UserError(
-                fmt::format("{}: {} tokens, data.max_length is {}. Raise it, or set data.overlong "
-                            "to truncate or skip.",
-                            row.place, made.ids.size(), limit));
-        }
-        if (options_.overlong == Overlong::kSkip) return outcome;
-        made.ids.resize(limit);
-        made.labels.resize(limit);
-        outcome.truncated = true;
-    }
-    made.place = row.place;
-    outcome.row = std::move(made);
+    bool& cut = outcome.truncated;
+    if (outcome.row && !fit(*outcome.row, row.place, cut)) return {};
+    if (outcome.pair &&
+        !(fit(outcome.pair->chosen, row.place, cut) && fit(outcome.pair->rejected, row.place, cut)))
+        return {};
     return outcome;
 }
 
+/// Cuts a document that is too long, and says so; false if it is to be skipped.
+bool RowEncoder::fit(EncodedRow& made, const std::string& place, bool& truncated) const {
+    made.place = place;
+    const auto limit = static_cast<std::size_t>(options_.max_length);
+    if (made.ids.size() <= limit) return true;
+    if (options_.overlong == Overlong::kError) {
+        throw UserError(
+            fmt::format("{}: {} tokens, data.max_length is {}. Raise it, or set data.overlong "
+                        "to truncate or skip.",
+                        place, made.ids.size(), limit));
+    }
+    if (options_.overlong == Overlong::kSkip) return false;
+    made.ids.resize(limit);
+    made.labels.resize(limit);
+    truncated = true;
+    return true;
+}
+
 EncodedRow RowEncoder::encode_example(const Example& example) const {
+    const bool all = options_.loss_on_all;
     if (const auto* text = std::get_if<TextExample>(&example)) return encode_text(*text);
-    if (const auto* prompt = std::get_if<PromptExample>(&example)) return encode_prompt(*prompt);
+    if (const auto* prompt = std::get_if<PromptExample>(&example))
+        return encode_prompt(*prompt, all);
     if (const auto* tokens = std::get_if<TokenExample>(&example)) return encode_tokens(*tokens);
-    return encode_chat(std::get<ChatExample>(example));
+    return encode_chat(std::get<ChatExample>(example), all);
+}
+
+EncodedPair RowEncoder::encode_pair(const PreferenceExample& example) const {
+    const auto answer = [this](const std::variant<PromptExample, ChatExample>& one) {
+        if (const auto* prompt = std::get_if<PromptExample>(&one))
+            return encode_prompt(*prompt, false);
+        return encode_chat(std::get<ChatExample>(one), false);
+    };
+    return {answer(example.chosen), answer(example.rejected)};
 }
 
 EncodedRow RowEncoder::encode_text(const TextExample& example) const {
-    return encode_prompt({"", example.text});
+    return encode_prompt({"", example.text}, options_.loss_on_all);
 }
 
-EncodedRow RowEncoder::encode_prompt(const PromptExample& example) const {
+EncodedRow RowEncoder::encode_prompt(const PromptExample& example, bool loss_on_all) const {
     EncodedRow row;
     row.ids = tokenizer_.encode(example.prompt, false);
     const std::vector<std::int32_t> completion = tokenizer_.encode(example.completion, false);
@@ -103,7 +125,7 @@ EncodedRow RowEncoder::encode_prompt(const PromptExample& example) const {
     // A text that spells its BOS out does not get a second one.
     if (add_bos_ && (first.empty() || first.front() != *options_.bos_id))
         row.ids.insert(row.ids.begin(), *options_.bos_id);
-    const std::size_t prompt_count = options_.loss_on_all ? 0 : row.ids.size();
+    const std::size_t prompt_count = loss_on_all ? 0 : row.ids.size();
     row.ids.insert(row.ids.end(), completion.begin(), completion.end());
     const bool has_eos = !completion.empty() && options_.eos_id == completion.back();
     if (options_.append_eos && options_.eos_id && !has_eos) row.ids.push_back(*options_.eos_id);
@@ -127,7 +149,7 @@ EncodedRow RowEncoder::encode_tokens(const TokenExample& example) const {
     return row;
 }
 
-EncodedRow RowEncoder::encode_chat(const ChatExample& example) const {
+EncodedRow RowEncoder::encode_chat(const ChatExample& example, bool loss_on_all) const {
     if (chat_ == nullptr) {
         throw UserError(
             "the row is a conversation, but the model has no chat template. Use prompt and "
@@ -138,7 +160,7 @@ EncodedRow RowEncoder::encode_chat(const ChatExample& example) const {
     const std::vector<TokenSpan> tokens = tokenizer_.encode_with_offsets(full.text, false);
     EncodedRow row;
     for (const TokenSpan& token : tokens) row.ids.push_back(token.id);
-    if (options_.loss_on_all) {
+    if (loss_on_all) {
         row.labels = row.ids;
         return row;
     }

@@ -36,6 +36,11 @@ struct EncodedRow {
     std::vector<std::int32_t> completion() const;
 };
 
+/// Two documents that begin with the same prompt; labels are the answers', whatever loss_on says.
+struct EncodedPair {
+    EncodedRow chosen, rejected;
+};
+
 enum class AddBos { kAuto, kTrue, kFalse };
 enum class Overlong { kTruncate, kSkip, kError };
 
@@ -63,16 +68,18 @@ struct EncodeOptions {
 /// that ChatML and Gemma write after it (as TRL does). Where a template prints an assistant turn
 /// otherwise once more follows (Qwen3 drops its thinking), what it prints there is trained.
 /// Templates that print the turns before an assistant's otherwise are refused with what to do.
+/// preference: each answer after the prompt, as a prompt-completion row.
 class RowEncoder {
   public:
     /// `chat` may be null if there is no template: rows of messages are refused then. Both must
     /// outlive the encoder.
     RowEncoder(const TextEncoder& tokenizer, const ChatTemplate* chat, EncodeOptions options);
 
-    /// A document of at most max_length tokens, its start kept (overlong: truncate), or nullopt if
-    /// skipped. UserError naming the row's place.
+    /// A document, or the pair of a preference row, of at most max_length tokens each, their start
+    /// kept (overlong: truncate), or neither if skipped. UserError naming the row's place.
     struct Outcome {
         std::optional<EncodedRow> row;
+        std::optional<EncodedPair> pair;
         bool truncated = false;
     };
     Outcome encode(const DataRow& row) const;
@@ -82,10 +89,12 @@ class RowEncoder {
   private:
     using Spans = std::vector<std::pair<std::size_t, std::size_t>>;
     EncodedRow encode_example(const Example& example) const;
+    EncodedPair encode_pair(const PreferenceExample& example) const;
+    bool fit(EncodedRow& made, const std::string& place, bool& truncated) const;
     EncodedRow encode_text(const TextExample& example) const;
-    EncodedRow encode_prompt(const PromptExample& example) const;
+    EncodedRow encode_prompt(const PromptExample& example, bool loss_on_all) const;
     EncodedRow encode_tokens(const TokenExample& example) const;
-    EncodedRow encode_chat(const ChatExample& example) const;
+    EncodedRow encode_chat(const ChatExample& example, bool loss_on_all) const;
     ChatTemplate::Rendered render(const ChatExample& example, std::size_t count,
                                   bool generation_prompt) const;
     Spans assistant_spans(const ChatExample& example, const std::string& full) const;

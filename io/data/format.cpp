@@ -1,5 +1,6 @@
 #include "io/data/format.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -9,7 +10,7 @@ namespace qshard {
 namespace {
 
 namespace json = boost::json;
-constexpr std::array<std::pair<RowFormat, const char*>, 8> kNames{
+constexpr std::array<std::pair<RowFormat, const char*>, 9> kNames{
     {{RowFormat::kAuto, "auto"},
      {RowFormat::kMessages, "messages"},
      {RowFormat::kPromptCompletion, "prompt-completion"},
@@ -17,7 +18,8 @@ constexpr std::array<std::pair<RowFormat, const char*>, 8> kNames{
      {RowFormat::kShareGpt, "sharegpt"},
      {RowFormat::kText, "text"},
      {RowFormat::kTemplate, "template"},
-     {RowFormat::kTokenized, "tokenized"}}};
+     {RowFormat::kTokenized, "tokenized"},
+     {RowFormat::kPreference, "preference"}}};
 
 /// One row and the errors about it.
 class Row {
@@ -186,17 +188,70 @@ ChatExample share_gpt(const Row& row) {
     return example;
 }
 
+ChatExample conversation(const Row& row, json::array prompt, const json::array& completion) {
+    ChatExample example{std::move(prompt), 0, row.variables()};
+    example.prompt_count = example.messages.size();
+    example.messages.insert(example.messages.end(), completion.begin(), completion.end());
+    return example;
+}
+
 Example prompt_completion(const Row& row) {
     if (!row.column("prompt").is_array() && !row.column("completion").is_array()) {
         return PromptExample{row.text("prompt"), row.text("completion")};
     }
-    ChatExample example;
-    example.messages = row.messages("prompt");
-    example.prompt_count = example.messages.size();
-    const json::array completion = row.messages("completion");
-    example.messages.insert(example.messages.end(), completion.begin(), completion.end());
-    example.variables = row.variables();
-    return example;
+    return conversation(row, row.messages("prompt"), row.messages("completion"));
+}
+
+/// Where the prompt that two answers begin with ends, as TRL's extract_prompt cuts it: where they
+/// first differ, at the latest before the last element of the shorter.
+template <class Sequence>
+std::size_t shared_count(const Sequence& a, const Sequence& b) {
+    const std::size_t most = std::min(a.size(), b.size());
+    std::size_t count = 0;
+    while (count + 1 < most && a[count] == b[count]) ++count;
+    return count;
+}
+
+PreferenceExample implicit_texts(const Row& row) {
+    const std::string chosen = row.text("chosen"), rejected = row.text("rejected");
+    std::size_t end = shared_count(chosen, rejected);
+    // Never inside of a character; and a space before the answers belongs to them.
+    while (end > 0 && (static_cast<unsigned char>(chosen[end]) & 0xC0U) == 0x80U) --end;
+    if (end > 0 && chosen[end - 1] == ' ') --end;
+    return {PromptExample{chosen.substr(0, end), chosen.substr(end)},
+            PromptExample{rejected.substr(0, end), rejected.substr(end)}};
+}
+
+PreferenceExample implicit_messages(const Row& row) {
+    const json::array chosen = row.messages("chosen"), rejected = row.messages("rejected");
+    const auto shared = static_cast<std::ptrdiff_t>(shared_count(chosen, rejected));
+    if (shared == 0) {
+        row.fail(
+            "columns \"chosen\" and \"rejected\" do not begin with the same message, so that there "
+            "is no prompt. Begin both with it, or write it to a column \"prompt\".");
+    }
+    const json::array prompt(chosen.begin(), chosen.begin() + shared);
+    return {conversation(row, prompt, json::array(chosen.begin() + shared, chosen.end())),
+            conversation(row, prompt, json::array(rejected.begin() + shared, rejected.end()))};
+}
+
+/// TRL's preference format. Beside conversations a prompt that is a text (as in
+/// ultrafeedback_binarized) repeats what they begin with.
+PreferenceExample preference(const Row& row) {
+    const bool messages = row.column("chosen").is_array();
+    if (row.column("rejected").is_array() != messages)
+        row.fail("columns \"chosen\" and \"rejected\" must both be texts, or both be messages");
+    const bool explicit_prompt = row.has("prompt") && row.column("prompt").is_array() == messages;
+    if (!explicit_prompt && row.has("prompt") && !messages)
+        row.fail("column \"prompt\" must be a text, as \"chosen\" and \"rejected\" are");
+    if (!explicit_prompt) return messages ? implicit_messages(row) : implicit_texts(row);
+    if (messages) {
+        const json::array prompt = row.messages("prompt");
+        return {conversation(row, prompt, row.messages("chosen")),
+                conversation(row, prompt, row.messages("rejected"))};
+    }
+    return {PromptExample{row.text("prompt"), row.text("chosen")},
+            PromptExample{row.text("prompt"), row.text("rejected")}};
 }
 
 TokenExample tokenized(const Row& row) {
@@ -239,12 +294,14 @@ RowFormat detect_format(const json::object& columns, const FormatOptions& option
     if (has("conversations")) return RowFormat::kShareGpt;
     if (has("prompt") && has("completion")) return RowFormat::kPromptCompletion;
     if (has("instruction") && has("output")) return RowFormat::kInstruction;
+    if (has("chosen") && has("rejected")) return RowFormat::kPreference;
     if (has("text")) return RowFormat::kText;
+    if (has("chosen") || has("rejected")) return RowFormat::kPreference;
     if (has("prompt") || has("completion")) return RowFormat::kPromptCompletion;
     if (has("instruction")) return RowFormat::kInstruction;
     throw UserError(fmt::format(
         "{}: no known columns (found: {}).\nExpected messages, prompt + completion, instruction + "
-        "output, conversations, "
+        "output, conversations, chosen + rejected, "
         "text or input_ids. Rename the columns, or set data.template and data.completion_column.",
         place, column_names(columns)));
 }
@@ -265,6 +322,8 @@ Example interpret_row(const DataRow& source, const FormatOptions& options) {
             return share_gpt(row);
         case RowFormat::kTokenized:
             return tokenized(row);
+        case RowFormat::kPreference:
+            return preference(row);
         case RowFormat::kTemplate:
             if (options.prompt_template.empty())
                 throw UserError(ExitCode::kUsage,

@@ -21,10 +21,11 @@ enum class RowFormat {
     kText,              ///< text
     kTemplate,          ///< a prompt template over any columns, and a completion column
     kTokenized,         ///< input_ids, optionally labels (-100: no loss)
+    kPreference,        ///< chosen, rejected, optionally prompt: texts, or lists of messages
 };
 
 /// A name of the run file: auto, messages, prompt-completion, instruction, sharegpt, text,
-/// template, tokenized.
+/// template, tokenized, preference.
 RowFormat parse_row_format(std::string_view name);
 const char* name_of(RowFormat format);
 
@@ -50,7 +51,12 @@ struct ChatExample {
 struct TokenExample {
     std::vector<std::int32_t> ids, labels;
 };
-using Example = std::variant<TextExample, PromptExample, ChatExample, TokenExample>;
+/// Two answers to one prompt, both texts or both conversations.
+struct PreferenceExample {
+    std::variant<PromptExample, ChatExample> chosen, rejected;
+};
+using Example =
+    std::variant<TextExample, PromptExample, ChatExample, TokenExample, PreferenceExample>;
 
 /// Reads a row. kAuto decides by its columns, the template first if there is one. UserError naming
 /// the place, the column and the columns found.

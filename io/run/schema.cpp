@@ -350,9 +350,9 @@ void add_data(Table& t, RunFile& run) {
          })
         .identity();
     t.optional_string("data.test", run.data.test);
-    t.choice(
-         "data.format", run.data.format,
-         {"auto", "messages", "prompt-completion", "instruction", "text", "template", "tokenized"})
+    t.choice("data.format", run.data.format,
+             {"auto", "messages", "prompt-completion", "instruction", "sharegpt", "text",
+              "template", "tokenized", "preference"})
         .identity();
     t.optional_string("data.template", run.data.prompt_template).identity();
     t.string("data.completion_column", run.data.completion_column).identity();

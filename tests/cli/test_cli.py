@@ -288,6 +288,43 @@ class Programs(unittest.TestCase):
         for i in range(0, 12, 4):
             self.assertIn(tuple(texts[i:i + 4]), answers)
 
+    def test_preference_pairs_are_measured_and_not_trained(self):
+        model = self.folder / "model"
+        shutil.copytree(MODEL, model)
+        letters = [chr(c) for c in range(97, 123)] + ["\u0120", "</s>"]
+        (model / "tokenizer.json").write_text(json.dumps({
+            "model": {"type": "BPE", "vocab": {c: i for i, c in enumerate(letters)}, "merges": []},
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+            "decoder": {"type": "ByteLevel"},
+            "added_tokens": [{"id": 27, "content": "</s>", "special": True}]}), encoding="utf-8")
+        (model / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}), encoding="utf-8")
+        pairs = [{"prompt": "the sky is", "chosen": " blue", "rejected": " seven"},
+                 {"chosen": "grass is green", "rejected": "grass is loud"}, {"prompt": "a", "chosen": "b", "rejected": "c"}]
+        for name, rows in (("pairs", pairs), ("sft", [{"prompt": p["prompt"], "completion": p["chosen"]} for p in pairs[::2]] * 9)):
+            (self.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        run = self.run_file()
+        text = pathlib.Path(run).read_text(encoding="utf-8").replace(str(MODEL), "model").replace("tokenized", "auto")
+        text = text.replace("validation: 0.1", "test: pairs.jsonl").replace("train: train.jsonl", "train: sft.jsonl")
+        pathlib.Path(run).write_text(text, encoding="utf-8")
+        refused = self.call("train", run, "--set", "data.train=pairs.jsonl", "--dry-run", code=65)
+        self.assertIn("pairs.jsonl:1: the row is a preference pair", refused.stderr)
+        self.call("train", run)
+        tables = [self.call("eval", run, "--split", "test", "--out", "answers.jsonl", ranks=ranks).stdout for ranks in (0, 2)]
+        self.assertEqual(*tables)
+        self.assertIn("test, 3 pairs", tables[0])
+        lines = [json.loads(line) for line in (self.folder / "answers.jsonl").read_text().splitlines()]
+        self.assertEqual([line["prompt"] for line in lines], ["the sky is", "grass is", "a"])
+        found = json.loads(self.call("eval", run, "--split", "test", "--json").stdout)["subjects"][1]
+        self.assertAlmostEqual(found["chosen_logp"], sum(line["tuned"]["chosen_logp"] for line in lines) / 3, 6)
+        self.assertGreater(found["reward_margin"], 0)
+        # The same tokens by the program that scores texts.
+        ids = [letters.index(c) for c in "the\u0120sky\u0120is\u0120blue"] + [27]
+        (self.folder / "ids.jsonl").write_text(json.dumps({"input_ids": ids}) + "\n", encoding="utf-8")
+        self.call("score", "--model", "model", "--adapter", "out/adapter", "--quantization", "nf4",
+                  "--input", "ids.jsonl", "--out", "scores.jsonl")
+        scores = json.loads((self.folder / "scores.jsonl").read_text())["logprobs"]
+        self.assertAlmostEqual(lines[0]["tuned"]["chosen_logp"], sum(scores[-6:]), 4)
+
     def test_a_run_from_a_weight_store_has_the_same_bits(self):
         want = self.sha(self.call("train", self.run_file()))
         made = self.call("quantize", MODEL, "model.qs").stdout

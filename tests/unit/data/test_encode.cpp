@@ -53,6 +53,36 @@ TEST(Encode, PromptAndCompletionAreEncodedApart) {
     EXPECT_EQ(row.completion(), (std::vector<std::int32_t>{'\n', 'A', 301}));
 }
 
+TEST(Encode, PairsShareTheirPrompt) {
+    const ByteEncoder tokenizer;
+    const ChatTemplate chat = ChatTemplate::parse(kChatMl, "models/x");
+    const auto pair = [&](const std::string& json, EncodeOptions made = options()) {
+        return RowEncoder(tokenizer, &chat, std::move(made)).encode(row_of(json));
+    };
+    const char* text = R"({"prompt":"Q\n","chosen":"yes","rejected":"n"})";
+    EncodeOptions made = options();
+    made.loss_on_all = true;  // of a pair the answers are compared, whatever is trained
+    const EncodedPair plain = *pair(text, made).pair;
+    EXPECT_EQ(ByteEncoder::trained_text(plain.chosen), "·yes</s>");
+    EXPECT_EQ(ByteEncoder::trained_text(plain.rejected), "·n</s>");
+    EXPECT_EQ(plain.chosen.prompt(), plain.rejected.prompt());
+    EXPECT_EQ(plain.rejected.place, "train.jsonl:7");
+    const EncodedPair talk = *pair(R"({"chosen":[{"role":"user","content":"Hi"},
+        {"role":"assistant","content":"Hello!"}],"rejected":[{"role":"user","content":"Hi"},
+        {"role":"assistant","content":"Go"}]})")
+                                  .pair;
+    EXPECT_EQ(ByteEncoder::trained_text(talk.chosen), "·Hello!<|im_end|>\n");
+    EXPECT_EQ(ByteEncoder::trained_text(talk.rejected), "·Go<|im_end|>\n");
+    EXPECT_EQ(talk.chosen.prompt(), talk.rejected.prompt());
+    made.max_length = 5;
+    const auto cut = pair(text, made);
+    EXPECT_TRUE(cut.truncated);
+    EXPECT_EQ(ByteEncoder::trained_text(cut.pair->chosen), "·yes");
+    EXPECT_EQ(ByteEncoder::trained_text(cut.pair->rejected), "·n</s>");
+    made.overlong = Overlong::kSkip;
+    EXPECT_FALSE(pair(text, made).pair.has_value());
+}
+
 TEST(Encode, BosAndEosFollowTheOptions) {
     EncodeOptions made = options();
     EXPECT_EQ(trained(R"({"prompt":"Q","completion":"A"})", made, kChatMl, true), "·A</s>");

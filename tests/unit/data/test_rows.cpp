@@ -101,8 +101,11 @@ TEST(Format, ColumnsDecide) {
     EXPECT_EQ(detect(R"({"conversations":[]})"), "sharegpt");
     EXPECT_EQ(detect(R"({"text":""})"), "text");
     EXPECT_EQ(detect(R"({"input_ids":[]})"), "tokenized");
+    EXPECT_EQ(detect(R"({"prompt":"","chosen":"","rejected":""})"), "preference");
+    EXPECT_EQ(detect(R"({"chosen":[],"rejected":[],"score":1})"), "preference");
+    EXPECT_EQ(detect(R"({"text":"","rejected":true})"), "text");
     for (const char* name : {"auto", "messages", "prompt-completion", "instruction", "sharegpt",
-                             "text", "template", "tokenized"}) {
+                             "text", "template", "tokenized", "preference"}) {
         EXPECT_STREQ(name_of(parse_row_format(name)), name);
     }
     EXPECT_NE(error_of([] { parse_row_format("alpaca"); }).find("expected one of: auto, messages"),
@@ -143,6 +146,64 @@ TEST(Format, ErrorsNameTheColumnsFound) {
     EXPECT_NE(format_error(R"({"a":"x"})", {RowFormat::kTemplate, "", "a"})
                   .find("data.template is not set"),
               std::string::npos);
+}
+
+TEST(Format, BadPreferencesAreNamed) {
+    EXPECT_EQ(format_error(R"({"prompt":"a","chosen":"b"})"),
+              "train.jsonl:7: column \"rejected\" is missing (found: prompt, chosen). Set "
+              "data.format, or rename the column.");
+    EXPECT_NE(
+        format_error(R"({"prompt":"a","chosen":"b","rejected":[]})").find("must both be texts"),
+        std::string::npos);
+    EXPECT_NE(format_error(R"({"prompt":[],"chosen":"b","rejected":"c"})")
+                  .find("column \"prompt\" must be a text"),
+              std::string::npos);
+    EXPECT_NE(format_error(R"({"chosen":[],"rejected":[]})").find("list of messages"),
+              std::string::npos);
+    EXPECT_NE(format_error(R"({"chosen":[{"role":"assistant","content":"a"}],
+                               "rejected":[{"role":"assistant","content":"b"}]})")
+                  .find("do not begin with the same message"),
+              std::string::npos);
+    EXPECT_NE(format_error(R"({"chosen":3,"rejected":"b"})").find("\"chosen\" is not text"),
+              std::string::npos);
+}
+
+TEST(Format, PreferencesBecomeTwoAnswersToOnePrompt) {
+    const auto texts = [](const std::string& json) {
+        const auto example = std::get<PreferenceExample>(interpret_row(row_of(json), {}));
+        const auto chosen = std::get<PromptExample>(example.chosen),
+                   rejected = std::get<PromptExample>(example.rejected);
+        EXPECT_EQ(chosen.prompt, rejected.prompt);
+        return std::vector<std::string>{chosen.prompt, chosen.completion, rejected.completion};
+    };
+    using Texts = std::vector<std::string>;
+    EXPECT_EQ(texts(R"({"prompt":"The sky is","chosen":" blue.","rejected":" green."})"),
+              (Texts{"The sky is", " blue.", " green."}));
+    // Without a prompt it is what both begin with, as TRL's extract_prompt has it.
+    EXPECT_EQ(texts(R"({"chosen":"The sky is blue.","rejected":"The sky is green."})"),
+              (Texts{"The sky is", " blue.", " green."}));
+    EXPECT_EQ(texts(R"({"chosen":"ab","rejected":"abc"})"), (Texts{"a", "b", "bc"}));
+    EXPECT_EQ(texts(R"({"chosen":"né","rejected":"nè"})"), (Texts{"n", "é", "è"}));
+    const auto chats = [](const std::string& json) {
+        const auto example = std::get<PreferenceExample>(interpret_row(row_of(json), {}));
+        const auto chosen = std::get<ChatExample>(example.chosen),
+                   rejected = std::get<ChatExample>(example.rejected);
+        EXPECT_EQ(chosen.prompt_count, rejected.prompt_count);
+        EXPECT_TRUE(chosen.variables.contains("tools"));
+        return fmt::format("{} {} {}", chosen.prompt_count, boost::json::serialize(chosen.messages),
+                           boost::json::serialize(rejected.messages));
+    };
+    const std::string user = R"({"role":"user","content":"u"})",
+                      a = R"({"role":"assistant","content":"a"})",
+                      b = R"({"role":"assistant","content":"b"})";
+    const std::string want = fmt::format("1 [{0},{1}] [{0},{2}]", user, a, b);
+    const std::string implicit =
+        fmt::format(R"("chosen":[{0},{1}],"rejected":[{0},{2}],"tools":[])", user, a, b);
+    EXPECT_EQ(chats("{" + implicit + "}"), want);
+    EXPECT_EQ(chats(R"({"prompt":"u",)" + implicit + "}"), want);
+    EXPECT_EQ(chats(fmt::format(R"({{"prompt":[{}],"chosen":[{}],"rejected":[{}],"tools":[]}})",
+                                user, a, b)),
+              want);
 }
 
 TEST(Format, RowsBecomeExamples) {

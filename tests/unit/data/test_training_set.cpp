@@ -324,6 +324,33 @@ TEST(Dataset, StatisticsCountWhatHappened) {
               std::string::npos);
 }
 
+TEST(Dataset, PairsAreReadApart) {
+    const Files files;
+    const std::string pairs = files.write("p.jsonl", R"({"prompt":"ab","chosen":"c","rejected":"de"}
+{"prompt":"abcdefgh","chosen":"c","rejected":"d"}
+)");
+    DatasetOptions options{.train = {{files.write("a.jsonl", lines(2)), 1}},
+                           .validation_fraction = 0,
+                           .validation_file = "",
+                           .test_file = pairs,
+                           .seed = 1};
+    EncodeOptions encode;
+    encode.max_length = 8;  // leaves no token of the second pair's answers
+    const Split test = load(options, encode).test;
+    EXPECT_TRUE(test.rows.empty());
+    ASSERT_EQ(test.pairs.size(), 1u);
+    EXPECT_EQ(test.pairs[0].rejected.ids, (std::vector<std::int32_t>{'a', 'b', 'd', 'e', 301}));
+    EXPECT_EQ(test.stats.rows, 1);
+    EXPECT_EQ(test.stats.tokens, 4 + 5);
+    EXPECT_EQ(test.stats.supervised, 2 + 3);
+    EXPECT_EQ(test.stats.untrained, 1);
+    options.train.push_back({pairs, 1});
+    EXPECT_NE(error_of([&] { load(options); }).find("p.jsonl:1: preference pairs and other rows"),
+              std::string::npos);
+    options.train = {{pairs, 1}};
+    EXPECT_EQ(load(options).train.pairs.size(), 2u);
+}
+
 TEST(Dataset, WeightsBelongToTheirFiles) {
     const Files files;
     const Dataset data = load({.train = {{files.write("a.jsonl", lines(3)), 2},

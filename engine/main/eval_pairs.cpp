@@ -1,0 +1,150 @@
+#include "main/eval_pairs.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "main/eval_report.h"
+
+namespace qshard {
+namespace {
+
+namespace json = boost::json;
+
+double per_token(double sum, std::int64_t tokens) {
+    return sum / static_cast<double>(std::max<std::int64_t>(tokens, 1));
+}
+
+double share(std::int64_t count, const PairSubject& subject) {
+    return per_token(static_cast<double>(count), std::ssize(subject.scores));
+}
+
+json::object to_json(const PairScore& score) {
+    return {{"chosen_logp", score.chosen},
+            {"rejected_logp", score.rejected},
+            {"chosen_tokens", score.chosen_tokens},
+            {"rejected_tokens", score.rejected_tokens}};
+}
+
+std::string example_text(const PairExample& pair, std::span<const PairSubject> subjects,
+                         std::size_t index) {
+    std::string text = "\n" + labelled_text("prompt", pair.prompt) +
+                       labelled_text("chosen", pair.chosen) +
+                       labelled_text("rejected", pair.rejected);
+    for (std::size_t s = 0; s < subjects.size(); ++s) {
+        const PairScore& score = subjects[s].scores[index];
+        text += labelled_text(subject_key(s),
+                              fmt::format("{:.2f} against {:.2f}", score.chosen, score.rejected),
+                              score.margin() > 0 ? "" : "   (prefers the rejected)");
+    }
+    return text;
+}
+
+}  // namespace
+
+PairSummary summarize_pairs(const PairSubject& subject, const PairSubject& base) {
+    PairSummary summary;
+    for (std::size_t i = 0; i < subject.scores.size(); ++i) {
+        const PairScore& score = subject.scores[i];
+        summary.chosen += score.chosen;
+        summary.rejected += score.rejected;
+        if (score.margin() > 0) ++summary.correct;
+        if (per_token(score.chosen, score.chosen_tokens) >
+            per_token(score.rejected, score.rejected_tokens))
+            ++summary.correct_by_token;
+        const double wider = score.margin() - base.scores[i].margin();
+        summary.reward_margin += wider;
+        if (wider > 0) ++summary.rewarded;
+    }
+    const std::int64_t count = std::ssize(subject.scores);
+    for (double* sum : {&summary.chosen, &summary.rejected, &summary.reward_margin})
+        *sum = per_token(*sum, count);
+    return summary;
+}
+
+std::string pair_table(const std::string& split, std::span<const PairExample> pairs,
+                       std::span<const PairSubject> subjects) {
+    std::vector<std::string> names, chosen, rejected, margin, accuracy, counts, by_token, rewards,
+        rewarded;
+    for (const PairSubject& subject : subjects) {
+        const PairSummary s = summarize_pairs(subject, subjects.front());
+        const bool base = names.empty();
+        names.push_back(table_name(subject.name));
+        chosen.push_back(fmt::format("{:.4f}", s.chosen));
+        rejected.push_back(fmt::format("{:.4f}", s.rejected));
+        margin.push_back(fmt::format("{:.4f}", s.chosen - s.rejected));
+        accuracy.push_back(percent(share(s.correct, subject)));
+        counts.push_back(fmt::format("{} of {}", s.correct, subject.scores.size()));
+        by_token.push_back(percent(share(s.correct_by_token, subject)));
+        rewards.push_back(base ? "" : fmt::format("{:.4f}", s.reward_margin));
+        rewarded.push_back(base ? "" : percent(share(s.rewarded, subject)));
+    }
+    std::string table = table_row(fmt::format("{}, {} pairs", split, pairs.size()), names);
+    table += table_row("log p(chosen)", chosen) + table_row("log p(rejected)", rejected) +
+             table_row("margin", margin) + table_row("accuracy", accuracy) + table_row("", counts) +
+             table_row("accuracy by token", by_token) + table_row("reward margin", rewards) +
+             table_row("reward accuracy", rewarded);
+    const std::size_t shown = std::min<std::size_t>(3, pairs.size());
+    for (std::size_t i = 0; i < shown; ++i) {
+        const std::size_t index = i * pairs.size() / shown;
+        table += example_text(pairs[index], subjects, index);
+    }
+    return table;
+}
+
+json::object pair_json(const std::string& split, std::span<const PairSubject> subjects) {
+    json::array list;
+    for (std::size_t s = 0; s < subjects.size(); ++s) {
+        const PairSubject& subject = subjects[s];
+        const PairSummary summary = summarize_pairs(subject, subjects.front());
+        json::object entry{{"subject", subject_key(s)},
+                           {"name", subject.name},
+                           {"chosen_logp", summary.chosen},
+                           {"rejected_logp", summary.rejected},
+                           {"margin", summary.chosen - summary.rejected},
+                           {"accuracy", share(summary.correct, subject)},
+                           {"correct", summary.correct},
+                           {"accuracy_by_token", share(summary.correct_by_token, subject)}};
+        if (s > 0) {
+            entry["reward_margin"] = summary.reward_margin;
+            entry["reward_accuracy"] = share(summary.rewarded, subject);
+        }
+        list.push_back(std::move(entry));
+    }
+    return {{"split", split}, {"pairs", subjects.front().scores.size()}, {"subjects", list}};
+}
+
+std::string pair_lines(std::span<const PairExample> pairs, std::span<const PairSubject> subjects) {
+    std::string lines;
+    for (std::size_t i = 0; i < pairs.size(); ++i) {
+        json::object line{{"prompt", pairs[i].prompt},
+                          {"chosen", pairs[i].chosen},
+                          {"rejected", pairs[i].rejected}};
+        for (std::size_t s = 0; s < subjects.size(); ++s)
+            line[subject_key(s)] = to_json(subjects[s].scores[i]);
+        lines += json::serialize(line) + "\n";
+    }
+    return lines;
+}
+
+std::string lines_of(std::span<const PairScore> scores) {
+    std::string lines;
+    for (const PairScore& score : scores) lines += json::serialize(to_json(score)) + "\n";
+    return lines;
+}
+
+std::vector<PairScore> pair_scores_of(const std::string& lines) {
+    std::vector<PairScore> scores;
+    for (std::size_t begin = 0; begin < lines.size();) {
+        const std::size_t end = lines.find('\n', begin);
+        const json::object line = json::parse(lines.substr(begin, end - begin)).as_object();
+        scores.push_back({line.at("chosen_logp").to_number<double>(),
+                          line.at("rejected_logp").to_number<double>(),
+                          line.at("chosen_tokens").to_number<std::int64_t>(),
+                          line.at("rejected_tokens").to_number<std::int64_t>()});
+        begin = end + 1;
+    }
+    return scores;
+}
+
+}  // namespace qshard
