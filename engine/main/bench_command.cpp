@@ -199,94 +199,82 @@ int bench_links(std::int64_t largest, bool json) {
     });
 }
 
-void add_compute_flags(CLI::App& command, BenchArguments& arguments, bool model) {
-    command.add_option("--backend", arguments.backend.backend, "auto | cpu | cuda | reference")
-        ->check(CLI::IsMember({"auto", "cpu", "cuda", "reference"}));
-    command.add_option("--threads", arguments.backend.threads, "per rank (default: all cores)")
-        ->check(CLI::Range(1, 4096));
-    command.add_option("--cpu-isa", arguments.backend.cpu_isa,
-                       "kernels: auto | amx_bf16 | avx512_bf16 | avx512 | avx2 | sse");
-    command.add_flag("--json", arguments.json, "for scripts");
+void add_compute_flags(Command command, BenchArguments& arguments, bool model) {
+    command.option("--backend", arguments.backend.backend, "auto | cpu | cuda | reference")
+        .one_of({"auto", "cpu", "cuda", "reference"});
+    command.option("--threads", arguments.backend.threads, "per rank (default: all cores)")
+        .between(1, 4096);
+    command.option("--cpu-isa", arguments.backend.cpu_isa,
+                   "kernels: auto | amx_bf16 | avx512_bf16 | avx512 | avx2 | sse");
+    command.flag("--json", arguments.json, "for scripts");
     if (!model) return;
-    CLI::Option* path =
-        command.add_option("--model", arguments.model, "GGUF file or Hugging Face folder");
-    command.add_option("--shape", arguments.shape, "random weights: 135m (default) | 1b | 8b")
-        ->check(CLI::IsMember({"135m", "1b", "8b"}))
-        ->excludes(path);
-    command.add_option("--max-length", arguments.max_length, "tokens of a row (default 512)")
-        ->check(CLI::Range(1, 1 << 20));
-    command
-        .add_option("--micro-batch-size", arguments.micro_batch_size, "rows of a slot (default 2)")
-        ->check(CLI::Range(1, 1 << 16));
-    command.add_option("--compute-dtype", arguments.compute_dtype, "bfloat16 (default) | float32")
-        ->check(CLI::IsMember({"bfloat16", "float32"}));
+    CommandOption path =
+        command.option("--model", arguments.model, "GGUF file or Hugging Face folder");
+    command.option("--shape", arguments.shape, "random weights: 135m (default) | 1b | 8b")
+        .one_of({"135m", "1b", "8b"})
+        .excludes(path);
+    command.option("--max-length", arguments.max_length, "tokens of a row (default 512)")
+        .between(1, 1 << 20);
+    command.option("--micro-batch-size", arguments.micro_batch_size, "rows of a slot (default 2)")
+        .between(1, 1 << 16);
+    command.option("--compute-dtype", arguments.compute_dtype, "bfloat16 (default) | float32")
+        .one_of({"bfloat16", "float32"});
 }
 
-void add_step_flags(CLI::App& command, BenchArguments& arguments) {
-    command.add_option("--r", arguments.r, "adapter rank (default 16)")->check(CLI::Range(1, 1024));
-    command
-        .add_option("--steps", arguments.steps, "timed steps after one that warms up (default 5)")
-        ->check(CLI::Range(5, 10000));
-    command.add_option("--slots", arguments.slots, "slots of a step (default: one a rank)")
-        ->check(CLI::Range(1, 1 << 16));
-    command.add_option("--placement", arguments.placement, "replicated (default) | gathered")
-        ->check(CLI::IsMember({"replicated", "gathered"}));
-    command
-        .add_option("--quantization", arguments.quantization, "nf4 (default) | fp4 | int8 | none")
-        ->check(CLI::IsMember(quantization_names()));
-    command.add_option("--recompute", arguments.recompute, "auto (default) | always | never")
-        ->check(CLI::IsMember({"auto", "always", "never"}));
+void add_step_flags(Command command, BenchArguments& arguments) {
+    command.option("--r", arguments.r, "adapter rank (default 16)").between(1, 1024);
+    command.option("--steps", arguments.steps, "timed steps after one that warms up (default 5)")
+        .between(5, 10000);
+    command.option("--slots", arguments.slots, "slots of a step (default: one a rank)")
+        .between(1, 1 << 16);
+    command.option("--placement", arguments.placement, "replicated (default) | gathered")
+        .one_of({"replicated", "gathered"});
+    command.option("--quantization", arguments.quantization, "nf4 (default) | fp4 | int8 | none")
+        .one_of(quantization_names());
+    command.option("--recompute", arguments.recompute, "auto (default) | always | never")
+        .one_of({"auto", "always", "never"});
 }
 
 }  // namespace
 
-void add_bench_command(CLI::App& app, Run& run) {
+void add_bench_command(Command program) {
     struct All {
         BenchArguments step;
         std::string folder = ".", bytes = "256MiB", largest = "16MiB";
     };
     auto all = std::make_shared<All>();
-    CLI::App* bench = app.add_subcommand("bench", "Measure this machine at what training does");
-    bench->require_subcommand(1);
-    CLI::App* step =
-        bench->add_subcommand("step", "whole training steps: tokens/s, share of the peak, memory");
-    add_compute_flags(*step, all->step, true);
-    add_step_flags(*step, all->step);
-    step->callback([all, &run] {
-        run = [all] {
-            return run_ranks("auto", 1, wants_gpus(all->step.backend.backend),
-                             [&](Communicator& group, int local_ranks, const Launch*) {
-                                 bench_step(all->step, group, local_ranks);
-                             });
-        };
+    Command bench = program.subcommand("bench", "Measure this machine at what training does");
+    Command step =
+        bench.subcommand("step", "whole training steps: tokens/s, share of the peak, memory");
+    add_compute_flags(step, all->step, true);
+    add_step_flags(step, all->step);
+    step.action([all] {
+        return run_ranks("auto", 1, wants_gpus(all->step.backend.backend),
+                         [&](Communicator& group, int local_ranks, const Launch*) {
+                             bench_step(all->step, group, local_ranks);
+                         });
     });
-    CLI::App* gemm = bench->add_subcommand("gemm", "the products of a training step, one by one");
-    add_compute_flags(*gemm, all->step, true);
-    gemm->callback([all, &run] {
-        run = [all] {
-            bench_gemm(all->step);
-            return 0;
-        };
+    Command gemm = bench.subcommand("gemm", "the products of a training step, one by one");
+    add_compute_flags(gemm, all->step, true);
+    gemm.action([all] {
+        bench_gemm(all->step);
+        return 0;
     });
-    CLI::App* quantize = bench->add_subcommand("quantize", "NF4: quantizing and expanding");
-    add_compute_flags(*quantize, all->step, false);
-    quantize->add_option("--model", all->step.model,
-                         "read and quantize this model instead (perhaps from memory)");
-    quantize->callback([all, &run] { run = [all] { return bench_quantize(all->step); }; });
-    CLI::App* comm =
-        bench->add_subcommand("comm", "moving bytes between ranks (under mpirun or srun)");
-    comm->add_option("--largest", all->largest, "largest message of a rank (default 16MiB)");
-    comm->add_flag("--json", all->step.json, "for scripts");
-    comm->callback([all, &run] {
-        run = [all] { return bench_links(parse_bytes(all->largest), all->step.json); };
-    });
-    CLI::App* files = bench->add_subcommand("files", "durable writes and reads in a folder");
-    files->add_option("FOLDER", all->folder, "default: this one");
-    files->add_option("--bytes", all->bytes, "of the large file (default 256MiB)");
-    files->add_flag("--json", all->step.json, "for scripts");
-    files->callback([all, &run] {
-        run = [all] { return bench_files(all->folder, parse_bytes(all->bytes), all->step.json); };
-    });
+    Command quantize = bench.subcommand("quantize", "NF4: quantizing and expanding");
+    add_compute_flags(quantize, all->step, false);
+    quantize.option("--model", all->step.model,
+                    "read and quantize this model instead (perhaps from memory)");
+    quantize.action([all] { return bench_quantize(all->step); });
+    Command comm = bench.subcommand("comm", "moving bytes between ranks (under mpirun or srun)");
+    comm.option("--largest", all->largest, "largest message of a rank (default 16MiB)");
+    comm.flag("--json", all->step.json, "for scripts");
+    comm.action([all] { return bench_links(parse_bytes(all->largest), all->step.json); });
+    Command files = bench.subcommand("files", "durable writes and reads in a folder");
+    files.option("FOLDER", all->folder, "default: this one");
+    files.option("--bytes", all->bytes, "of the large file (default 256MiB)");
+    files.flag("--json", all->step.json, "for scripts");
+    files.action(
+        [all] { return bench_files(all->folder, parse_bytes(all->bytes), all->step.json); });
 }
 
 }  // namespace qshard

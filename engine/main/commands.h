@@ -1,21 +1,17 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
-#include <functional>
+#include "main/command_line.h"
 
-/// One function per subcommand: declares its flags and, if it is the one given, sets `run` to do it
-/// and return the exit code. Errors are thrown.
+/// One function per subcommand of the program: declares its flags and what it does.
 namespace qshard {
 
-using Run = std::function<int()>;
-
-void add_train_command(CLI::App& app, Run& run);
-void add_eval_command(CLI::App& app, Run& run);
-void add_generate_command(CLI::App& app, Run& run);
-void add_score_command(CLI::App& app, Run& run);
-void add_quantize_command(CLI::App& app, Run& run);
-void add_export_command(CLI::App& app, Run& run);
-void add_bench_command(CLI::App& app, Run& run);
-void add_doctor_command(CLI::App& app, Run& run);
+void add_train_command(Command program);
+void add_eval_command(Command program);
+void add_generate_command(Command program);
+void add_score_command(Command program);
+void add_quantize_command(Command program);
+void add_export_command(Command program);
+void add_bench_command(Command program);
+void add_doctor_command(Command program);
 
 }  // namespace qshard

@@ -154,19 +154,17 @@ int doctor(const std::string& folder, bool json) {
 
 }  // namespace
 
-void add_doctor_command(CLI::App& app, Run& run) {
+void add_doctor_command(Command program) {
     struct Arguments {
         std::string folder = ".";
         bool json = false;
     };
     auto arguments = std::make_shared<Arguments>();
-    CLI::App* command =
-        app.add_subcommand("doctor", "What this machine offers, and whether it will do");
-    command->add_option("FOLDER", arguments->folder, "where a run would write (default: here)");
-    command->add_flag("--json", arguments->json, "for scripts");
-    command->callback([arguments, &run] {
-        run = [arguments] { return doctor(arguments->folder, arguments->json); };
-    });
+    Command command =
+        program.subcommand("doctor", "What this machine offers, and whether it will do");
+    command.option("FOLDER", arguments->folder, "where a run would write (default: here)");
+    command.flag("--json", arguments->json, "for scripts");
+    command.action([arguments] { return doctor(arguments->folder, arguments->json); });
 }
 
 }  // namespace qshard

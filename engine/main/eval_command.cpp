@@ -255,41 +255,31 @@ void evaluate(const Arguments& arguments, Communicator& group, int local_ranks) 
 
 }  // namespace
 
-void add_eval_command(CLI::App& app, Run& run) {
+void add_eval_command(Command program) {
     auto arguments = std::make_shared<Arguments>();
-    CLI::App* command =
-        app.add_subcommand("eval", "Compare base and adapters on rows they have not seen");
-    command
-        ->add_option("RUN.yaml", arguments->run_file,
-                     "the run file, or run.yaml of an output folder")
-        ->required();
-    command
-        ->add_option(
-            "--adapter", arguments->adapters,
-            "PEFT folder, checkpoint or output folder (may repeat; default: the run's output)")
-        ->expected(1)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    command->add_option("--split", arguments->split, "validation (default) | test")
-        ->check(CLI::IsMember({"validation", "test"}));
-    command->add_option("--rows", arguments->rows, "only the first rows of the split")
-        ->check(CLI::Range(1, 1 << 30));
-    command->add_option("--out", arguments->out,
-                        "JSON lines: prompt, expected, base, tuned (pairs: prompt, chosen, "
-                        "rejected, and log-probabilities)");
-    command
-        ->add_option("--set", arguments->overrides,
-                     "override a key of the run file: key.path=value (may repeat)")
-        ->expected(1)
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    command->add_flag("--json", arguments->json, "print the results as one JSON object");
-    arguments->flags.add_compute(*command);
-    command->callback([arguments, &run] {
-        run = [arguments] {
-            return run_ranks("auto", 1, false,
-                             [&](Communicator& group, int local_ranks, const Launch*) {
-                                 evaluate(*arguments, group, local_ranks);
-                             });
-        };
+    Command command =
+        program.subcommand("eval", "Compare base and adapters on rows they have not seen");
+    command.option("RUN.yaml", arguments->run_file, "the run file, or run.yaml of an output folder")
+        .required();
+    command.option(
+        "--adapter", arguments->adapters,
+        "PEFT folder, checkpoint or output folder (may repeat; default: the run's output)");
+    command.option("--split", arguments->split, "validation (default) | test")
+        .one_of({"validation", "test"});
+    command.option("--rows", arguments->rows, "only the first rows of the split")
+        .between(1, 1 << 30);
+    command.option("--out", arguments->out,
+                   "JSON lines: prompt, expected, base, tuned (pairs: prompt, chosen, "
+                   "rejected, and log-probabilities)");
+    command.option("--set", arguments->overrides,
+                   "override a key of the run file: key.path=value (may repeat)");
+    command.flag("--json", arguments->json, "print the results as one JSON object");
+    arguments->flags.add_compute(command);
+    command.action([arguments] {
+        return run_ranks("auto", 1, false,
+                         [&](Communicator& group, int local_ranks, const Launch*) {
+                             evaluate(*arguments, group, local_ranks);
+                         });
     });
 }
 

@@ -137,37 +137,35 @@ int export_adapter(const Arguments& arguments) {
 
 }  // namespace
 
-void add_export_command(CLI::App& app, Run& run) {
+void add_export_command(Command program) {
     auto arguments = std::make_shared<Arguments>();
-    CLI::App* command =
-        app.add_subcommand("export", "Write a checkpoint's adapter for other programs");
+    Command command =
+        program.subcommand("export", "Write a checkpoint's adapter for other programs");
     command
-        ->add_option("CHECKPOINT", arguments->checkpoint,
-                     "checkpoint (.h5), output folder (its newest checkpoint) or PEFT folder")
-        ->required();
+        .option("CHECKPOINT", arguments->checkpoint,
+                "checkpoint (.h5), output folder (its newest checkpoint) or PEFT folder")
+        .required();
     command
-        ->add_option("--to", arguments->format,
-                     "peft: adapter folder | gguf: adapter for llama.cpp | merged-hf: model folder "
-                     "with the adapter merged in | merged-gguf: the same as a GGUF file")
-        ->required()
-        ->check(CLI::IsMember({"peft", "gguf", "merged-hf", "merged-gguf"}));
-    command->add_option("--model", arguments->model,
-                        "the base: GGUF file or Hugging Face folder (default: the run's)");
+        .option("--to", arguments->format,
+                "peft: adapter folder | gguf: adapter for llama.cpp | merged-hf: model folder "
+                "with the adapter merged in | merged-gguf: the same as a GGUF file")
+        .required()
+        .one_of({"peft", "gguf", "merged-hf", "merged-gguf"});
+    command.option("--model", arguments->model,
+                   "the base: GGUF file or Hugging Face folder (default: the run's)");
     command
-        ->add_option("--base", arguments->base,
-                     "merge into the weights of the source (default), as PEFT does with the base "
-                     "loaded in 16 bits, or quantized: into what training saw, expanded")
-        ->check(CLI::IsMember({"source", "quantized"}));
-    command->add_option("--dtype", arguments->dtype, "of merged weights (default bfloat16)")
-        ->check(CLI::IsMember({"bfloat16", "float16", "float32"}));
-    command->add_option("--max-shard-size", arguments->max_shard_size,
-                        "of one safetensors file (default 5GB)");
-    command->add_option("--threads", arguments->threads, "default: all cores")
-        ->check(CLI::Range(1, 4096));
-    command->add_option("OUT", arguments->out, "folder (peft, merged-hf) or file (gguf) to write")
-        ->required();
-    command->callback(
-        [arguments, &run] { run = [arguments] { return export_adapter(*arguments); }; });
+        .option("--base", arguments->base,
+                "merge into the weights of the source (default), as PEFT does with the base "
+                "loaded in 16 bits, or quantized: into what training saw, expanded")
+        .one_of({"source", "quantized"});
+    command.option("--dtype", arguments->dtype, "of merged weights (default bfloat16)")
+        .one_of({"bfloat16", "float16", "float32"});
+    command.option("--max-shard-size", arguments->max_shard_size,
+                   "of one safetensors file (default 5GB)");
+    command.option("--threads", arguments->threads, "default: all cores").between(1, 4096);
+    command.option("OUT", arguments->out, "folder (peft, merged-hf) or file (gguf) to write")
+        .required();
+    command.action([arguments] { return export_adapter(*arguments); });
 }
 
 }  // namespace qshard

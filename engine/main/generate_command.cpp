@@ -135,43 +135,40 @@ void generate(const Arguments& arguments, Communicator& group, int local_ranks) 
 
 }  // namespace
 
-void add_generate_command(CLI::App& app, Run& run) {
+void add_generate_command(Command program) {
     auto arguments = std::make_shared<Arguments>();
     arguments->sampling.max_new_tokens = 256;
-    CLI::App* command =
-        app.add_subcommand("generate", "Answer prompts with a model, with or without an adapter");
-    arguments->flags.add_model(*command);
-    CLI::Option_group* what = command->add_option_group("prompt");
-    what->add_option("--prompt", arguments->prompt, "continue this text");
-    what->add_option("--chat", arguments->chat, "answer this message through the chat template");
-    what->add_option("--input", arguments->input,
-                     "file of rows with \"prompt\" or \"messages\" (.jsonl)");
-    what->require_option(1);
-    command->add_option("--out", arguments->out, "write JSON lines here instead of to stdout");
-    command->add_option("--max-new-tokens", arguments->sampling.max_new_tokens, "default 256")
-        ->check(CLI::Range(1, 1 << 20));
+    Command command =
+        program.subcommand("generate", "Answer prompts with a model, with or without an adapter");
+    arguments->flags.add_model(command);
+    Command what = command.choice("prompt");
+    what.option("--prompt", arguments->prompt, "continue this text");
+    what.option("--chat", arguments->chat, "answer this message through the chat template");
+    what.option("--input", arguments->input,
+                "file of rows with \"prompt\" or \"messages\" (.jsonl)");
+    command.option("--out", arguments->out, "write JSON lines here instead of to stdout");
+    command.option("--max-new-tokens", arguments->sampling.max_new_tokens, "default 256")
+        .between(1, 1 << 20);
     command
-        ->add_option("--temperature", arguments->sampling.temperature,
-                     "0 (default): the likeliest token")
-        ->check(CLI::Range(0.0, 100.0));
+        .option("--temperature", arguments->sampling.temperature,
+                "0 (default): the likeliest token")
+        .between(0.0, 100.0);
     command
-        ->add_option("--top-p", arguments->sampling.top_p,
-                     "smallest set of this probability (default 1)")
-        ->check(CLI::Range(1e-6, 1.0));
-    command->add_option("--top-k", arguments->sampling.top_k, "the k likeliest (default 0: all)")
-        ->check(CLI::Range(0, 1 << 24));
-    command->add_option("--seed", arguments->sampling.seed, "default 42");
-    command->add_option("--batch-size", arguments->batch, "sequences at a time (default 16)")
-        ->check(CLI::Range(1, 4096));
-    command->add_flag("--json", arguments->json, "a JSON line also for one prompt");
-    arguments->flags.add_compute(*command);
-    command->callback([arguments, &run] {
-        run = [arguments] {
-            return run_ranks("auto", 1, false,
-                             [&](Communicator& group, int local_ranks, const Launch*) {
-                                 generate(*arguments, group, local_ranks);
-                             });
-        };
+        .option("--top-p", arguments->sampling.top_p,
+                "smallest set of this probability (default 1)")
+        .between(1e-6, 1.0);
+    command.option("--top-k", arguments->sampling.top_k, "the k likeliest (default 0: all)")
+        .between(0, 1 << 24);
+    command.option("--seed", arguments->sampling.seed, "default 42");
+    command.option("--batch-size", arguments->batch, "sequences at a time (default 16)")
+        .between(1, 4096);
+    command.flag("--json", arguments->json, "a JSON line also for one prompt");
+    arguments->flags.add_compute(command);
+    command.action([arguments] {
+        return run_ranks("auto", 1, false,
+                         [&](Communicator& group, int local_ranks, const Launch*) {
+                             generate(*arguments, group, local_ranks);
+                         });
     });
 }
 

@@ -37,27 +37,26 @@ BaseOptions base_options(const RunFile::Model& model) {
     return options;
 }
 
-void InferenceFlags::add_model(CLI::App& command) {
-    command.add_option("--model", model, "GGUF file or Hugging Face folder")->required();
-    command.add_option("--adapter", adapter,
-                       "PEFT folder, checkpoint (.h5) or output folder of a run");
-    command.add_option("--tokenizer", tokenizer, "tokenizer.json instead of the model's own");
+void InferenceFlags::add_model(Command command) {
+    command.option("--model", model, "GGUF file or Hugging Face folder").required();
+    command.option("--adapter", adapter, "PEFT folder, checkpoint (.h5) or output folder of a run");
+    command.option("--tokenizer", tokenizer, "tokenizer.json instead of the model's own");
 }
 
-void InferenceFlags::add_compute(CLI::App& command) {
-    command.add_option("--backend", backend.backend, "auto | cpu | cuda | reference")
-        ->check(CLI::IsMember({"auto", "cpu", "cuda", "reference"}));
-    command.add_option("--compute-dtype", compute_dtype, "bfloat16 | float32")
-        ->check(CLI::IsMember({"bfloat16", "float32"}));
+void InferenceFlags::add_compute(Command command) {
+    command.option("--backend", backend.backend, "auto | cpu | cuda | reference")
+        .one_of({"auto", "cpu", "cuda", "reference"});
+    command.option("--compute-dtype", compute_dtype, "bfloat16 | float32")
+        .one_of({"bfloat16", "float32"});
     command
-        .add_option("--quantization", quantization,
-                    fmt::format("{} (default: as the adapter was trained, else as the model is)",
-                                fmt::join(quantization_names(), " | ")))
-        ->check(CLI::IsMember(quantization_names()));
-    command.add_option("--cpu-isa", backend.cpu_isa,
-                       "kernels: auto | amx_bf16 | avx512_bf16 | avx512 | avx2 | sse");
-    command.add_option("--threads", backend.threads, "per rank (default: all cores of the host)")
-        ->check(CLI::Range(1, 4096));
+        .option("--quantization", quantization,
+                fmt::format("{} (default: as the adapter was trained, else as the model is)",
+                            fmt::join(quantization_names(), " | ")))
+        .one_of(quantization_names());
+    command.option("--cpu-isa", backend.cpu_isa,
+                   "kernels: auto | amx_bf16 | avx512_bf16 | avx512 | avx2 | sse");
+    command.option("--threads", backend.threads, "per rank (default: all cores of the host)")
+        .between(1, 4096);
 }
 
 BaseOptions InferenceFlags::base(const AdapterFile* trained) const {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -9,6 +8,7 @@
 
 #include "backend/device_arena.h"
 #include "main/adapter_file.h"
+#include "main/command_line.h"
 #include "main/session.h"
 #include "place/frozen_base.h"
 #include "train/inference.h"
@@ -33,8 +33,8 @@ struct InferenceFlags {
     std::optional<std::string> quantization, compute_dtype;
     BackendChoice backend;
 
-    void add_model(CLI::App& command);    ///< --model, --adapter, --tokenizer
-    void add_compute(CLI::App& command);  ///< --backend, --compute-dtype, --quantization, ...
+    void add_model(Command command);    ///< --model, --adapter, --tokenizer
+    void add_compute(Command command);  ///< --backend, --compute-dtype, --quantization, ...
     /// As flagged, else as the adapter was trained, else as the model is, in bfloat16.
     BaseOptions base(const AdapterFile* trained) const;
 };

@@ -1,4 +1,3 @@
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <string>
 
@@ -10,30 +9,24 @@
 /// The program: subcommands in commands.h, one file each.
 int main(int argc, char** argv) {
     using namespace qshard;
-    CLI::App app(
+    CommandLine line(
         "qshard fine-tunes large language models with QLoRA over MPI: the 4-bit base is shared out "
-        "over the ranks, "
-        "only the LoRA gradients travel, and the adapter's bits do not depend on who computed "
-        "what.");
-    app.set_version_flag("--version", version_text());
-    app.require_subcommand(1);
-    app.footer(
+        "over the ranks, only the LoRA gradients travel, and the adapter's bits do not depend on "
+        "who computed what.",
+        version_text());
+    Command program = line.program();
+    program.footer(
         "Look at results with qshard-inspect. Start on a cluster with sbatch jobs/train.sbatch "
         "RUN.yaml.");
-    Run run;
-    add_train_command(app, run);
-    add_eval_command(app, run);
-    add_generate_command(app, run);
-    add_score_command(app, run);
-    add_quantize_command(app, run);
-    add_export_command(app, run);
-    add_bench_command(app, run);
-    add_doctor_command(app, run);
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::kUsage);
-    }
+    add_train_command(program);
+    add_eval_command(program);
+    add_generate_command(program);
+    add_score_command(program);
+    add_quantize_command(program);
+    add_export_command(program);
+    add_bench_command(program);
+    add_doctor_command(program);
+    const Run run = line.parse(argc, argv);
     try {
         return run();
     } catch (const Error& error) {

@@ -59,27 +59,26 @@ int quantize(const Arguments& arguments) {
 
 }  // namespace
 
-void add_quantize_command(CLI::App& app, Run& run) {
+void add_quantize_command(Command program) {
     auto arguments = std::make_shared<Arguments>();
-    CLI::App* command = app.add_subcommand(
+    Command command = program.subcommand(
         "quantize", "Quantize a model once, into a weight store that runs start from");
-    command->add_option("MODEL", arguments->model, "GGUF file or Hugging Face folder")->required();
-    command->add_option("STORE", arguments->store, "file to write (STORE.qs)")->required();
+    command.option("MODEL", arguments->model, "GGUF file or Hugging Face folder").required();
+    command.option("STORE", arguments->store, "file to write (STORE.qs)").required();
     command
-        ->add_option("--quantization", arguments->quantization,
-                     fmt::format("{} (default: as the model is, nf4 if it is not quantized)",
-                                 fmt::join(quantization_names(), " | ")))
-        ->check(CLI::IsMember(quantization_names()));
-    command->add_flag("--no-double-quant", arguments->plain_absmax,
-                      "keep the absmax values of 4-bit blocks in float32");
+        .option("--quantization", arguments->quantization,
+                fmt::format("{} (default: as the model is, nf4 if it is not quantized)",
+                            fmt::join(quantization_names(), " | ")))
+        .one_of(quantization_names());
+    command.flag("--no-double-quant", arguments->plain_absmax,
+                 "keep the absmax values of 4-bit blocks in float32");
     command
-        ->add_option("--compute-dtype", arguments->compute_dtype,
-                     "of the runs it is for: bfloat16 (default) | float32")
-        ->check(CLI::IsMember({"bfloat16", "float32"}));
-    command->add_option("--threads", arguments->threads, "default: all cores")
-        ->check(CLI::Range(1, 4096));
-    command->add_flag("--json", arguments->json, "for scripts");
-    command->callback([arguments, &run] { run = [arguments] { return quantize(*arguments); }; });
+        .option("--compute-dtype", arguments->compute_dtype,
+                "of the runs it is for: bfloat16 (default) | float32")
+        .one_of({"bfloat16", "float32"});
+    command.option("--threads", arguments->threads, "default: all cores").between(1, 4096);
+    command.flag("--json", arguments->json, "for scripts");
+    command.action([arguments] { return quantize(*arguments); });
 }
 
 }  // namespace qshard

@@ -108,27 +108,22 @@ void score(const Arguments& arguments, Communicator& group, int local_ranks) {
 
 }  // namespace
 
-void add_score_command(CLI::App& app, Run& run) {
+void add_score_command(Command program) {
     auto arguments = std::make_shared<Arguments>();
-    CLI::App* command =
-        app.add_subcommand("score", "Log-probability of every token of given texts");
-    arguments->flags.add_model(*command);
+    Command command = program.subcommand("score", "Log-probability of every token of given texts");
+    arguments->flags.add_model(command);
     command
-        ->add_option("--input", arguments->input,
-                     "file of rows with \"text\" or \"input_ids\" (.jsonl)")
-        ->required();
-    command->add_option("--out", arguments->out, "JSON lines: input_ids, logprobs, top")
-        ->required();
-    command->add_option("--top", arguments->top, "also the K likeliest tokens of every position")
-        ->check(CLI::Range(0, 1 << 20));
-    arguments->flags.add_compute(*command);
-    command->callback([arguments, &run] {
-        run = [arguments] {
-            return run_ranks("auto", 1, false,
-                             [&](Communicator& group, int local_ranks, const Launch*) {
-                                 score(*arguments, group, local_ranks);
-                             });
-        };
+        .option("--input", arguments->input, "file of rows with \"text\" or \"input_ids\" (.jsonl)")
+        .required();
+    command.option("--out", arguments->out, "JSON lines: input_ids, logprobs, top").required();
+    command.option("--top", arguments->top, "also the K likeliest tokens of every position")
+        .between(0, 1 << 20);
+    arguments->flags.add_compute(command);
+    command.action([arguments] {
+        return run_ranks("auto", 1, false,
+                         [&](Communicator& group, int local_ranks, const Launch*) {
+                             score(*arguments, group, local_ranks);
+                         });
     });
 }
 

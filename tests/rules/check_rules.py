@@ -31,6 +31,7 @@ HOMES = {
     r"cuda_runtime\.h": r"engine/backend/cuda/.*|comm/nccl[^/]*",
     r"hdf5\.h": r"io/checkpoint/h5\.(h|cpp)",
     r"yaml-cpp/.*": r"io/run/.*",
+    r"CLI/.*": r"engine/main/command_line\.cpp|io/inspect/main\.cpp",
     r"pcre2\.h": r"io/tokenizer/.*|engine/spec/module_pattern\.cpp",
     r"boost/json.*": r"(io|engine/spec|engine/main)/.*",
 }
