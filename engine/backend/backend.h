@@ -141,11 +141,11 @@ class Backend {
     /// dtype (accumulate: kF32). The inner sums run over the terms in order, each inner dimension
     /// ascending, in fp32. c must not alias an a.
     virtual void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) = 0;
-    /// c[M, K] = scale * a^T b, the sum over rows n ascending in fp32; a[N, M], b[N, K] any dtype
-    /// (bf16 products if dtype is kBF16: both are rounded to it), c fp32. With `transposed`, c is
-    /// [K, M]. M <= 1024. LoRA gradients.
-    virtual void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c,
-                           bool transposed) = 0;
+    /// c[M, K] = (or += if accumulate) scale * a^T b, the sum over rows n ascending in fp32;
+    /// a[N, M], b[N, K] any dtype (bf16 products if dtype is kBF16: both are rounded to it), c
+    /// fp32. With `transposed`, c is [K, M]. Gradients of weights.
+    virtual void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c, bool transposed,
+                           bool accumulate) = 0;
 
     // DoRA (Liu et al. 2024): row o of W + scale B A is scaled to the length magnitude[o]. The
     // factor, magnitude[o] over the row's norm, goes into packed weights
@@ -166,6 +166,10 @@ class Backend {
     // Decoder.
     /// x[n] = scale * table[ids[n]]; table[V, C] any dtype, ids[N] on the host, x fp32.
     virtual void embed(Tensor table, std::span<const std::int32_t> ids, float scale, Tensor x) = 0;
+    /// dtable[ids[n]] += scale * dx[n], n ascending; ids[N] on the host, negative ones are passed
+    /// over; dx[N, C], dtable[V, C] fp32.
+    virtual void embed_backward(Tensor dx, std::span<const std::int32_t> ids, float scale,
+                                Tensor dtable) = 0;
     /// y[n] = x[n] * rsqrt(mean(x[n]^2) + eps) * (offset ? 1 + gain : gain); x, y any dtype, gain
     /// fp32[C]. y may alias x.
     virtual void rms_norm(Tensor x, Tensor gain, float eps, bool offset, Tensor y) = 0;

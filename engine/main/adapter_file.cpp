@@ -118,23 +118,20 @@ AdapterLayout fit_adapter(const AdapterFile& adapter, const WeightReader& model)
     std::map<std::string, const NamedTensor*> by_name;
     for (const NamedTensor& tensor : adapter.state.tensors) by_name[tensor.name] = &tensor;
     std::size_t matched = 0;
-    for (const AdapterTarget& target : layout.targets) {
-        for (const AdapterTensor& expected : tensors_of(target)) {
-            const auto found = by_name.find(expected.name);
-            if (found == by_name.end()) {
-                throw UserError(
-                    fmt::format("{} has no tensor \"{}\"; expected it beside the other "
-                                "ones of its module",
-                                adapter.path.string(), expected.name));
-            }
-            if (found->second->shape != expected.shape) {
-                throw UserError(
-                    fmt::format("{} was made for another model: its {} is {}, this model needs {}",
-                                adapter.path.string(), expected.name,
-                                shape_text(found->second->shape), shape_text(expected.shape)));
-            }
-            ++matched;
+    for (const AdapterTensor& expected : tensors_of(layout)) {
+        const auto found = by_name.find(expected.name);
+        if (found == by_name.end()) {
+            throw UserError(fmt::format(
+                "{} has no tensor \"{}\", which its configuration and the others ask for",
+                adapter.path.string(), expected.name));
         }
+        if (found->second->shape != expected.shape) {
+            throw UserError(
+                fmt::format("{} was made for another model: its {} is {}, this model needs {}",
+                            adapter.path.string(), expected.name, shape_text(found->second->shape),
+                            shape_text(expected.shape)));
+        }
+        ++matched;
     }
     if (matched != adapter.state.tensors.size()) {
         throw UserError(fmt::format(
@@ -158,11 +155,9 @@ std::vector<float> flat_values(const AdapterFile& adapter, const AdapterLayout& 
     std::map<std::string, const NamedTensor*> by_name;
     for (const NamedTensor& tensor : adapter.state.tensors) by_name[tensor.name] = &tensor;
     std::vector<float> flat(static_cast<std::size_t>(layout.count));
-    for (const AdapterTarget& target : layout.targets) {
-        for (const AdapterTensor& mine : tensors_of(target)) {
-            std::copy_n(adapter.state.adapter.begin() + by_name.at(mine.name)->offset, mine.count(),
-                        flat.begin() + mine.offset);
-        }
+    for (const AdapterTensor& mine : tensors_of(layout)) {
+        std::copy_n(adapter.state.adapter.begin() + by_name.at(mine.name)->offset, mine.count(),
+                    flat.begin() + mine.offset);
     }
     return flat;
 }

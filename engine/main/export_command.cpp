@@ -96,9 +96,10 @@ void merge(const Arguments& arguments, const AdapterFile& adapter) {
     const QuantizedWeights trained(*source.weights, held, options.threads);
     const MergedWeights merged(trained, layout, values, options.dtype);
     if (arguments.format == "merged-hf") {
-        const FolderFiles files = source.kind == "gguf"
-                                      ? folder_files_of_gguf(source, options.dtype)
-                                      : folder_files_like(source.path, options.dtype);
+        FolderFiles files = source.kind == "gguf" ? folder_files_of_gguf(source, options.dtype)
+                                                  : folder_files_like(source.path, options.dtype);
+        if (merged.config().tied_head != source.weights->config().tied_head)
+            files.config["tie_word_embeddings"] = merged.config().tied_head;
         write_hugging_face_model(arguments.out, merged, files, options);
         if (source.kind == "gguf" && !files.others.contains("tokenizer.json")) {
             bar.message(

@@ -19,13 +19,14 @@ constexpr SectionKind kStart{"start", 0};
 constexpr SectionKind kSave{"save", 600};
 constexpr double kSilenceSeconds = 60;
 
-/// rank_pattern and alpha_pattern for the identity of a run; nothing without them.
-std::string pattern_text(const RunFile::Adapter& adapter) {
+/// rank_pattern, alpha_pattern and modules_to_save for the identity of a run; nothing without them.
+std::string options_text(const RunFile::Adapter& adapter) {
     std::string text;
     for (const auto& [key, rank] : adapter.rank_pattern)
         text += fmt::format(" r({})={}", key, rank);
     for (const auto& [key, alpha] : adapter.alpha_pattern)
         text += fmt::format(" alpha({})={}", key, alpha);
+    for (const std::string& name : adapter.modules_to_save) text += " saved=" + name;
     return text;
 }
 
@@ -112,7 +113,7 @@ std::map<std::string, std::string> TrainRun::identity() const {
         {"adapter", fmt::format("{} r={} alpha={} dropout={} rslora={} targets={} elements={}{}",
                                 run_.adapter.use_dora ? "dora" : "lora", run_.adapter.r,
                                 run_.adapter.alpha, run_.adapter.dropout, run_.adapter.use_rslora,
-                                adapter.targets.size(), adapter.count, pattern_text(run_.adapter))},
+                                adapter.targets.size(), adapter.count, options_text(run_.adapter))},
         {"seed", fmt::format("{}", run_.train.seed)},
         {"optimizer", run_.train.optimizer},
         {"quantization",
@@ -185,18 +186,22 @@ void TrainRun::start_from(const std::string& path) {
     const AdapterFile file = read_adapter_file(path);
     const AdapterLayout theirs = fit_adapter(file, *model_.source.weights);
     const AdapterLayout& mine = trainer_->adapter_layout();
-    const bool same =
-        theirs.count == mine.count &&
-        std::equal(theirs.targets.begin(), theirs.targets.end(), mine.targets.begin(),
-                   mine.targets.end(), [](const AdapterTarget& a, const AdapterTarget& b) {
-                       return a.module == b.module && a.r == b.r && a.scale == b.scale &&
-                              a.has_magnitudes() == b.has_magnitudes();
-                   });
+    const bool same = theirs.count == mine.count &&
+                      std::equal(theirs.targets.begin(), theirs.targets.end(), mine.targets.begin(),
+                                 mine.targets.end(),
+                                 [](const AdapterTarget& a, const AdapterTarget& b) {
+                                     return a.module == b.module && a.r == b.r &&
+                                            a.scale == b.scale &&
+                                            a.has_magnitudes() == b.has_magnitudes();
+                                 }) &&
+                      std::ranges::equal(tensors_of(theirs), tensors_of(mine), {},
+                                         &AdapterTensor::name, &AdapterTensor::name);
     if (!same) {
         throw UserError(fmt::format(
             "the adapter {} has {}r {} and alpha {} on {} modules, this run {}r {} and alpha {} on "
-            "{}: set adapter.r, alpha, use_rslora, use_dora, their patterns, target_modules and "
-            "layers as it was trained",
+            "{}: set adapter.r, alpha, use_rslora, use_dora, their patterns, target_modules, "
+            "layers "
+            "and modules_to_save as it was trained",
             path, theirs.options.use_dora ? "DoRA, " : "", theirs.options.r, theirs.options.alpha,
             theirs.targets.size(), mine.options.use_dora ? "DoRA, " : "", mine.options.r,
             mine.options.alpha, mine.targets.size()));
@@ -208,7 +213,7 @@ void TrainRun::resume() {
     const AdapterLayout& adapter = trainer_->adapter_layout();
     initial_adapter_.resize(static_cast<std::size_t>(adapter.count));
     initialize_adapter(adapter, run_.train.seed, initial_adapter_);
-    trainer_->fill_magnitudes(initial_adapter_);
+    trainer_->fill_from_base(initial_adapter_);
     agree(group_, "loading the adapter to start from", [&] {
         if (run_.adapter.init_from) start_from(*run_.adapter.init_from);
     });
@@ -260,10 +265,8 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     state.nonfinite_steps = nonfinite_steps_;
     state.nonfinite_in_a_row = nonfinite_in_a_row_;
     const AdapterLayout& layout = trainer_->adapter_layout();
-    for (const AdapterTarget& target : layout.targets) {
-        for (AdapterTensor& tensor : tensors_of(target))
-            state.tensors.push_back({std::move(tensor.name), tensor.shape, tensor.offset});
-    }
+    for (AdapterTensor& tensor : tensors_of(layout))
+        state.tensors.push_back({std::move(tensor.name), tensor.shape, tensor.offset});
     state.adapter = trainer_->adapter();
     state.optimizer_name = run_.train.optimizer;
     state.optimizer = trainer_->optimizer().state();
@@ -277,6 +280,7 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     config.init_lora_weights = run_.adapter.init_lora_weights;
     config.rank_pattern = run_.adapter.rank_pattern;
     config.alpha_pattern = run_.adapter.alpha_pattern;
+    config.modules_to_save = run_.adapter.modules_to_save;
     set_targets(config, run_.adapter, layout, model_.config().wrapped);
     config.base_model = run_.model.base;
     state.adapter_config_json = peft_config_text(config);

@@ -98,6 +98,7 @@ AdapterOptions TrainRun::adapter_options() const {
     options.layers = parse_layers(run_.adapter.layers);
     options.rank_pattern = run_.adapter.rank_pattern;
     options.alpha_pattern = run_.adapter.alpha_pattern;
+    options.modules_to_save = run_.adapter.modules_to_save;
     return options;
 }
 
@@ -374,7 +375,7 @@ void TrainRun::finish() {
         std::vector<float> none(trained.size(), 0.0f);
         {
             const Section section(watchdog_.get(), kEvaluate, status_step_);
-            trainer_->fill_magnitudes(none);
+            trainer_->fill_from_base(none);
         }
         trainer_->set_adapter(none);
         before = evaluate_validation();

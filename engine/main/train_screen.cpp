@@ -24,6 +24,13 @@ std::string row(const std::string& name, const std::string& value) {
     return fmt::format("{:<11} {}\n", name, value);
 }
 
+/// What is trained beside LoRA.
+std::string whole_text(const RunFile::Adapter& adapter) {
+    std::string text;
+    for (const std::string& name : adapter.modules_to_save) text += ", all of " + name;
+    return text;
+}
+
 std::string loss_change(const EvalResult& before, const EvalResult& after) {
     return fmt::format("validation loss {:.4f} -> {:.4f}", before.loss, after.loss);
 }
@@ -153,9 +160,10 @@ std::string report_html(const ReportFacts& f) {
         {"model", f.run->model.base},
         {"base", fmt::format("{}, {} a rank", describe(base_form(f.run->model)),
                              human_bytes(f.trainer->resident_base_bytes()))},
-        {"adapter", fmt::format("{}, r {}, alpha {}, {} trainable values",
+        {"adapter", fmt::format("{}, r {}, alpha {}{}, {} trainable values",
                                 f.run->adapter.use_dora ? "DoRA" : "LoRA", f.run->adapter.r,
-                                f.run->adapter.alpha, grouped(f.trainer->adapter_layout().count))},
+                                f.run->adapter.alpha, whole_text(f.run->adapter),
+                                grouped(f.trainer->adapter_layout().count))},
         {"ranks", fmt::format("{} with {} threads, kernels {}", f.ranks, f.backend->threads(),
                               f.backend->isa())},
         {"time", human_seconds(f.seconds)},

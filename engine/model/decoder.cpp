@@ -1,25 +1,39 @@
 #include "model/decoder.h"
 
+#include <algorithm>
+
 #include "model/experts.h"
 
 namespace qshard {
 
-EmbeddingTables embedding_tables(const UnitLayout& unit, const std::byte* bytes) {
-    EmbeddingTables tables{view_of(unit.at(Role::kEmbed), bytes).plain, {}};
+EmbeddingTables embedding_tables(const ModelConfig& config, const UnitLayout& unit,
+                                 const std::byte* bytes, const Tensor& trained) {
+    EmbeddingTables tables;
+    tables.tokens = view_of(unit.at(Role::kEmbed), bytes).plain;
+    const bool rounded = tables.tokens.dtype() == DType::kBF16;
+    tables.scale = rounded ? to_float(to_bf16(config.embed_scale)) : config.embed_scale;
+    if (!trained.empty()) tables.tokens = trained;
     const Field* positions = unit.find(Role::kPositions);
     if (positions != nullptr) tables.positions = view_of(*positions, bytes).plain;
     return tables;
 }
 
-void embed_tokens(Backend& backend, const ModelConfig& config, const EmbeddingTables& tables,
+void embed_tokens(Backend& backend, const EmbeddingTables& tables,
                   std::span<const std::int32_t> tokens, std::span<const std::int32_t> positions,
                   Tensor x, Tensor scratch) {
-    const bool rounded = tables.tokens.dtype() == DType::kBF16;
-    const float scale = rounded ? to_float(to_bf16(config.embed_scale)) : config.embed_scale;
-    backend.embed(tables.tokens, tokens, scale, x);
-    if (!config.learned_positions) return;
+    backend.embed(tables.tokens, tokens, tables.scale, x);
+    if (tables.positions.empty()) return;
     backend.embed(tables.positions, positions, 1.0f, scratch);
     backend.add(scratch, 1.0f, x);
+}
+
+void embed_tokens_backward(Backend& backend, const ModelConfig& config, float scale,
+                           std::span<const std::int32_t> tokens, Tensor dx, Tensor dtable) {
+    std::vector<std::int32_t> rows(tokens.begin(), tokens.end());
+    if (config.pad_id && !config.learned_positions)
+        std::replace(rows.begin(), rows.end(), *config.pad_id, -1);
+    backend.fill_zero(dtable);
+    backend.embed_backward(dx, rows, scale, dtable);
 }
 
 TokenContext TokenContext::documents(std::span<const std::int32_t> document_begin) {

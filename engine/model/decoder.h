@@ -37,18 +37,26 @@ struct TokenContext {
 
 /// Tables of the embedding unit, any dtype.
 struct EmbeddingTables {
-    Tensor tokens;     ///< [V, C]
-    Tensor positions;  ///< [positions, C]; only with learned positions
+    Tensor tokens;       ///< [V, C]
+    Tensor positions;    ///< [positions, C]; only with learned positions
+    float scale = 1.0f;  ///< of the tokens' rows: the model's, rounded to the base's dtype (Gemma:
+                         ///< sqrt(C) is 45.25 in a bf16 model, not 45.2548)
 };
 
-EmbeddingTables embedding_tables(const UnitLayout& unit, const std::byte* bytes);
+/// `trained` takes the place of the unit's table unless it is empty.
+EmbeddingTables embedding_tables(const ModelConfig& config, const UnitLayout& unit,
+                                 const std::byte* bytes, const Tensor& trained);
 
-/// x[N, C] fp32 = embedding rows of the tokens, times the model's embedding scale rounded to the
-/// table's dtype (Gemma: sqrt(C) is 45.25 in a bf16 model, not 45.2548), plus those of the
-/// positions where they are learned. scratch: as x, not needed after.
-void embed_tokens(Backend& backend, const ModelConfig& config, const EmbeddingTables& tables,
+/// x[N, C] fp32 = embedding rows of the tokens, scaled, plus those of the positions where they are
+/// learned. scratch: as x, not needed after.
+void embed_tokens(Backend& backend, const EmbeddingTables& tables,
                   std::span<const std::int32_t> tokens, std::span<const std::int32_t> positions,
                   Tensor x, Tensor scratch);
+
+/// dtable[V, C] fp32 = the derivative of the loss by a trained table, from dx, that by x. The row
+/// of the model's padding token has none, as in torch's Embedding (GPT-2's knows no such token).
+void embed_tokens_backward(Backend& backend, const ModelConfig& config, float scale,
+                           std::span<const std::int32_t> tokens, Tensor dx, Tensor dtable);
 
 class Decoder {
   public:

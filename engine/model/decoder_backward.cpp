@@ -132,7 +132,7 @@ struct Decoder::Backward {
 
     void gradient_of_a(const AdapterTarget& t, Tensor x, Tensor du) {
         Tensor da(gradient + (t.a - layer_begin), DType::kF32, {t.r, t.in});
-        backend.gemm_rows(du, x, 1.0f, compute, da, false);
+        backend.gemm_rows(du, x, 1.0f, compute, da, false, false);
     }
     /// The rows of B that belong to this part, and their magnitudes.
     void gradient_of_b(const Branch& branch) {
@@ -140,7 +140,7 @@ struct Decoder::Backward {
         const AdapterTarget& t = *pack.target;
         Tensor db(gradient + (t.b - layer_begin + pack.first_row * t.r), DType::kF32,
                   {branch.dy.cols(), t.r});
-        backend.gemm_rows(tape.u_of(t), branch.dy, t.scale, compute, db, true);
+        backend.gemm_rows(tape.u_of(t), branch.dy, t.scale, compute, db, true, false);
         if (!t.has_magnitudes()) return;
         const Tensor dm(gradient + (t.magnitude - layer_begin + pack.first_row), DType::kF32,
                         {branch.dy.cols()});

@@ -58,7 +58,7 @@ std::size_t head_pack_bytes(const Backend& backend, const ModelConfig& c, DType 
 }
 
 HeadPacks prepare_head(Backend& backend, const ModelConfig& config, const UnitLayout& unit,
-                       const std::byte* bytes, DType compute, bool backward,
+                       const std::byte* bytes, const Tensor& trained, DType compute, bool backward,
                        std::byte* destination) {
     HeadPacks packs;
     auto copy = [&](Role role) {
@@ -71,7 +71,8 @@ HeadPacks prepare_head(Backend& backend, const ModelConfig& config, const UnitLa
     };
     packs.final_norm.gain = copy(Role::kFinalNorm);
     packs.final_norm.bias = copy(Role::kFinalNormBias);
-    const WeightView table = view_of(unit.at(config.tied_head ? Role::kEmbed : Role::kHead), bytes);
+    WeightView table = view_of(unit.at(config.tied_head ? Role::kEmbed : Role::kHead), bytes);
+    if (!trained.empty()) table.plain = trained;
     packs.forward = backend.pack(table, Orientation::kForward, compute, destination);
     destination += Scratch::aligned(
         backend.packed_bytes(config.vocabulary, config.width, Orientation::kForward, compute));
@@ -94,13 +95,10 @@ std::size_t head_scratch_bytes(const ModelConfig& config, std::int64_t rows, DTy
 
 void Head::run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> rows,
                std::span<const std::int32_t> targets, std::span<const float> dlogprob,
-               std::span<float> logprob, Tensor dx, std::byte* scratch) {
+               std::span<float> logprob, Tensor dx, Tensor dweight, std::byte* scratch) {
     const auto count = static_cast<std::int64_t>(rows.size());
     const bool backward = !dlogprob.empty();
-    if (count == 0) {
-        if (backward) backend_.fill_zero(dx);
-        return;
-    }
+    if (count == 0) return;
     Work work = make_work(config_, count, compute_, backward, scratch);
     backend_.gather_rows(x, rows, work.x);
     packs.final_norm.forward(backend_, config_, work.x, work.h);
@@ -123,6 +121,8 @@ void Head::run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> r
         if (backward) {
             const GemmTerm back{logits, packs.backward};
             backend_.gemm({&back, 1}, Tensor(), work.dh.row_range(begin, m), false);
+            if (!dweight.empty())
+                backend_.gemm_rows(logits, forward.a, 1.0f, compute_, dweight, false, begin > 0);
         }
     }
     if (backward) {

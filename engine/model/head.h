@@ -20,10 +20,12 @@ struct HeadPacks {
 /// of 6.
 std::int64_t head_chunk_rows(const ModelConfig& config);
 
+/// Of prepare_head().
 std::size_t head_pack_bytes(const Backend& backend, const ModelConfig& config, DType compute,
                             bool backward);
+/// `trained` (fp32 [V, C]) takes the place of the unit's output embedding unless it is empty.
 HeadPacks prepare_head(Backend& backend, const ModelConfig& config, const UnitLayout& unit,
-                       const std::byte* bytes, DType compute, bool backward,
+                       const std::byte* bytes, const Tensor& trained, DType compute, bool backward,
                        std::byte* destination);
 
 /// Bytes of the memory that Head works in, for up to `rows` rows with a target.
@@ -37,10 +39,11 @@ class Head {
 
     /// Log-probabilities (host) of targets[i] at row rows[i] of x (fp32 [N, C], the last block's
     /// output). With dlogprob (host, as long), dx (fp32 [N, C]) becomes the derivative of the loss
-    /// by x; rows not listed are zero.
+    /// by x, where rows not listed are zero, and dweight (fp32 [V, C], may be empty) that by the
+    /// output embedding.
     void run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> rows,
              std::span<const std::int32_t> targets, std::span<const float> dlogprob,
-             std::span<float> logprob, Tensor dx, std::byte* scratch);
+             std::span<float> logprob, Tensor dx, Tensor dweight, std::byte* scratch);
 
     /// Logits (after scale and soft cap) of the rows listed: fp32 [rows, V] on the backend, inside
     /// scratch; at most head_chunk_rows() rows.

@@ -39,7 +39,29 @@ void set_length(float magnitude, std::span<float> row) {
 
 MergedWeights::MergedWeights(const WeightReader& weights, const AdapterLayout& adapter,
                              std::span<const float> values, DType base)
-    : weights_(weights), adapter_(adapter), values_(values), base_(base) {}
+    : weights_(weights),
+      config_(weights.config()),
+      adapter_(adapter),
+      values_(values),
+      base_(base) {
+    if (adapter.trains_embedding() || adapter.trains_head()) config_.tied_head = false;
+}
+
+DType MergedWeights::source_dtype(const WeightSpec& weight) const {
+    if (target_of(weight) != nullptr || trained(weight) != nullptr) return DType::kF32;
+    return weights_.source_dtype(in_base(weight));
+}
+
+const TrainedWeight* MergedWeights::trained(const WeightSpec& weight) const {
+    const auto found = std::ranges::find(adapter_.weights, weight.name, &TrainedWeight::weight);
+    return found == adapter_.weights.end() ? nullptr : &*found;
+}
+
+/// The weight itself, or the embedding that was the head too.
+WeightSpec MergedWeights::in_base(const WeightSpec& weight) const {
+    if (weight.role != Role::kHead || !weights_.config().tied_head) return weight;
+    return embedding_weights(weights_.config()).front();
+}
 
 const AdapterTarget* MergedWeights::target_of(const WeightSpec& weight) const {
     const std::string path = adapter_path(weights_.config(), weight);
@@ -50,8 +72,9 @@ const AdapterTarget* MergedWeights::target_of(const WeightSpec& weight) const {
 
 void MergedWeights::read_base(const WeightSpec& weight, std::int64_t first,
                               std::span<float> out) const {
-    weights_.read(weight, first, out);
-    if (base_ == DType::kBF16 || weights_.source_dtype(weight) == DType::kBF16) {
+    const WeightSpec source = in_base(weight);
+    weights_.read(source, first, out);
+    if (base_ == DType::kBF16 || weights_.source_dtype(source) == DType::kBF16) {
         round_to_bf16(out);
     } else if (base_ == DType::kF16) {
         round_to_half(out);
@@ -59,6 +82,11 @@ void MergedWeights::read_base(const WeightSpec& weight, std::int64_t first,
 }
 
 void MergedWeights::read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const {
+    if (const TrainedWeight* own = trained(weight)) {
+        const auto values = values_.subspan(static_cast<std::size_t>(own->tensor.offset + first));
+        std::ranges::copy(values.first(out.size()), out.begin());
+        return;
+    }
     read_base(weight, first, out);
     const AdapterTarget* target = target_of(weight);
     if (target == nullptr) return;

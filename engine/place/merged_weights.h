@@ -15,29 +15,32 @@
 namespace qshard {
 
 /// W + scale * (B A) wherever the adapter has a target (with DoRA each row of it scaled to the
-/// length of its magnitude), W elsewhere, in fp32: the caller rounds once, as PEFT's
-/// merge_and_unload() does with an fp32 adapter on a 16-bit base. W is rounded to `base` first, the
-/// dtype that base would be loaded in; values of kBF16 sources always to bf16.
+/// length of its magnitude), its own values of a trained weight, W elsewhere, in fp32: the caller
+/// rounds once, as PEFT's merge_and_unload() does with an fp32 adapter on a 16-bit base. W is
+/// rounded to `base` first, the dtype that base would be loaded in; values of kBF16 sources always
+/// to bf16.
 class MergedWeights final : public WeightReader {
   public:
     /// All three must outlive it.
     MergedWeights(const WeightReader& weights, const AdapterLayout& adapter,
                   std::span<const float> values, DType base);
 
-    const ModelConfig& config() const override { return weights_.config(); }
-    /// Sums are fp32 values.
-    DType source_dtype(const WeightSpec& weight) const override {
-        return target_of(weight) != nullptr ? DType::kF32 : weights_.source_dtype(weight);
-    }
+    /// Of the base; but a head that was tied to the embedding is not if either is trained.
+    const ModelConfig& config() const override { return config_; }
+    /// Sums and trained weights are fp32 values.
+    DType source_dtype(const WeightSpec& weight) const override;
     void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override;
     std::string sha256() const override { return weights_.sha256(); }
     std::int64_t file_bytes() const override { return weights_.file_bytes(); }
 
   private:
     const AdapterTarget* target_of(const WeightSpec& weight) const;
+    const TrainedWeight* trained(const WeightSpec& weight) const;
+    WeightSpec in_base(const WeightSpec& weight) const;
     void read_base(const WeightSpec& weight, std::int64_t first, std::span<float> out) const;
 
     const WeightReader& weights_;
+    ModelConfig config_;
     const AdapterLayout& adapter_;
     const std::span<const float> values_;
     const DType base_;

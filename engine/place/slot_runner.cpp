@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 
+#include "model/trained_weight.h"
 #include "spec/rope.h"
 
 namespace qshard {
@@ -98,9 +100,9 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
                       std::max(tape_stride_ + backward_scratch,
                                head_scratch_bytes(config, n, options.compute, options.backward)));
     if (options.backward) {
-        gradient_ =
-            arena.reserve("gradient of one layer",
-                          static_cast<std::size_t>(adapter->largest_layer_count()) * sizeof(float));
+        gradient_ = arena.reserve(
+            adapter->weights.empty() ? "gradient of one layer" : "gradient of one layer or module",
+            static_cast<std::size_t>(adapter->largest_range_count()) * sizeof(float));
     }
     if (options.backward && adapter->options.dropout > 0) {
         dropout_ =
@@ -151,13 +153,36 @@ std::vector<float> SlotRunner::row_norms() {
     return norms;
 }
 
+void SlotRunner::copy_trained_weights(float* flat) {
+    const auto unit_of = [this](const TrainedWeight& weight) {
+        return weight.role == Role::kHead ? layout_.head_unit() : layout_.embed_unit();
+    };
+    std::set<std::size_t> units;
+    for (const TrainedWeight& weight : adapter_->weights) units.insert(unit_of(weight));
+    const std::vector<std::size_t> order(units.begin(), units.end());
+    source_->expect(order);
+    for (const std::size_t unit : order) {
+        const std::byte* bytes = source_->acquire(unit);
+        for (const TrainedWeight& weight : adapter_->weights) {
+            if (unit_of(weight) != unit) continue;
+            const bool tied = weight.role == Role::kHead && layout_.tied_head;
+            const Field& field = layout_.units[unit].at(tied ? Role::kEmbed : weight.role);
+            backend_.copy(
+                view_of(field, bytes).plain,
+                Tensor(flat + weight.tensor.offset, DType::kF32, {weight.tensor.count()}));
+        }
+        source_->release(unit);
+    }
+}
+
 void SlotRunner::train(std::span<const Slot> slots, const SlotPosition& where, float weight,
                        const Losses& losses, const Sink& sink) {
     begin(slots, true);
     set_dropout(where);
     forward(true);
-    head(weight, true, losses);
+    head(weight, losses, &sink);
     backward(sink);
+    if (adapter_->trains_embedding()) embedding_backward(sink);
 }
 
 /// Slots go through the layers one after the other, so that they share the memory.
@@ -178,7 +203,7 @@ void SlotRunner::set_dropout(const SlotPosition& where) {
 void SlotRunner::evaluate(std::span<const Slot> slots, const Losses& losses) {
     begin(slots, false);
     forward(false);
-    head(0, false, losses);
+    head(0, losses, nullptr);
 }
 
 void SlotRunner::begin(std::span<const Slot> slots, bool backward) {
@@ -258,10 +283,12 @@ void SlotRunner::forward(bool keep) {
     {
         const Timer timer(seconds_.acquire);
         const std::byte* bytes = source_->acquire(unit);
-        const EmbeddingTables tables = embedding_tables(layout_.units[unit], bytes);
+        const EmbeddingTables tables = embedding_tables(
+            config_, layout_.units[unit], bytes, trained_embedding(adapter_, adapter_values_));
+        embed_scale_ = tables.scale;
         for (std::size_t i = 0; i < states_.size(); ++i) {
-            embed_tokens(backend_, config_, tables, states_[i].slot->tokens,
-                         states_[i].context.positions, input(i, 0), input(i, 1));
+            embed_tokens(backend_, tables, states_[i].slot->tokens, states_[i].context.positions,
+                         input(i, 0), input(i, 1));
         }
         source_->release(unit);
     }
@@ -276,7 +303,8 @@ void SlotRunner::forward(bool keep) {
     }
 }
 
-void SlotRunner::head(float weight, bool backward, const Losses& losses) {
+void SlotRunner::head(float weight, const Losses& losses, const Sink* sink) {
+    const bool backward = sink != nullptr;
     const std::size_t unit = layout_.head_unit();
     const std::byte* bytes = nullptr;
     {
@@ -286,36 +314,57 @@ void SlotRunner::head(float weight, bool backward, const Losses& losses) {
     HeadPacks packs;
     {
         const Timer timer(seconds_.expand);
-        packs = prepare_head(backend_, config_, layout_.units[unit], bytes, options_.compute,
-                             backward, arena_.at(packs_));
+        packs = prepare_head(backend_, config_, layout_.units[unit], bytes,
+                             trained_head(adapter_, adapter_values_), options_.compute, backward,
+                             arena_.at(packs_));
         source_->release(unit);
     }
     const Timer timer(seconds_.head);
+    Tensor dweight;
+    std::size_t range = 0;
+    if (backward) {
+        range = adapter_->head_range();
+        dweight = trained_head(adapter_, gradient(), adapter_->range_begin[range]);
+    }
     for (std::size_t i = 0; i < states_.size(); ++i) {
         SlotState& state = states_[i];
         state.derivative.assign(backward ? state.rows.size() : 0, weight);
         const Tensor x = input(i, config_.layers);
-        head_->run(packs, x, state.rows, state.targets, state.derivative, state.logprob, x,
+        head_->run(packs, x, state.rows, state.targets, state.derivative, state.logprob, x, dweight,
                    arena_.at(work_));
-        if (backward && state.rows.empty()) backend_.fill_zero(x);
+        if (backward && state.rows.empty()) {
+            backend_.fill_zero(x);
+            if (!dweight.empty()) backend_.fill_zero(dweight);
+        }
         losses(i, state.logprob);
+        if (!dweight.empty()) (*sink)(range, i, gradient());
+    }
+}
+
+void SlotRunner::embedding_backward(const Sink& sink) {
+    const Timer timer(seconds_.backward);
+    const Tensor dtable = trained_embedding(adapter_, gradient());
+    for (std::size_t i = 0; i < states_.size(); ++i) {
+        embed_tokens_backward(backend_, config_, embed_scale_, states_[i].slot->tokens,
+                              input(i, config_.layers), dtable);
+        sink(AdapterLayout::kEmbedRange, i, gradient());
     }
 }
 
 void SlotRunner::backward(const Sink& sink) {
-    auto* gradient = reinterpret_cast<float*>(arena_.at(gradient_));
     for (std::int64_t l = config_.layers - 1; l >= 0; --l) {
         const BlockPacks packs = prepare(l, backward_directions(l));
         const Timer timer(seconds_.backward);
-        const std::int64_t begin = adapter_->layer_begin[static_cast<std::size_t>(l)];
+        const std::size_t range = AdapterLayout::layer_range(l);
+        const std::int64_t begin = adapter_->range_begin[range];
         for (std::size_t i = 0; i < states_.size(); ++i) {
             SlotState& state = states_[i];
             Tape kept = tape(i, l);
             const Tensor x = input(i, l), dx = input(i, config_.layers);
             if (recomputed(l)) decoder_->forward(l, packs, state.context, x, Tensor(), kept);
-            decoder_->backward(l, packs, state.context, x, kept, dx, gradient, begin,
+            decoder_->backward(l, packs, state.context, x, kept, dx, gradient(), begin,
                                arena_.at(work_) + tape_stride_);
-            sink(l, i, gradient);
+            sink(range, i, gradient());
         }
     }
 }

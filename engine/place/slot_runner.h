@@ -52,12 +52,16 @@ class SlotRunner {
     /// DoRA: the norms of the rows of W + scale B A of every target, in their order; they are the
     /// magnitudes that leave the base as it is. Collective if the source is gathered.
     std::vector<float> row_norms();
+    /// Copies the base's values of the weights that the adapter trains into `flat`, a flat vector
+    /// on the backend. Collective if the source is gathered.
+    void copy_trained_weights(float* flat);
 
     /// Log-probabilities of the supervised positions of slot `index` of the group, in order.
     using Losses = std::function<void(std::size_t index, std::span<const float> logprob)>;
-    /// LoRA gradient of slot `index` for one layer (its range of the flat vector); layers come in
-    /// descending order, slots ascending within a layer. The memory is reused by the next call.
-    using Sink = std::function<void(std::int64_t layer, std::size_t index, const float* gradient)>;
+    /// Gradient of slot `index` for one range of the flat vector; ranges come in descending order,
+    /// slots ascending within a range, empty ones of embedding and head never. The memory is reused
+    /// by the next call.
+    using Sink = std::function<void(std::size_t range, std::size_t index, const float* gradient)>;
 
     /// Forward and backward of a group of slots for a loss of sum(weight * log-probability).
     /// `where` selects the dropout masks; it is not read without dropout.
@@ -78,8 +82,11 @@ class SlotRunner {
     void begin(std::span<const Slot> slots, bool backward);
     void set_dropout(const SlotPosition& where);
     void forward(bool keep);
-    void head(float weight, bool backward, const Losses& losses);
+    /// Goes back through the head too if there is a sink.
+    void head(float weight, const Losses& losses, const Sink* sink);
     void backward(const Sink& sink);
+    void embedding_backward(const Sink& sink);
+    float* gradient() const { return reinterpret_cast<float*>(arena_.at(gradient_)); }
     /// fp32 [N, C]: input of a layer; of layer L: the output of the last. Forward only alternates
     /// between two buffers.
     Tensor input(std::size_t index, std::int64_t layer) const;
@@ -105,6 +112,7 @@ class SlotRunner {
     std::size_t input_stride_ = 0, tape_stride_ = 0;
     std::unique_ptr<Decoder> decoder_;
     std::unique_ptr<Head> head_;
+    float embed_scale_ = 1.0f;  ///< EmbeddingTables::scale of the forward
     std::vector<SlotState> states_;
     bool alternating_ = false;  ///< this pass is forward only
     RunnerSeconds seconds_;

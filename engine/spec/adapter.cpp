@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 #include <optional>
@@ -98,6 +99,48 @@ class Selection {
     mutable std::set<std::string> used_;
 };
 
+/// Embedding and head, as far as options.modules_to_save name them.
+std::vector<WeightSpec> saved_modules(const ModelConfig& config, const AdapterOptions& options) {
+    ModelConfig untied = config;  // a tied head is a module of its own
+    untied.tied_head = false;
+    const std::array modules = {embedding_weights(untied).front(), head_weights(untied).front()};
+    std::vector<WeightSpec> saved;
+    std::set<std::string> used, paths;
+    for (const WeightSpec& weight : modules) {
+        const std::string path = adapter_path(config, weight);
+        paths.insert(path);
+        bool named = false;
+        for (const std::string& name : options.modules_to_save) {
+            if (!matches(path, name)) continue;
+            named = true;
+            used.insert(name);
+        }
+        if (named) saved.push_back(weight);
+    }
+    for (const std::string& name : options.modules_to_save) {
+        if (used.contains(name)) continue;
+        throw UserError(
+            ExitCode::kUsage,
+            fmt::format("adapter.modules_to_save names \"{}\", which is not supported; this model "
+                        "can save {}",
+                        name, fmt::join(paths, " and ")));
+    }
+    return saved;
+}
+
+/// Appends the weight of that role, if it is in the list, to the last range.
+void add_weights(AdapterLayout& layout, const ModelConfig& config,
+                 const std::vector<WeightSpec>& weights, Role role) {
+    for (const WeightSpec& weight : weights) {
+        if (weight.role != role) continue;
+        const AdapterTensor tensor{"base_model.model." + adapter_path(config, weight) + ".weight",
+                                   {weight.rows, weight.cols},
+                                   layout.count};
+        layout.weights.push_back({layout.range_begin.size() - 1, role, weight.name, tensor});
+        layout.count += weight.count();
+    }
+}
+
 /// torch's default of a linear layer with `inputs` inputs.
 void fill_uniform(const Philox& random, std::int64_t inputs, std::span<float> out) {
     const auto bound = static_cast<float>(1.0 / std::sqrt(static_cast<double>(inputs)));
@@ -123,12 +166,23 @@ const AdapterTarget* AdapterLayout::find(std::int64_t layer, Role role) const {
     return nullptr;
 }
 
-std::int64_t AdapterLayout::largest_layer_count() const {
+const TrainedWeight* AdapterLayout::find_weight(std::size_t range, Role role) const {
+    const auto found = std::ranges::find_if(
+        weights, [&](const TrainedWeight& w) { return w.range == range && w.role == role; });
+    return found == weights.end() ? nullptr : &*found;
+}
+
+std::int64_t AdapterLayout::largest_range_count() const {
     std::int64_t largest = 0;
-    for (std::size_t l = 0; l + 1 < layer_begin.size(); ++l) {
-        largest = std::max(largest, layer_begin[l + 1] - layer_begin[l]);
-    }
+    for (std::size_t range = 0; range + 1 < range_begin.size(); ++range)
+        largest = std::max(largest, range_count(range));
     return largest;
+}
+
+std::int64_t AdapterLayout::lora_count() const {
+    std::int64_t elements = count;
+    for (const TrainedWeight& weight : weights) elements -= weight.tensor.count();
+    return elements;
 }
 
 std::int64_t AdapterLayout::largest_r() const {
@@ -167,6 +221,9 @@ std::string adapter_path(const ModelConfig& config, const WeightSpec& weight) {
 AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOptions& options) {
     AdapterLayout layout;
     layout.options = options;
+    const std::vector<WeightSpec> saved = saved_modules(config, options);
+    layout.range_begin.push_back(layout.count);
+    add_weights(layout, config, saved, Role::kEmbed);
     for (std::int64_t layer : options.layers) {
         if (layer < 0 || layer >= config.layers) {
             throw UserError(
@@ -182,7 +239,7 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
     const ModuleScales scales(options);
     std::set<std::string> modules;
     for (std::int64_t l = 0; l < config.layers; ++l) {
-        layout.layer_begin.push_back(layout.count);
+        layout.range_begin.push_back(layout.count);
         const bool wanted_layer =
             options.layers.empty() ||
             std::find(options.layers.begin(), options.layers.end(), l) != options.layers.end();
@@ -215,7 +272,9 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
             layout.targets.push_back(std::move(target));
         }
     }
-    layout.layer_begin.push_back(layout.count);
+    layout.range_begin.push_back(layout.count);
+    add_weights(layout, config, saved, Role::kHead);
+    layout.range_begin.push_back(layout.count);
     targets.refuse_unused(modules);
     if (layout.targets.empty()) {
         throw UserError(ExitCode::kUsage,
@@ -252,6 +311,16 @@ std::int64_t AdapterTensor::count() const {
     std::int64_t product = 1;
     for (std::int64_t extent : shape) product *= extent;
     return product;
+}
+
+std::vector<AdapterTensor> tensors_of(const AdapterLayout& layout) {
+    std::vector<AdapterTensor> tensors;
+    for (const AdapterTarget& target : layout.targets) {
+        for (AdapterTensor& tensor : tensors_of(target)) tensors.push_back(std::move(tensor));
+    }
+    for (const TrainedWeight& weight : layout.weights) tensors.push_back(weight.tensor);
+    std::ranges::sort(tensors, {}, &AdapterTensor::offset);
+    return tensors;
 }
 
 std::vector<AdapterTensor> tensors_of(const AdapterTarget& target) {

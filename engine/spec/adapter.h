@@ -41,6 +41,7 @@ struct AdapterOptions {
     /// first hit wins, r and alpha are for the others.
     std::vector<std::pair<std::string, std::int64_t>> rank_pattern;
     std::vector<std::pair<std::string, double>> alpha_pattern;
+    std::vector<std::string> modules_to_save;  ///< names or path suffixes of embedding and head
 };
 
 /// r and the factor of one module: alpha / r, or alpha / sqrt(r) (rsLoRA).
@@ -88,35 +89,61 @@ struct AdapterTensor {
 };
 std::vector<AdapterTensor> tensors_of(const AdapterTarget& target);
 
-/// Targets in the order layer, then (q, k, v, o, gate, up, down), A before B before magnitudes: one
-/// layer is one contiguous range.
+/// A weight of the base that is trained itself: the flat vector has its values, fp32 [rows, cols],
+/// which are computed with instead of the base's.
+struct TrainedWeight {
+    std::size_t range = 0;  ///< of AdapterLayout
+    Role role = Role::kEmbed;
+    std::string weight;  ///< WeightSpec::name
+    AdapterTensor tensor;
+};
+
+/// The flat vector is cut into ranges, each trained at its own time of a step: the embedding's, the
+/// layers', the head's. Targets lie in the order layer, then (q, k, v, o, gate, up, down), A before
+/// B before magnitudes; trained weights follow the targets of their range.
 struct AdapterLayout {
     AdapterOptions options;
     std::vector<AdapterTarget> targets;
+    std::vector<TrainedWeight> weights;
     std::int64_t count = 0;                 ///< elements of the flat vector
     std::int64_t rows = 0;                  ///< DoRA: rows of all targets; 0 without
-    std::vector<std::int64_t> layer_begin;  ///< [L + 1] first element of each layer's range
+    std::vector<std::int64_t> range_begin;  ///< [L + 3] first element of each range
+
+    static constexpr std::size_t kEmbedRange = 0;
+    static std::size_t layer_range(std::int64_t layer) {
+        return static_cast<std::size_t>(layer) + 1;
+    }
+    std::size_t head_range() const { return range_begin.size() - 2; }
+    std::int64_t range_count(std::size_t range) const {
+        return range_begin[range + 1] - range_begin[range];
+    }
+    std::int64_t largest_range_count() const;
 
     const AdapterTarget* find(std::int64_t layer, Role role) const;
-    std::int64_t layer_count(std::int64_t layer) const {
-        return layer_begin[static_cast<std::size_t>(layer) + 1] -
-               layer_begin[static_cast<std::size_t>(layer)];
-    }
-    std::int64_t largest_layer_count() const;
-    std::int64_t largest_r() const;  ///< of all targets
+    /// Null unless that weight is trained.
+    const TrainedWeight* find_weight(std::size_t range, Role role) const;
+    bool trains_embedding() const { return find_weight(kEmbedRange, Role::kEmbed) != nullptr; }
+    bool trains_head() const { return find_weight(head_range(), Role::kHead) != nullptr; }
+    std::int64_t largest_r() const;   ///< of all targets
+    std::int64_t lora_count() const;  ///< elements that are not of trained weights
 };
+
+/// All tensors, in the order of the flat vector.
+std::vector<AdapterTensor> tensors_of(const AdapterLayout& layout);
 
 /// A linear's path in the model that PEFT loads: that of its weight, but "model.language_model."
 /// for "model." in a wrapped model.
 std::string adapter_path(const ModelConfig& config, const WeightSpec& weight);
 
-/// UserError if a target module or pattern matches nothing (the message lists the model's modules)
-/// or a layer does not exist.
+/// UserError if a target module or pattern matches nothing (the message lists the model's modules),
+/// a layer does not exist or a module to save is neither embedding nor head. Those of a tied head
+/// are two modules, as in PEFT: each that is named has its own values from then on.
 AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOptions& options);
 
 /// The values before training, as options.init says. Element i of A of target t is made of
 /// Philox(seed, kInit, t).uniform(i), of B of Philox(seed, kInit, t, 1), so they depend on nothing
-/// else. Magnitudes are left zero: they are the base's row norms (Trainer::fill_magnitudes).
+/// else. Magnitudes and trained weights are left zero: they come from the base
+/// (Trainer::fill_from_base).
 void initialize_adapter(const AdapterLayout& layout, std::uint64_t seed, std::span<float> flat);
 
 }  // namespace qshard

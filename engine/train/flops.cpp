@@ -14,8 +14,10 @@ UsefulFlops useful_flops(const ModelConfig& config, const AdapterLayout* adapter
             flops.per_token += 4.0 * used * static_cast<double>(weight.count());
         }
     }
-    if (adapter != nullptr) flops.per_token += 6.0 * static_cast<double>(adapter->count);
-    flops.per_supervised = 4.0 * static_cast<double>(config.vocabulary * config.width);
+    if (adapter != nullptr) flops.per_token += 6.0 * static_cast<double>(adapter->lora_count());
+    const bool trains_head = adapter != nullptr && adapter->trains_head();
+    flops.per_supervised =
+        (trains_head ? 6.0 : 4.0) * static_cast<double>(config.vocabulary * config.width);
     flops.attention_per_pair = 12.0 * static_cast<double>(config.q_width() * config.layers);
     return flops;
 }

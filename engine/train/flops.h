@@ -14,7 +14,7 @@ namespace qshard {
 /// backward. Work done again is not counted.
 struct UsefulFlops {
     double per_token = 0;           ///< 4 P_lin + 6 P_lora
-    double per_supervised = 0;      ///< 4 P_head: only rows with a target reach the head
+    double per_supervised = 0;      ///< 4 P_head (6 where it is trained), of rows with a target
     double attention_per_pair = 0;  ///< per (token, attended token): 3 * 4 * H * D * L
     double of(std::span<const Slot> slots) const;
 };

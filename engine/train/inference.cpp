@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/philox.h"
+#include "model/trained_weight.h"
 #include "place/slot_runner.h"
 
 namespace qshard {
@@ -42,7 +43,8 @@ Inference::Inference(Backend& backend, const ModelConfig& config, const ModelLay
     head_packs_ =
         arena.reserve("expanded head", head_pack_bytes(backend, config, options.compute, false));
     const UnitLayout& embed = layout.units[layout.embed_unit()];
-    embed_ = arena.reserve("embedding", embed.at(Role::kEmbed).data_bytes);
+    if (adapter == nullptr || !adapter->trains_embedding())
+        embed_ = arena.reserve("embedding", embed.at(Role::kEmbed).data_bytes);
     const Field* positions = embed.find(Role::kPositions);
     if (positions != nullptr) positions_ = arena.reserve("embedding", positions->data_bytes);
     cache_stride_ = Scratch::aligned(
@@ -89,12 +91,15 @@ void Inference::start(WeightSource& source, const float* adapter_values) {
                 backend_.copy(table, copy);
                 return copy;
             };
-            const EmbeddingTables tables = embedding_tables(unit, bytes);
-            tables_ = {keep(tables.tokens, embed_), keep(tables.positions, positions_)};
+            const Tensor trained = trained_embedding(adapter_, adapter_values);
+            tables_ = embedding_tables(config_, unit, bytes, trained);
+            if (trained.empty()) tables_.tokens = keep(tables_.tokens, embed_);
+            tables_.positions = keep(tables_.positions, positions_);
         }
         if (u == layout_.head_unit()) {
-            head_packs_ready_ = prepare_head(backend_, config_, unit, bytes, options_.compute,
-                                             false, arena_.at(head_packs_));
+            head_packs_ready_ =
+                prepare_head(backend_, config_, unit, bytes, trained_head(adapter_, adapter_values),
+                             options_.compute, false, arena_.at(head_packs_));
         }
         if (u >= layout_.layer_unit(0) && u < layout_.layer_unit(config_.layers)) {
             const auto layer = static_cast<std::int64_t>(u - layout_.layer_unit(0));
@@ -122,7 +127,7 @@ Tensor Inference::forward(const TokenContext& context, std::span<const std::int3
         return Tensor(arena_.at(x_) + static_cast<std::size_t>(layer % 2) * x_stride_, DType::kF32,
                       {context.tokens, config_.width});
     };
-    embed_tokens(backend_, config_, tables_, tokens, context.positions, x(0), x(1));
+    embed_tokens(backend_, tables_, tokens, context.positions, x(0), x(1));
     Tape tape = make_tape(config_, needs_, context.tokens, options_.compute, arena_.at(work_));
     for (std::int64_t l = 0; l < config_.layers; ++l) {
         const KvCache layer_cache = cache(l);

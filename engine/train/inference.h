@@ -43,6 +43,7 @@ class Inference {
     Inference(Backend& backend, const ModelConfig& config, const ModelLayout& layout,
               const AdapterLayout* adapter, const InferenceOptions& options, Arena& arena);
     /// After the arena is allocated: expands every unit once. Collective if the source is gathered.
+    /// An embedding that the adapter has trained is read where it is, until the next start().
     void start(WeightSource& source, const float* adapter_values);
 
     /// Answers of the prompts, in their order; `first_row` numbers them for sampling. `on_done` is

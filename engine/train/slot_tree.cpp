@@ -89,30 +89,28 @@ float* SlotTree::received(std::size_t index) const {
            index * static_cast<std::size_t>(piece_);
 }
 
-Tensor SlotTree::range(float* base, std::int64_t layer) const {
-    return {base + layout_.layer_begin[static_cast<std::size_t>(layer)],
-            DType::kF32,
-            {layout_.layer_count(layer)}};
+Tensor SlotTree::part(float* base, std::size_t range) const {
+    return {base + layout_.range_begin[range], DType::kF32, {layout_.range_count(range)}};
 }
 
-void SlotTree::add(std::int64_t slot, std::int64_t layer, const float* gradient) {
+void SlotTree::add(std::int64_t slot, std::size_t range, const float* gradient) {
     std::size_t index = 0;
     while (slot >= my_roots_[index].begin + my_roots_[index].leaves) ++index;
     const TreeNode node = my_roots_[index];
     const std::int64_t leaf = slot - node.begin;
     const bool last = slot + 1 == std::min(node.begin + node.leaves, slot_count_);
-    Tensor sum(const_cast<float*>(gradient), DType::kF32, {layout_.layer_count(layer)});
+    Tensor sum(const_cast<float*>(gradient), DType::kF32, {layout_.range_count(range)});
     // Like carrying in a binary counter: bit k of `leaf` says that a left sibling of 2^k leaves
     // waits at level k. After the last slot everything that waits is merged, which is what a
     // missing right side means.
     std::size_t k = 0;
     for (; last ? (leaf >> k) != 0 : ((leaf >> k) & 1) != 0; ++k) {
         if (((leaf >> k) & 1) == 0) continue;
-        const Tensor left = range(level(k), layer);
+        const Tensor left = part(level(k), range);
         backend_.add(sum, 1.0f, left);
         sum = left;
     }
-    backend_.copy(sum, range(last ? root(index) : level(k), layer));
+    backend_.copy(sum, part(last ? root(index) : level(k), range));
 }
 
 std::size_t SlotTree::combine(TreeNode node, const std::vector<TreeNode>& all_roots) const {

@@ -41,9 +41,9 @@ class SlotTree {
              std::int64_t max_slots, Arena& arena);
 
     void begin(std::int64_t slot_count);
-    /// Adds a slot's gradient of one layer. For each layer the slots of this rank come in ascending
-    /// order.
-    void add(std::int64_t slot, std::int64_t layer, const float* gradient);
+    /// Adds a slot's gradient of one range of the layout. For each range the slots of this rank
+    /// come in ascending order.
+    void add(std::int64_t slot, std::size_t range, const float* gradient);
     /// The sum over all slots, fp32 [count]. Collective; two operations (an exchange and an
     /// all-gather) if W > 1.
     Tensor reduce(Communicator& group);
@@ -54,7 +54,7 @@ class SlotTree {
   private:
     float* level(std::size_t index) const;
     float* root(std::size_t index) const;
-    Tensor range(float* base, std::int64_t layer) const;
+    Tensor part(float* base, std::size_t range) const;
     std::size_t combine(TreeNode node, const std::vector<TreeNode>& all_roots) const;
     float* received(std::size_t index) const;
 

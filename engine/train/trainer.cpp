@@ -189,7 +189,13 @@ void Trainer::set_adapter(std::span<const float> values) {
     parts_->runner->adapter_changed();
 }
 
-void Trainer::fill_magnitudes(std::span<float> values) {
+void Trainer::fill_from_base(std::span<float> values) {
+    if (!adapter_.weights.empty()) {
+        set_adapter(values);
+        parts_->runner->copy_trained_weights(
+            reinterpret_cast<float*>(arena_->at(parts_->parameters)));
+        std::ranges::copy(adapter(), values.begin());
+    }
     if (adapter_.rows == 0) return;
     set_adapter(values);
     const std::vector<float> norms = parts_->runner->row_norms();
@@ -259,8 +265,8 @@ StepResult Trainer::step(const BatchSource& source, std::int64_t step, std::int6
                 [&](std::size_t i, std::span<const float> logprob) {
                     for (float value : logprob) losses[begin + i] -= double{value};
                 },
-                [&](std::int64_t layer, std::size_t i, const float* gradient) {
-                    parts_->tree->add(mine.begin + static_cast<std::int64_t>(begin + i), layer,
+                [&](std::size_t range, std::size_t i, const float* gradient) {
+                    parts_->tree->add(mine.begin + static_cast<std::int64_t>(begin + i), range,
                                       gradient);
                 });
         }

@@ -87,10 +87,10 @@ class Trainer {
     std::string base_fingerprint();
 
     void set_adapter(std::span<const float> values);
-    /// DoRA: makes the magnitudes in `values` the norms of the rows of W + scale B A, with which
-    /// the adapter does what it does without DoRA; nothing otherwise. The adapter set is then
-    /// another. Collective.
-    void fill_magnitudes(std::span<float> values);
+    /// Fills in what an untrained adapter has of the base: trained weights are the base's own, and
+    /// DoRA's magnitudes the norms of the rows of W + scale B A, with which the adapter does what
+    /// it does without DoRA. The adapter set is then another. Collective.
+    void fill_from_base(std::span<float> values);
     std::vector<float> adapter() const;
     Optimizer& optimizer();
     DType compute() const { return options_.compute; }

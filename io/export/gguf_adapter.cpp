@@ -44,6 +44,14 @@ void write_gguf_adapter(const std::filesystem::path& file, const ModelConfig& co
                 "--to merged-gguf instead (or peft, merged-hf).",
                 file.string()));
     }
+    if (!layout.weights.empty()) {
+        throw UserError(
+            ExitCode::kUsage,
+            fmt::format(
+                "cannot write {}: a GGUF adapter has no place for {}, a weight of the base that "
+                "this adapter has trained. Export --to merged-gguf instead (or peft, merged-hf).",
+                file.string(), layout.weights.front().tensor.name));
+    }
     const Family& family = gguf_family(family_named(config.family));
     const double alpha = layout.options.alpha;
     GgufHeader header;

@@ -99,7 +99,10 @@ TensorPlace place_of(const std::string& key) {
         const auto [end, error] = std::from_chars(begin, rest.data() + rest.size(), place.layer);
         if (error == std::errc{} && *end == '.') rest = rest.substr(end + 1 - rest.data());
     }
-    place.target = rest.substr(0, rest.find(".lora_"));
+    constexpr std::string_view kPrefix = "base_model.model.";
+    if (rest.starts_with(kPrefix)) rest = rest.substr(kPrefix.size());
+    const std::size_t lora = rest.find(".lora_");
+    place.target = rest.substr(0, lora == std::string::npos ? rest.rfind('.') : lora);
     return place;
 }
 

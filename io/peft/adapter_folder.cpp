@@ -18,16 +18,36 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr std::string_view kA = ".lora_A.weight", kB = ".lora_B.weight";
-constexpr std::string_view kMagnitude = ".lora_magnitude_vector";
+constexpr std::string_view kMagnitude = ".lora_magnitude_vector", kWeight = ".weight";
 constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
+
+bool is_lora(std::string_view key) {
+    return key.find(".lora_") != std::string_view::npos;
+}
 
 std::string module_of(std::string_view key) {
     return std::string(key.substr(kPrefix.size(), key.rfind(".lora_") - kPrefix.size()));
 }
 
+/// Paths of the modules that have LoRA.
+std::set<std::string> modules_of(const std::vector<NamedTensor>& tensors) {
+    std::set<std::string> modules;
+    for (const NamedTensor& tensor : tensors) {
+        if (is_lora(tensor.name)) modules.insert(module_of(tensor.name));
+    }
+    return modules;
+}
+
+/// Whether it is the weight of one of modules_to_save, which PEFT takes for endings of paths.
+bool is_saved(std::string_view key, const PeftConfig& config) {
+    if (!key.ends_with(kWeight) || is_lora(key)) return false;
+    key.remove_suffix(kWeight.size());
+    return std::ranges::any_of(config.modules_to_save,
+                               [key](const std::string& name) { return key.ends_with(name); });
+}
+
 /// Some versions of PEFT wrote magnitudes with the ending of the other tensors.
 std::string today(std::string key) {
-    constexpr std::string_view kWeight = ".weight";
     if (!key.ends_with(std::string(kMagnitude) + std::string(kWeight))) return key;
     key.resize(key.size() - kWeight.size());
     return key;
@@ -35,17 +55,18 @@ std::string today(std::string key) {
 
 /// Its shape, a vector for magnitudes (which were once written as [1, out] or [out, 1]).
 std::vector<std::int64_t> checked_shape(const std::string& key, const SafetensorsTensor& tensor,
-                                        bool use_dora, const std::string& file) {
+                                        const PeftConfig& config, const std::string& file) {
     std::string_view ending;
     for (const std::string_view known : {kA, kB, kMagnitude}) {
-        if (key.ends_with(known) && (known != kMagnitude || use_dora)) ending = known;
+        if (key.ends_with(known) && (known != kMagnitude || config.use_dora)) ending = known;
     }
+    if (is_saved(key, config)) ending = kWeight;
     if (ending.empty() || !key.starts_with(kPrefix) ||
         key.size() <= kPrefix.size() + ending.size()) {
         throw UserError(fmt::format(
             "{}: tensor \"{}\" is not supported; only lora_A.weight and lora_B.weight of linear "
-            "modules are, and their lora_magnitude_vector if adapter_config.json says use_dora (no "
-            "biases, embeddings, whole modules)",
+            "modules are, their lora_magnitude_vector if adapter_config.json says use_dora, and "
+            "weights of its modules_to_save (no biases, no LoRA on embeddings)",
             file, key));
     }
     std::vector<std::int64_t> shape = tensor.shape;
@@ -98,6 +119,7 @@ void check_modules(const PeftAdapter& adapter, const std::string& file) {
     };
     std::map<std::string, Module> modules;
     for (const NamedTensor& tensor : adapter.tensors) {
+        if (!is_lora(tensor.name)) continue;
         Module& module = modules[module_of(tensor.name)];
         if (tensor.name.ends_with(kA)) {
             module.rank_a = tensor.shape[0];
@@ -129,7 +151,7 @@ void check_modules(const PeftAdapter& adapter, const std::string& file) {
                                         name, module.magnitudes, module.out));
         }
     }
-    if (modules.empty()) throw UserError(file + ": no tensors");
+    if (modules.empty()) throw UserError(file + ": no tensors of LoRA");
 }
 
 }  // namespace
@@ -143,15 +165,14 @@ AdapterOptions adapter_options(const PeftConfig& config, const std::vector<Named
     options.use_dora = config.use_dora;
     options.rank_pattern = config.rank_pattern;
     options.alpha_pattern = config.alpha_pattern;
-    std::set<std::string> modules;
-    for (const NamedTensor& tensor : tensors) modules.insert(module_of(tensor.name));
+    options.modules_to_save = config.modules_to_save;
+    const std::set<std::string> modules = modules_of(tensors);
     options.target_modules.assign(modules.begin(), modules.end());
     return options;
 }
 
 std::vector<std::string> PeftAdapter::modules() const {
-    std::set<std::string> found;
-    for (const NamedTensor& tensor : tensors) found.insert(module_of(tensor.name));
+    const std::set<std::string> found = modules_of(tensors);
     return {found.begin(), found.end()};
 }
 
@@ -173,7 +194,7 @@ PeftAdapter read_peft_adapter(const fs::path& folder) {
     for (const auto& [key, tensor] : file.tensors()) {
         const std::string name = today(key);
         adapter.tensors.push_back(
-            {name, checked_shape(name, tensor, adapter.config.use_dora, weights_path.string()),
+            {name, checked_shape(name, tensor, adapter.config, weights_path.string()),
              std::ssize(adapter.values)});
         const std::vector<float> values = widened(file, key, tensor);
         adapter.values.insert(adapter.values.end(), values.begin(), values.end());

@@ -85,7 +85,7 @@ void refuse_unsupported(const json::object& object, JsonKeys& keys, const std::s
     }
     keys.ignore(kHarmless);
     for (const auto& [key, value] : object) {
-        static constexpr std::array<std::string_view, 17> kRead = {"r",
+        static constexpr std::array<std::string_view, 18> kRead = {"r",
                                                                    "fan_in_fan_out",
                                                                    "lora_alpha",
                                                                    "lora_dropout",
@@ -94,6 +94,7 @@ void refuse_unsupported(const json::object& object, JsonKeys& keys, const std::s
                                                                    "target_modules",
                                                                    "peft_type",
                                                                    "bias",
+                                                                   "modules_to_save",
                                                                    "exclude_modules",
                                                                    "layers_to_transform",
                                                                    "layers_pattern",
@@ -180,6 +181,7 @@ PeftConfig parse_peft_config(std::string_view text, const std::string& origin) {
     } else {
         config.exclude_modules = strings(excluded, origin + ": exclude_modules");
     }
+    config.modules_to_save = strings(keys.find("modules_to_save"), origin + ": modules_to_save");
     const json::value* init = keys.find("init_lora_weights");
     if (init != nullptr && init->is_string()) config.init_lora_weights = init->get_string();
     if (init != nullptr && init->is_bool()) {
@@ -211,7 +213,7 @@ std::string peft_config_text(const PeftConfig& config) {
         {"layers_to_transform", list_or_null(config.layers_to_transform)},
         {"lora_alpha", number(config.alpha)},
         {"lora_dropout", config.dropout},
-        {"modules_to_save", nullptr},
+        {"modules_to_save", list_or_null(config.modules_to_save)},
         {"peft_type", "LORA"},
         {"r", config.r},
         {"rank_pattern", ranks},

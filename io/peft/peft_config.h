@@ -26,14 +26,15 @@ struct PeftConfig {
     std::vector<std::pair<std::string, std::int64_t>>
         rank_pattern;  ///< in the order of the file; the first hit wins
     std::vector<std::pair<std::string, double>> alpha_pattern;
-    std::string init_lora_weights = "true";  ///< true, false or a name
-    std::string base_model;                  ///< base_model_name_or_path
+    std::vector<std::string> modules_to_save;  ///< names or path suffixes
+    std::string init_lora_weights = "true";    ///< true, false or a name
+    std::string base_model;                    ///< base_model_name_or_path
     std::string revision;
     std::string task_type = "CAUSAL_LM";
 };
 
 /// Reads adapter_config.json. UserError names every feature it asks for that is not supported
-/// (biases, trained embeddings, initialisations that change the base, other PEFT types...)
+/// (biases, LoRA on embeddings, initialisations that change the base, other PEFT types...)
 /// rather than dropping it.
 PeftConfig parse_peft_config(std::string_view text, const std::string& origin);
 

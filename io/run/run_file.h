@@ -38,6 +38,7 @@ struct RunFile {
         std::vector<std::pair<std::string, std::int64_t>> rank_pattern;  ///< sorted by key
         std::vector<std::pair<std::string, double>> alpha_pattern;
         std::string init_lora_weights = "true";  ///< true | gaussian | false
+        std::vector<std::string> modules_to_save;
         std::string bias = "none";
         std::optional<std::string> init_from;
     } adapter;

@@ -275,18 +275,6 @@ void add_pattern(Table& t, const char* path, std::vector<std::pair<std::string, 
         .identity();
 }
 
-/// A key of PEFT that must be off.
-void refuse_feature(Table& t, const char* path) {
-    t.add(
-        path,
-        [](const YAML::Node& n) {
-            const bool off = is_null(n) || (n.IsSequence() && n.size() == 0) ||
-                             (n.IsScalar() && n.Scalar() == "false");
-            if (!off) expected("false or null (this is not supported yet)");
-        },
-        [] { return YAML::Node(YAML::NodeType::Null); });
-}
-
 void add_model_and_adapter(Table& t, RunFile& run) {
     t.string("model.base", run.model.base).identity();
     t.choice("model.quantization", run.model.quantization, run_quantizations()).identity();
@@ -320,7 +308,16 @@ void add_model_and_adapter(Table& t, RunFile& run) {
              {"orthogonal", "pissa", "olora", "loftq", "eva", "corda", "lora_ga"})
         .identity();
     t.choice("adapter.bias", run.adapter.bias, {"none"}, {"lora_only", "all"}).identity();
-    refuse_feature(t, "adapter.modules_to_save");
+    t.add(
+         "adapter.modules_to_save",
+         [&run](const YAML::Node& n) {
+             run.adapter.modules_to_save = is_null(n) ? std::vector<std::string>() : text_list(n);
+         },
+         [&run] {
+             if (run.adapter.modules_to_save.empty()) return YAML::Node(YAML::NodeType::Null);
+             return YAML::Node(run.adapter.modules_to_save);
+         })
+        .identity();
     t.optional_string("adapter.init_from", run.adapter.init_from).identity();
 }
 

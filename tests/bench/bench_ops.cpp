@@ -115,7 +115,7 @@ class Bench {
         const Tensor a = random({n, m}, DType::kF32), x = random({n, k}, DType::kBF16);
         const Tensor c = random({m, k}, DType::kF32);
         const double seconds =
-            median_seconds([&] { b().gemm_rows(a, x, 1.0f, DType::kBF16, c, false); });
+            median_seconds([&] { b().gemm_rows(a, x, 1.0f, DType::kBF16, c, false, false); });
         fmt::print("gemm_rows n {} m {} k {}: {:.1f} GFLOP/s\n", n, m, k,
                    2.0 * static_cast<double>(n * m * k) / seconds / 1e9);
     }

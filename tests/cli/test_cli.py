@@ -91,11 +91,11 @@ class Programs(unittest.TestCase):
             got = self.sha(self.call("train", path, *flags, ranks=mpi))
             self.assertEqual(got, want, name)
 
-    def start_and_wait_for_checkpoint(self, path, *flags, ranks=0):
+    def start_and_wait_for_checkpoint(self, path, *flags, ranks=0, output="out"):
         process = subprocess.Popen(self.command("train", path, *flags, ranks=ranks), cwd=self.folder,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 60
-        while not list((self.folder / "out/checkpoints").glob("*.json")) and time.monotonic() < until:
+        while not list((self.folder / output / "checkpoints").glob("*.json")) and time.monotonic() < until:
             self.assertIsNone(process.poll(), "the run ended before it could be stopped")
             time.sleep(0.01)
         return process
@@ -202,6 +202,47 @@ class Programs(unittest.TestCase):
         done = self.call("train", self.run_file(steps=2, output="no"), "--set", "adapter.init_from=out/adapter", code=65)
         self.assertIn("use_dora", done.stderr)
 
+    def test_modules_to_save_train_resume_and_go_home(self):
+        tied = str(ROOT / "tests/golden/tiny/llama_tied")
+        for model, names in ((str(MODEL), ["embed_tokens", "lm_head"]), (tied, ["lm_head"])):
+            out, whole, on = (f"{name}{len(names)}" for name in ("out", "whole", "on"))
+            saved = ["--set", f"model.base={model}", "--set", f"adapter.modules_to_save=[{', '.join(names)}]"]
+            done = self.call("train", self.run_file(steps=200, every=10, output=whole), *saved)
+            want = self.sha(done)
+            path = self.run_file(steps=200, every=10, output=out)
+            path.write_text(path.read_text().replace("alpha: 8", f"alpha: 8, modules_to_save: [{', '.join(names)}]")
+                            .replace(str(MODEL), model))
+            process = self.start_and_wait_for_checkpoint(path, "--ranks", 2, output=out)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            done = self.call("train", path, "--set", "placement.mode=gathered", ranks=3)
+            self.assertIn("resuming from step", done.stderr)
+            self.assertEqual(self.sha(done), want)
+            refused = self.call("train", path, "--set", "adapter.modules_to_save=null", code=65)
+            self.assertIn("saved=lm_head", refused.stderr)
+            flags = ["--model", model, "--adapter"]
+            base, want = self.scores("base", "--model", model), self.scores("want", *flags, out)
+            self.assertGreater(max(abs(a - b) for a, b in zip(base, want)), 0.01)
+            self.assertEqual(self.scores("folder", *flags, f"{out}/adapter"), want)
+            for kind, merged in (("merged-hf", f"{out}-folder"), ("merged-gguf", f"{out}.gguf")):
+                self.call("export", out, "--to", kind, "--dtype", "float32", merged)
+                got = self.scores("got", "--model", merged)
+                self.assertLess(max(abs(a - b) for a, b in zip(got, want)), 1e-4, kind)
+            refused = self.call("export", out, "--to", "gguf", "adapter.gguf", code=64)
+            self.assertIn("no place for base_model.model", refused.stderr)
+            config = json.loads((self.folder / out / "adapter/adapter_config.json").read_text())
+            self.assertEqual(config["modules_to_save"], names)
+            for arguments, said in (([out], "trained whole"), (["tree", out], "lm_head              weight [131, 48]"),
+                                    (["stats", out], "lm_head"), (["tensors", f"{out}/adapter"], "lm_head.weight"),
+                                    (["verify", out], "ok")):
+                done = subprocess.run([INSPECT, *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
+                self.assertEqual(done.returncode, 0, f"{arguments}: {done.stdout}{done.stderr}")
+                self.assertIn(said, done.stdout)
+            self.call("train", self.run_file(steps=2, output=on), *saved, "--set", f"adapter.init_from={out}/adapter")
+            done = self.call("train", self.run_file(steps=2, output="no"), "--set", f"model.base={model}",
+                             "--set", f"adapter.init_from={out}/adapter", code=65)
+            self.assertIn("modules_to_save", done.stderr)
+
     def test_results_of_another_run_are_never_overwritten(self):
         self.call("train", self.run_file())
         before = sorted(p.name for p in (self.folder / "out/checkpoints").iterdir())
@@ -214,7 +255,8 @@ class Programs(unittest.TestCase):
     def test_bad_input_gives_the_documented_code_and_one_message(self):
         cases = [
             (["--set", "adapter.lora_alpha=3"], 64, 'unknown key "adapter.lora_alpha"; did you mean "adapter.alpha"?'),
-            (["--set", "adapter.modules_to_save=[lm_head]"], 64, "not supported yet"),
+            (["--set", "adapter.modules_to_save=[norm]"], 64, "can save lm_head and model.embed_tokens"),
+            (["--set", "adapter.bias=all"], 64, "not supported yet"),
             (["--set", "adapter.use_dora=true", "--set", "adapter.dropout=0.1"], 64, "DoRA with dropout is not supported"),
             (["--set", "adapter.target_modules=.*[q_proj"], 64, "no regular expression"),
             (["--set", "placement.mode=pipeline"], 64, "not supported yet"),

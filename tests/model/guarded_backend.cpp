@@ -58,9 +58,9 @@ class GuardedBackend final : public Backend {
     void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) override {
         open([&] { inner_->gemm(terms, bias, c, accumulate); });
     }
-    void gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor c,
-                   bool transposed) override {
-        open([&] { inner_->gemm_rows(a, b, factor, dtype, c, transposed); });
+    void gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor c, bool transposed,
+                   bool accumulate) override {
+        open([&] { inner_->gemm_rows(a, b, factor, dtype, c, transposed, accumulate); });
     }
     void row_norms(const WeightView& weight, Tensor a, Tensor b, float factor, Tensor magnitude,
                    Tensor out) override {
@@ -72,6 +72,10 @@ class GuardedBackend final : public Backend {
     }
     void embed(Tensor table, std::span<const std::int32_t> ids, float factor, Tensor x) override {
         open([&] { inner_->embed(table, ids, factor, x); });
+    }
+    void embed_backward(Tensor dx, std::span<const std::int32_t> ids, float factor,
+                        Tensor dtable) override {
+        open([&] { inner_->embed_backward(dx, ids, factor, dtable); });
     }
     void rms_norm(Tensor x, Tensor gain, float eps, bool offset, Tensor y) override {
         open([&] { inner_->rms_norm(x, gain, eps, offset, y); });

@@ -70,9 +70,9 @@ class Rig {
             [&](std::size_t, std::span<const float> logprob) {
                 for (float value : logprob) pass.loss -= double{value};
             },
-            [&](std::int64_t layer, std::size_t, const float* gradient) {
-                const std::int64_t begin = adapter_.layer_begin[static_cast<std::size_t>(layer)];
-                for (std::int64_t i = 0; i < adapter_.layer_count(layer); ++i)
+            [&](std::size_t range, std::size_t, const float* gradient) {
+                const std::int64_t begin = adapter_.range_begin[range];
+                for (std::int64_t i = 0; i < adapter_.range_count(range); ++i)
                     pass.gradient[static_cast<std::size_t>(begin + i)] += gradient[i];
             });
         return pass;
@@ -81,6 +81,16 @@ class Rig {
     std::vector<float> row_norms(std::span<const float> values) {
         set(values);
         return runner_->row_norms();
+    }
+
+    /// The same values with the trained weights as the base has them.
+    std::vector<float> from_base(std::span<const float> values) {
+        set(values);
+        auto* flat = reinterpret_cast<float*>(arena_.at(values_));
+        runner_->copy_trained_weights(flat);
+        std::vector<float> filled(values.size());
+        backend_->download(filled.data(), flat, values.size_bytes());
+        return filled;
     }
 
   private:
@@ -208,6 +218,106 @@ TEST(Adapter, GradientsOfDoraAreThoseOfFiniteDifferencesWithTheNormsHeld) {
                 EXPECT_NEAR(difference, along, 0.01 * along + 0.3) << tensor.name;
             }
         }
+    }
+}
+
+/// Embedding and head of a model with an uneven scale of embeddings, tied or not.
+struct Saved {
+    Saved(bool tied, std::vector<std::string> names) : reader(config_of(tied)) {
+        AdapterOptions options = mixed_options(0);
+        options.modules_to_save = std::move(names);
+        layout = make_adapter_layout(reader.config(), options);
+        rig = std::make_unique<Rig>(reader, layout, 1);
+        values = rig->from_base(initial(layout));
+    }
+    static ModelConfig config_of(bool tied) {
+        ModelConfig config = test::small_config();
+        config.tied_head = tied;
+        config.embed_scale = 1.7f;
+        config.pad_id = 5;
+        return config;
+    }
+
+    test::SyntheticReader reader;
+    AdapterLayout layout;
+    std::unique_ptr<Rig> rig;
+    std::vector<float> values;  ///< with the base's own weights
+};
+
+TEST(Adapter, WeightsTrainedWholeStartAsTheBasesAndAreWhatTheMergedModelHas) {
+    for (const bool tied : {false, true}) {
+        Saved without(tied, {});
+        const double untouched = without.rig->run(without.values).loss;
+        for (const std::vector<std::string>& names :
+             {std::vector<std::string>{"embed_tokens", "lm_head"}, {"lm_head"}, {"embed_tokens"}}) {
+            SCOPED_TRACE(fmt::format("{}{}", fmt::join(names, " "), tied ? ", tied" : ""));
+            Saved saved(tied, names);
+            EXPECT_EQ(saved.layout.weights.size(), names.size());
+            EXPECT_EQ(saved.rig->run(saved.values).loss, untouched);
+            std::vector<float> values = saved.values;
+            for (const TrainedWeight& weight : saved.layout.weights) {
+                for (std::int64_t i = 0; i < weight.tensor.count(); ++i) {
+                    values[static_cast<std::size_t>(weight.tensor.offset + i)] +=
+                        0.02f * static_cast<float>(i % 11 - 5);
+                }
+            }
+            const double changed = saved.rig->run(values).loss;
+            EXPECT_GT(std::abs(changed - untouched), 0.05);
+            const MergedWeights merged(saved.reader, saved.layout, values, DType::kF32);
+            EXPECT_FALSE(merged.config().tied_head);
+            const AdapterLayout plain = make_adapter_layout(merged.config(), mixed_options(0));
+            const std::vector<float> nothing(static_cast<std::size_t>(plain.count), 0.0f);
+            EXPECT_NEAR(Rig(merged, plain).run(nothing).loss, changed, 2e-5 * changed);
+        }
+    }
+}
+
+TEST(Adapter, GradientsOfWeightsTrainedWholeAreThoseOfFiniteDifferences) {
+    for (const bool tied : {false, true}) {
+        Saved saved(tied, {"embed_tokens", "lm_head"});
+        const std::int64_t width = saved.reader.config().width;
+        const Pass pass = saved.rig->run(saved.values);
+        for (const TrainedWeight& weight : saved.layout.weights) {
+            // Every third row alone, so that none can hide behind another.
+            for (std::int64_t row = 0; row < weight.tensor.shape[0]; row += 3) {
+                const std::int64_t begin = weight.tensor.offset + row * width;
+                const float step = 1e-3f;
+                std::vector<float> above = saved.values, below = saved.values;
+                double along = 0;
+                for (std::int64_t i = begin; i < begin + width; ++i) {
+                    const auto e = static_cast<std::size_t>(i);
+                    const float sign = pass.gradient[e] < 0 ? -1.0f : 1.0f;
+                    above[e] += step * sign;
+                    below[e] -= step * sign;
+                    along += std::abs(double{pass.gradient[e]});
+                }
+                const double difference =
+                    (saved.rig->run(above).loss - saved.rig->run(below).loss) / (2 * double{step});
+                EXPECT_NEAR(difference, along, 0.01 * along + 0.05)
+                    << weight.weight << " row " << row << (tied ? ", tied" : "");
+            }
+            double padding = 0;
+            for (std::int64_t i = 0; i < width; ++i) {
+                padding += std::abs(double{pass.gradient[static_cast<std::size_t>(
+                    weight.tensor.offset + *saved.reader.config().pad_id * width + i)]});
+            }
+            EXPECT_EQ(padding > 0, weight.role == Role::kHead);
+        }
+    }
+}
+
+TEST(Adapter, OnlyEmbeddingAndHeadCanBeSaved) {
+    AdapterOptions options = mixed_options(0);
+    options.modules_to_save = {"lm_head", "norm"};
+    try {
+        make_adapter_layout(test::small_config(), options);
+        FAIL() << "norm was taken";
+    } catch (const UserError& error) {
+        EXPECT_NE(std::string(error.what())
+                      .find("\"norm\", which is not supported; this model can "
+                            "save lm_head and model.embed_tokens"),
+                  std::string::npos)
+            << error.what();
     }
 }
 

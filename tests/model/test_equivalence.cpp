@@ -23,6 +23,7 @@ struct Variant {
     double dropout = 0;
     std::uint64_t seed = 42;
     bool dora = false;
+    std::vector<std::string> modules_to_save = {};
 };
 
 struct Outcome {
@@ -58,6 +59,7 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
         adapter.use_dora = variant.dora;
         if (variant.dora) adapter.init = AdapterInit::kRandom;  // rows change their lengths
         adapter.rank_pattern = {{"down_proj", 2}, {"k_proj", 7}};
+        adapter.modules_to_save = variant.modules_to_save;
         options.seed = variant.seed;
         LayoutOptions layout;
         layout.quantization = quantization;
@@ -65,7 +67,7 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
         trainer.load(reader, 1, {});
         std::vector<float> values(static_cast<std::size_t>(trainer.adapter_layout().count));
         initialize_adapter(trainer.adapter_layout(), 42, values);
-        trainer.fill_magnitudes(values);
+        trainer.fill_from_base(values);
         trainer.set_adapter(values);
         const Traffic before = group.traffic();
         std::vector<double> losses;
@@ -202,6 +204,38 @@ TEST(Equivalence, HoldsForDora) {
         EXPECT_NEAR(gpu.losses[s], cpu.losses[s], 2e-3 * cpu.losses[s]);
     EXPECT_NE(run({}, 4).adapter_sha256,
               train({}, Quantization::kNf4, test::small_config()).adapter_sha256);
+}
+
+TEST(Equivalence, HoldsForEmbeddingAndHeadTrainedWhole) {
+    ModelConfig tied = test::small_config();
+    tied.tied_head = true;
+    for (const ModelConfig& config : {test::small_config(), tied}) {
+        SCOPED_TRACE(config.tied_head ? "tied" : "untied");
+        const auto train = [&](Variant variant, int steps = 4) {
+            variant.modules_to_save = {"embed_tokens", "lm_head"};
+            return run(variant, steps, DType::kBF16, OptimizerKind::kAdamW, Quantization::kNf4,
+                       config);
+        };
+        const Outcome one = train({});
+        for (const Variant& variant :
+             {Variant{1, 3, PlacementMode::kReplicated, Recompute::kAlways},
+              Variant{2, 1, PlacementMode::kReplicated, Recompute::kAlways},
+              Variant{3, 2, PlacementMode::kGathered, Recompute::kNever},
+              Variant{4, 1, PlacementMode::kGathered, Recompute::kAlways, "guarded"},
+              Variant{6, 2, PlacementMode::kGathered, Recompute::kNever},
+              Variant{8, 1, PlacementMode::kReplicated, Recompute::kNever}}) {
+            const Outcome other = train(variant);
+            EXPECT_EQ(other.adapter_sha256, one.adapter_sha256) << variant.ranks << " ranks";
+            EXPECT_EQ(other.losses, one.losses) << variant.ranks << " ranks";
+        }
+        const Outcome gpu = train({.backend = "emulated_cuda"}, 2);
+        const Outcome two =
+            train({2, 1, PlacementMode::kGathered, Recompute::kAlways, "emulated_cuda"}, 2);
+        EXPECT_EQ(gpu.adapter_sha256, two.adapter_sha256);
+        EXPECT_EQ(gpu.losses, two.losses);
+        for (std::size_t s = 0; s < gpu.losses.size(); ++s)
+            EXPECT_NEAR(gpu.losses[s], one.losses[s], 2e-3 * one.losses[s]);
+    }
 }
 
 TEST(Equivalence, HoldsInFp32AndForEveryOptimizer) {

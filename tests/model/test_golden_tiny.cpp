@@ -28,9 +28,11 @@ const std::vector<std::string> kFamilies = {
 
 /// Those that also have a DoRA adapter: separate and fused projections, biases, norms of branches.
 const std::vector<std::string> kDora = {"llama", "llama_bias", "gemma3", "gpt2"};
+/// Those of which an adapter trains embedding, head or both whole, tied and not.
+const std::vector<std::string> kWhole = {"llama", "llama_tied", "gemma3", "gpt2"};
 
-/// A golden model on one backend, fp32, with the adapter of a folder in its own ("adapter" or
-/// "dora"), or without one.
+/// A golden model on one backend, fp32, with the adapter of a folder in its own ("adapter", "dora"
+/// or "whole"), or without one.
 class TinyModel {
   public:
     TinyModel(const std::string& name, Quantization quantization, const std::string& adapter)
@@ -64,14 +66,12 @@ class TinyModel {
         adapter_ = make_adapter_layout(config(), adapter_options(peft.config, peft.tensors));
         values_.resize(static_cast<std::size_t>(adapter_.count));
         std::int64_t copied = 0;
-        for (const AdapterTarget& t : adapter_.targets) {
-            for (const AdapterTensor& mine : tensors_of(t)) {
-                for (const NamedTensor& tensor : peft.tensors) {
-                    if (tensor.name != mine.name) continue;
-                    std::copy_n(peft.values.begin() + tensor.offset, tensor.count(),
-                                values_.begin() + mine.offset);
-                    copied += tensor.count();
-                }
+        for (const AdapterTensor& mine : tensors_of(adapter_)) {
+            for (const NamedTensor& tensor : peft.tensors) {
+                if (tensor.name != mine.name) continue;
+                std::copy_n(peft.values.begin() + tensor.offset, tensor.count(),
+                            values_.begin() + mine.offset);
+                copied += tensor.count();
             }
         }
         EXPECT_EQ(copied, adapter_.count) << "every adapter tensor has its place";
@@ -98,15 +98,23 @@ std::vector<EncodedRow> documents_of(const boost::json::value& golden) {
     return rows;
 }
 
+/// The documents of the golden files in `folder` of a model, which may be the model's.
+std::vector<EncodedRow> documents_of(const TinyModel& model, const std::string& folder) {
+    const auto golden = test::read_json(model.folder() + folder + "/golden.json");
+    if (golden.as_object().contains("documents")) return documents_of(golden);
+    return documents_of(test::read_json(model.folder() + "/golden.json"));
+}
+
 class Tiny : public testing::TestWithParam<std::string> {};
 class TinyDora : public testing::TestWithParam<std::string> {};
+class TinyWhole : public testing::TestWithParam<std::string> {};
 
-/// `key` names the tensor in `file`.
+/// `key` names the tensor of the golden files in `folder` (of the model's own).
 void compare_logits(const std::string& family, Quantization quantization,
-                    const std::string& adapter, const std::string& file, const std::string& key) {
+                    const std::string& adapter, const std::string& folder, const std::string& key) {
     TinyModel model(family, quantization, adapter);
-    const auto golden = test::read_json(model.folder() + "/golden.json");
-    const std::vector<float> want = test::read_floats(model.folder() + file).at("logits." + key);
+    const std::vector<float> want =
+        test::read_floats(model.folder() + folder + "/golden.safetensors").at("logits." + key);
     DeviceArena arena(model.backend());
     Inference inference(model.backend(), model.config(), model.layout(), model.adapter(),
                         {DType::kF32, 1, 32, 5}, arena);
@@ -116,7 +124,7 @@ void compare_logits(const std::string& family, Quantization quantization,
     for (float value : want) largest = std::max(largest, std::abs(value));
     const auto width = static_cast<std::size_t>(model.config().vocabulary);
     std::size_t first = 0;
-    for (const EncodedRow& row : documents_of(golden)) {
+    for (const EncodedRow& row : documents_of(model, folder)) {
         inference.score(row.ids, [&](std::int64_t position, std::span<const float> logits) {
             for (std::size_t v = 0; v < width; ++v) {
                 const float expected =
@@ -130,19 +138,25 @@ void compare_logits(const std::string& family, Quantization quantization,
 }
 
 TEST_P(Tiny, LogitsEqualTransformers) {
-    compare_logits(GetParam(), Quantization::kNone, "", "/golden.safetensors", "base");
+    compare_logits(GetParam(), Quantization::kNone, "", "", "base");
 }
 TEST_P(Tiny, LogitsWithAdapterEqualPeft) {
-    compare_logits(GetParam(), Quantization::kNone, "adapter", "/golden.safetensors", "lora_fp32");
+    compare_logits(GetParam(), Quantization::kNone, "adapter", "", "lora_fp32");
 }
 TEST_P(Tiny, LogitsOverNf4EqualBitsandbytes) {
-    compare_logits(GetParam(), Quantization::kNf4, "adapter", "/golden.safetensors", "lora_nf4");
+    compare_logits(GetParam(), Quantization::kNf4, "adapter", "", "lora_nf4");
 }
 TEST_P(TinyDora, LogitsEqualPeft) {
-    compare_logits(GetParam(), Quantization::kNone, "dora", "/dora/golden.safetensors", "fp32");
+    compare_logits(GetParam(), Quantization::kNone, "dora", "/dora", "fp32");
 }
 TEST_P(TinyDora, LogitsOverNf4EqualPeftOverBitsandbytes) {
-    compare_logits(GetParam(), Quantization::kNf4, "dora", "/dora/golden.safetensors", "nf4");
+    compare_logits(GetParam(), Quantization::kNf4, "dora", "/dora", "nf4");
+}
+TEST_P(TinyWhole, LogitsEqualPeft) {
+    compare_logits(GetParam(), Quantization::kNone, "whole", "/whole", "fp32");
+}
+TEST_P(TinyWhole, LogitsOverNf4EqualPeftOverBitsandbytes) {
+    compare_logits(GetParam(), Quantization::kNf4, "whole", "/whole", "nf4");
 }
 
 /// Loss and gradients of one slot are those of the golden files in `folder` (of the model's own).
@@ -150,10 +164,9 @@ void compare_gradients(const std::string& family, Quantization quantization,
                        const std::string& adapter_name, const std::string& folder,
                        const std::string& loss_key, const std::string& key) {
     TinyModel model(family, quantization, adapter_name);
-    const auto golden = test::read_json(model.folder() + "/golden.json");
     const auto wanted = test::read_json(model.folder() + folder + "/golden.json");
     const auto floats = test::read_floats(model.folder() + folder + "/golden.safetensors");
-    const std::vector<Slot> slots = evaluation_slots(documents_of(golden), 64);
+    const std::vector<Slot> slots = evaluation_slots(documents_of(model, folder), 64);
     ASSERT_EQ(slots.size(), 1u);
     DeviceArena arena(model.backend());
     RunnerOptions options;
@@ -173,24 +186,21 @@ void compare_gradients(const std::string& family, Quantization quantization,
         [&](std::size_t, std::span<const float> logprob) {
             for (float value : logprob) loss -= double{value} / supervised;
         },
-        [&](std::int64_t layer, std::size_t, const float* values) {
+        [&](std::size_t range, std::size_t, const float* values) {
             model.backend().download(
-                gradient.data() + adapter.layer_begin[static_cast<std::size_t>(layer)], values,
-                static_cast<std::size_t>(adapter.layer_count(layer)) * sizeof(float));
+                gradient.data() + adapter.range_begin[range], values,
+                static_cast<std::size_t>(adapter.range_count(range)) * sizeof(float));
         });
     EXPECT_NEAR(loss, wanted.at("loss").at(loss_key).to_number<double>(), 2e-5 * loss);
-    for (const AdapterTarget& t : adapter.targets) {
-        for (const AdapterTensor& tensor : tensors_of(t)) {
-            const std::vector<float>& want = floats.at("grad." + key + "." + tensor.name);
-            const float* got = gradient.data() + tensor.offset;
-            double difference = 0, norm = 0;
-            for (std::size_t i = 0; i < want.size(); ++i) {
-                difference += std::pow(double{got[i]} - double{want[i]}, 2);
-                norm += std::pow(double{want[i]}, 2);
-            }
-            EXPECT_LE(std::sqrt(difference), 1e-3 * std::sqrt(norm))
-                << family << " " << tensor.name;
+    for (const AdapterTensor& tensor : tensors_of(adapter)) {
+        const std::vector<float>& want = floats.at("grad." + key + "." + tensor.name);
+        const float* got = gradient.data() + tensor.offset;
+        double difference = 0, norm = 0;
+        for (std::size_t i = 0; i < want.size(); ++i) {
+            difference += std::pow(double{got[i]} - double{want[i]}, 2);
+            norm += std::pow(double{want[i]}, 2);
         }
+        EXPECT_LE(std::sqrt(difference), 1e-3 * std::sqrt(norm)) << family << " " << tensor.name;
     }
 }
 
@@ -205,6 +215,12 @@ TEST_P(TinyDora, GradientsEqualPeft) {
 }
 TEST_P(TinyDora, GradientsOverNf4EqualPeftOverBitsandbytes) {
     compare_gradients(GetParam(), Quantization::kNf4, "dora", "/dora", "nf4", "nf4");
+}
+TEST_P(TinyWhole, GradientsEqualPeft) {
+    compare_gradients(GetParam(), Quantization::kNone, "whole", "/whole", "fp32", "fp32");
+}
+TEST_P(TinyWhole, GradientsOverNf4EqualPeftOverBitsandbytes) {
+    compare_gradients(GetParam(), Quantization::kNf4, "whole", "/whole", "nf4", "nf4");
 }
 
 /// Every step has the one slot given.
@@ -222,11 +238,11 @@ class OneSlot final : public BatchSource {
     Slot slot_;
 };
 
-/// Twenty steps over NF4, each rank of a gathered base with half of it: losses, and the magnitudes
-/// that leave the base as it is.
+/// Twenty steps over NF4, each rank of a gathered base with half of it: losses, and the values that
+/// leave the base as it is.
 struct Training {
     std::vector<double> losses;
-    std::vector<float> first_magnitudes;  ///< in the adapter's layout
+    std::vector<float> untrained;  ///< in the adapter's layout
 };
 Training train(const TinyModel& model, const Slot& slot, double rate, int steps) {
     Training training;
@@ -242,58 +258,79 @@ Training train(const TinyModel& model, const Slot& slot, double rate, int steps)
         Trainer trainer(*backend, group, model.config(), layout, model.adapter()->options, options);
         trainer.load(*open_model(model.folder()), 1, {});
         std::vector<float> nothing(model.host_values().size(), 0.0f);
-        trainer.fill_magnitudes(nothing);
+        trainer.fill_from_base(nothing);
         trainer.set_adapter(model.host_values());
         const OneSlot batches(slot);
         for (int s = 0; s < steps; ++s) {
             const double loss = trainer.step(batches, s, 0, nullptr).loss;
             if (group.rank() == 0) training.losses.push_back(loss);
         }
-        if (group.rank() == 0) training.first_magnitudes = nothing;
+        if (group.rank() == 0) training.untrained = nothing;
     });
     return training;
 }
 
-void compare_training(const TinyModel& model, const boost::json::array& losses, double rate) {
-    const auto documents = documents_of(test::read_json(model.folder() + "/golden.json"));
-    const Slot slot = evaluation_slots(documents, 64).at(0);
-    const Training got = train(model, slot, rate, static_cast<int>(losses.size()));
+/// By the documents of the golden files in `folder`.
+Training compare_training(const TinyModel& model, const std::string& folder,
+                          const boost::json::array& losses, double rate) {
+    const Slot slot = evaluation_slots(documents_of(model, folder), 64).at(0);
+    Training got = train(model, slot, rate, static_cast<int>(losses.size()));
     for (std::size_t s = 0; s < got.losses.size(); ++s) {
         const double want = losses[s].to_number<double>();
         // Rounding grows from step to step: 2.2e-5 is the most that any backend shows.
         EXPECT_NEAR(got.losses[s], want, 1e-4 * want) << model.folder() << ", step " << s;
     }
-    if (model.adapter()->rows == 0) return;
-    const auto floats = test::read_floats(model.folder() + "/dora/golden.safetensors");
-    for (const AdapterTarget& target : model.adapter()->targets) {
-        const AdapterTensor magnitude = tensors_of(target).back();
-        const std::vector<float>& want = floats.at("initial.nf4." + magnitude.name);
-        for (std::size_t o = 0; o < want.size(); ++o) {
-            const auto at = static_cast<std::size_t>(magnitude.offset) + o;
-            ASSERT_NEAR(got.first_magnitudes[at], want[o], 1e-5 * static_cast<double>(want[o]))
-                << magnitude.name << " " << o;
-        }
-    }
+    return got;
 }
 
 TEST(TinyTraining, TwentyStepsHaveTheLossesOfPeft) {
     const auto golden = test::read_json(QSHARD_TEST_DATA "/golden/tiny/train.json");
     const double rate = golden.at("learning_rate").to_number<double>();
     for (const auto& [name, losses] : golden.at("losses").as_object()) {
-        compare_training(TinyModel(name, Quantization::kNf4, "adapter"), losses.as_array(), rate);
+        compare_training(TinyModel(name, Quantization::kNf4, "adapter"), "", losses.as_array(),
+                         rate);
     }
 }
 
 TEST_P(TinyDora, TwentyStepsHaveTheLossesOfPeft) {
     const TinyModel model(GetParam(), Quantization::kNf4, "dora");
     const auto golden = test::read_json(model.folder() + "/dora/golden.json");
-    compare_training(model, golden.at("losses").as_array(),
-                     golden.at("learning_rate").to_number<double>());
+    const Training got = compare_training(model, "/dora", golden.at("losses").as_array(),
+                                          golden.at("learning_rate").to_number<double>());
+    const auto floats = test::read_floats(model.folder() + "/dora/golden.safetensors");
+    for (const AdapterTarget& target : model.adapter()->targets) {
+        const AdapterTensor magnitude = tensors_of(target).back();
+        const std::vector<float>& want = floats.at("initial.nf4." + magnitude.name);
+        for (std::size_t o = 0; o < want.size(); ++o) {
+            const auto at = static_cast<std::size_t>(magnitude.offset) + o;
+            ASSERT_NEAR(got.untrained[at], want[o], 1e-5 * static_cast<double>(want[o]))
+                << magnitude.name << " " << o;
+        }
+    }
+}
+
+TEST_P(TinyWhole, TwentyStepsHaveTheLossesOfPeft) {
+    const TinyModel model(GetParam(), Quantization::kNf4, "whole");
+    const auto golden = test::read_json(model.folder() + "/whole/golden.json");
+    const Training got = compare_training(model, "/whole", golden.at("losses").as_array(),
+                                          golden.at("learning_rate").to_number<double>());
+    const auto base = open_model(model.folder());
+    for (const TrainedWeight& weight : model.adapter()->weights) {
+        const bool of_head = weight.role == Role::kHead && !model.config().tied_head;
+        const WeightSpec source =
+            (of_head ? head_weights(model.config()) : embedding_weights(model.config())).front();
+        std::vector<float> want(static_cast<std::size_t>(source.count()));
+        base->read(source, 0, want);
+        const float* begin = got.untrained.data() + weight.tensor.offset;
+        EXPECT_TRUE(std::ranges::equal(want, std::span(begin, want.size()))) << weight.weight;
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, Tiny, testing::ValuesIn(kFamilies),
                          [](const auto& family) { return family.param; });
 INSTANTIATE_TEST_SUITE_P(Families, TinyDora, testing::ValuesIn(kDora),
+                         [](const auto& family) { return family.param; });
+INSTANTIATE_TEST_SUITE_P(Families, TinyWhole, testing::ValuesIn(kWhole),
                          [](const auto& family) { return family.param; });
 
 }  // namespace

@@ -13,13 +13,13 @@
 namespace qshard {
 namespace {
 
-AdapterLayout layout_of(std::vector<std::int64_t> layer_counts) {
+AdapterLayout layout_of(std::vector<std::int64_t> range_counts) {
     AdapterLayout layout;
-    for (std::int64_t count : layer_counts) {
-        layout.layer_begin.push_back(layout.count);
+    for (std::int64_t count : range_counts) {
+        layout.range_begin.push_back(layout.count);
         layout.count += count;
     }
-    layout.layer_begin.push_back(layout.count);
+    layout.range_begin.push_back(layout.count);
     return layout;
 }
 
@@ -48,15 +48,14 @@ TEST(SlotTree, EqualsItsDefinitionForAnyNumberOfRanksAndSlots) {
             for (std::int64_t slots = 1; slots <= 13; ++slots) {
                 tree.begin(slots);
                 const SlotRange mine = slots_of(group.rank(), world, slots);
-                for (std::int64_t layer = 3; layer >= 0; --layer) {
+                for (std::size_t range = 4; range-- > 0;) {
                     for (std::int64_t s = mine.begin; s < mine.end; ++s) {
                         std::vector<float> gradient;
-                        const std::int64_t begin =
-                            layout.layer_begin[static_cast<std::size_t>(layer)];
-                        for (std::int64_t i = 0; i < layout.layer_count(layer); ++i) {
+                        const std::int64_t begin = layout.range_begin[range];
+                        for (std::int64_t i = 0; i < layout.range_count(range); ++i) {
                             gradient.push_back(value(s, begin + i));
                         }
-                        tree.add(s, layer, gradient.data());
+                        tree.add(s, range, gradient.data());
                     }
                 }
                 const Tensor sum = tree.reduce(group);

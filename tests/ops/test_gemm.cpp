@@ -217,7 +217,8 @@ TEST_P(GemmRows, MatchesReference) {
                           {513, 8, 65},
                           {64, 61, 33},
                           {40, 130, 48},
-                          {90, 16, 600}}) {
+                          {90, 16, 600},
+                          {30, 1500, 40}}) {
         for (DType dtype : {DType::kF32, DType::kBF16}) {
             for (bool transposed : {false, true}) {
                 SCOPED_TRACE(fmt::format("n {} m {} k {} {} transposed {}", x.n, x.m, x.k,
@@ -227,8 +228,11 @@ TEST_P(GemmRows, MatchesReference) {
                 const Compute run = [&](Backend& backend, Memory& memory) {
                     const Tensor c =
                         transposed ? memory.fresh({x.k, x.m}) : memory.fresh({x.m, x.k});
-                    backend.gemm_rows(memory.put(a), memory.put(b), 0.5f, dtype, c, transposed);
-                    return std::vector{memory.get(c)};
+                    const Tensor in = memory.put(a), out = memory.put(b);
+                    backend.gemm_rows(in, out, 0.5f, dtype, c, transposed, false);
+                    const Tensor sum = memory.put(random(3, {c.rows(), c.cols()}));
+                    backend.gemm_rows(in, out, 0.5f, dtype, sum, transposed, true);
+                    return std::vector{memory.get(c), memory.get(sum)};
                 };
                 expect_reference(run, gemm_tolerance(x.n));
             }

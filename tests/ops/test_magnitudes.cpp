@@ -195,7 +195,7 @@ TEST_P(Magnitudes, BackwardIsTheGradient) {
             device.gemm(terms, m.put(bias), y, false);
             if (!backward) return std::vector{m.get(y)};
             const Tensor db = m.fresh({out, r}), dm = m.fresh({out}), dy = m.put(weights);
-            device.gemm_rows(u, dy, 0.5f, DType::kF32, db, true);
+            device.gemm_rows(u, dy, 0.5f, DType::kF32, db, true, false);
             device.magnitude_backward(dy, y, m.put(bias), m.put(lengths), m.put(factors), db, dm);
             return std::vector{m.get(db), m.get(dm)};
         });

@@ -280,8 +280,10 @@ TEST_P(Rows, EmbedGatherScatterCopyAdd) {
             b.add(in, 0.3f, sum);
             const Tensor nothing = m.put(random(5, {19, 37}));
             b.fill_zero(nothing);
-            return std::vector{m.get(embedded), m.get(picked), m.get(spread),
-                               m.get(copied),   m.get(sum),    m.get(nothing)};
+            const Tensor collected = m.put(random(6, {19, 37}));
+            b.embed_backward(m.put(random(7, {6, 37})), {{4, 0, 4, -1, 18, 4}}, 1.5f, collected);
+            return std::vector{m.get(embedded), m.get(picked),  m.get(spread),   m.get(copied),
+                               m.get(sum),      m.get(nothing), m.get(collected)};
         };
         expect_reference(run, kEps32);
     }

@@ -20,7 +20,7 @@ import tempfile
 
 import torch
 import transformers
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -45,8 +45,7 @@ def load_base(path, dtype, quantization, scratch):
 
 def check_loaded(model, folder):
     """Every tensor of the file must have arrived in the model with its values: PEFT ignores keys it does not know."""
-    loaded = {name.replace(".default", "").replace("vector.weight", "vector"): value  # a magnitude has no ending in the file
-              for name, value in model.state_dict().items() if "lora_" in name}
+    loaded = get_peft_model_state_dict(model)
     with safe_open(os.path.join(folder, "adapter_model.safetensors"), framework="pt") as file:
         names = set(file.keys())
         for name in sorted(names):

@@ -122,6 +122,23 @@ void CpuBackend::embed(Tensor table, std::span<const std::int32_t> ids, float fa
     });
 }
 
+void CpuBackend::embed_backward(Tensor dx, std::span<const std::int32_t> ids, float factor,
+                                Tensor dtable) {
+    const std::int64_t width = dtable.cols();
+    check(dx.count() == std::ssize(ids) * width, "embed's derivative has one row a token");
+    for (std::int32_t id : ids) check(id < dtable.rows(), "token id lies in the vocabulary");
+    float* table = dtable.as<float>();
+    // Threads share out the columns: a row may be that of several tokens.
+    for_ranges(width, kColumnGrain, [&](std::int64_t begin, std::int64_t end) {
+        std::int64_t at = begin;
+        for (std::int32_t id : ids) {
+            if (id >= 0)
+                kernels_.add(in_at(dx, at), factor, table + id * width + begin, end - begin);
+            at += width;
+        }
+    });
+}
+
 void CpuBackend::rms_norm(Tensor x, Tensor gain, float eps, bool offset, Tensor y) {
     const std::int64_t width = gain.count();
     check(width > 0 && x.count() % width == 0 && y.count() == x.count(), "rms_norm operands fit");

@@ -40,14 +40,16 @@ class CpuBackend final : public Backend {
     Packed pack(const WeightView& weight, Orientation orientation, DType dtype,
                 void* destination) override;
     void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) override;
-    void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c,
-                   bool transposed) override;
+    void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c, bool transposed,
+                   bool accumulate) override;
     void row_norms(const WeightView& weight, Tensor a, Tensor b, float scale, Tensor magnitude,
                    Tensor out) override;
     void magnitude_backward(Tensor dy, Tensor y, Tensor bias, Tensor magnitude, Tensor factor,
                             Tensor db, Tensor dmagnitude) override;
 
     void embed(Tensor table, std::span<const std::int32_t> ids, float scale, Tensor x) override;
+    void embed_backward(Tensor dx, std::span<const std::int32_t> ids, float scale,
+                        Tensor dtable) override;
     void rms_norm(Tensor x, Tensor gain, float eps, bool offset, Tensor y) override;
     void rms_norm_backward(Tensor x, Tensor gain, float eps, bool offset, Tensor dy, Tensor dx,
                            bool accumulate) override;
@@ -93,7 +95,7 @@ class CpuBackend final : public Backend {
         float factor;
         DType dtype;
         Tensor c;
-        bool transposed;
+        bool transposed, accumulate;
         std::int64_t m0 = 0, m1 = 0, k0 = 0, k1 = 0;
     };
 

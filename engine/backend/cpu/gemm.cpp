@@ -190,11 +190,10 @@ void CpuBackend::gemm_block(std::span<const GemmTerm> terms, const Blocks& block
     }
 }
 
-void CpuBackend::gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor c,
-                           bool transposed) {
+void CpuBackend::gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor c, bool transposed,
+                           bool accumulate) {
     const std::int64_t m_count = a.cols(), k_count = b.cols();
-    check(a.rows() == b.rows() && c.count() == m_count * k_count && m_count <= 1024,
-          "gemm_rows operands fit");
+    check(a.rows() == b.rows() && c.count() == m_count * k_count, "gemm_rows operands fit");
     check(c.dtype() == DType::kF32, "gemm_rows writes fp32");
     const GemmKernel& g = gemm_kernel(dtype);
     const std::int64_t panels = divide_up(k_count, g.nr),
@@ -203,7 +202,7 @@ void CpuBackend::gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor
         row_blocks * panels / (std::int64_t{4} * threads()), 1, kTileCols / g.nr);
     pool_.run(row_blocks * divide_up(panels, each), [&](std::int64_t task, int thread) {
         const std::int64_t panel = task / row_blocks * each;
-        RowsBlock block{a, b, factor, dtype, c, transposed};
+        RowsBlock block{a, b, factor, dtype, c, transposed, accumulate};
         block.m0 = task % row_blocks * kTileRows;
         block.m1 = std::min(m_count, block.m0 + kTileRows);
         block.k0 = panel * g.nr;
@@ -252,7 +251,8 @@ void CpuBackend::gemm_rows_block(const RowsBlock& x, std::byte* scratch_bytes) c
             const std::int64_t p = (k - x.k0) / g.nr, lane = (k - x.k0) % g.nr;
             const float sum =
                 rows == 0 ? 0.0f : tiles[(p * strips + strip) * tile_size + line * g.nr + lane];
-            c[x.transposed ? k * m_count + m : m * k_count + k] = x.factor * sum;
+            float& to = c[x.transposed ? k * m_count + m : m * k_count + k];
+            to = x.accumulate ? to + x.factor * sum : x.factor * sum;
         }
     }
 }

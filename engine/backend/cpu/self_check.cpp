@@ -56,7 +56,7 @@ bool products_agree(Backend& backend, DType dtype) {
     };
     multiply(Orientation::kForward, x, y);
     multiply(Orientation::kBackward, dy, dx);
-    backend.gemm_rows(dy.tensor, x.tensor, 1.0f, dtype, dw.tensor, false);
+    backend.gemm_rows(dy.tensor, x.tensor, 1.0f, dtype, dw.tensor, false, false);
     std::vector<float> want_y(y.values.size()), want_dx(dx.values.size()),
         want_dw(dw.values.size());
     for (std::int64_t m = 0; m < kRows; ++m) {

@@ -16,6 +16,7 @@ constexpr std::int64_t kPackBytes = std::int64_t{8} << 20;  ///< packed activati
 constexpr std::int64_t kScratchBytes = std::int64_t{1} << 20;  ///< a thread's, at least
 constexpr std::int64_t kInlineBytes = 64 << 10;  ///< less is packed by the caller alone
 constexpr std::int64_t kElementGrain = 1 << 15;  ///< elements of a task, elementwise
+constexpr std::int64_t kColumnGrain = 64;        ///< columns of a task, row after row
 
 static_assert(kTileBytes + kTileRows * kRowsInner * 4 + 32 * kRowsInner * 4 <= kScratchBytes);
 static_assert(kExpandRows * kExpandCols * 4 <= kScratchBytes);

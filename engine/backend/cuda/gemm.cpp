@@ -150,10 +150,9 @@ void CudaBackend::product(const Run& run, std::int64_t row, Tensor c, bool accum
 }
 
 void CudaBackend::gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor c,
-                            bool transposed) {
+                            bool transposed, bool accumulate) {
     const std::int64_t rows = a.rows(), m_count = a.cols(), k_count = b.cols();
-    check(b.rows() == rows && c.count() == m_count * k_count && m_count <= 1024,
-          "gemm_rows operands fit");
+    check(b.rows() == rows && c.count() == m_count * k_count, "gemm_rows operands fit");
     const std::int64_t chunks = (rows + kRowsChunk - 1) / kRowsChunk;
     const std::int64_t column_bytes = std::max<std::int64_t>(chunks, 1) * k_count * 4;
     const Parts parts(m_count, static_cast<std::int64_t>(kOperandBytes) / column_bytes, 64);
@@ -164,7 +163,7 @@ void CudaBackend::gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tenso
         gemm_rows_partial(in_of(a), in_of(b), rows, m_count, m0, m1, k_count, bf16 && tensor_cores_,
                           bf16, partial, stream_);
         gemm_rows_finish(partial, chunks, m_count, m0, m1, k_count, factor, c.as<float>(),
-                         transposed, stream_);
+                         transposed, accumulate, stream_);
     }
     require_launched("gemm_rows");
 }

@@ -55,6 +55,9 @@ void rope(Out x, const std::int32_t* positions, const float* cos, const float* s
 /// out[i] = scale * in[rows[i]], or (scatter) out[rows[i]] = scale * in[i].
 void pick_rows(In in, const std::int32_t* rows, std::int64_t count, std::int64_t width, float scale,
                bool scatter, Out out, Stream stream);
+/// table[ids[n]] += scale * dx[n], n ascending, negative ids passed over; ids on the device.
+void embed_backward(const float* dx, const std::int32_t* ids, std::int64_t count,
+                    std::int64_t width, float scale, float* table, Stream stream);
 /// out[rows[i]] += factors[i] * in[i]; rows and factors on the device.
 void add_rows(In in, const std::int32_t* rows, const float* factors, std::int64_t count,
               std::int64_t width, float* out, Stream stream);
@@ -163,10 +166,11 @@ constexpr std::int64_t kRowsChunk = 512;
 void gemm_rows_partial(In a, In b, std::int64_t rows, std::int64_t a_cols, std::int64_t m0,
                        std::int64_t m1, std::int64_t b_cols, bool tensor_cores, bool round_to_bf16,
                        float* partial, Stream stream);
-/// c[m0 .. m1][cols] (transposed: c[cols][m]) = scale * sum of the chunks in order.
+/// c[m0 .. m1][cols] (transposed: c[cols][m]) = (or += if accumulate) scale * sum of the chunks in
+/// order.
 void gemm_rows_finish(const float* partial, std::int64_t chunks, std::int64_t a_cols,
                       std::int64_t m0, std::int64_t m1, std::int64_t b_cols, float scale, float* c,
-                      bool transposed, Stream stream);
+                      bool transposed, bool accumulate, Stream stream);
 
 // attention_*.cu
 /// Consecutive queries of one sequence: row i of the tile is row q_row + i of q and sees `visible`

@@ -30,6 +30,16 @@ void CudaBackend::embed(Tensor table, std::span<const std::int32_t> ids, float f
     require_launched("embed");
 }
 
+void CudaBackend::embed_backward(Tensor dx, std::span<const std::int32_t> ids, float factor,
+                                 Tensor dtable) {
+    const auto count = static_cast<std::int64_t>(ids.size());
+    check(dx.count() == count * dtable.cols(), "embed's derivative has one row a token");
+    for (std::int32_t id : ids) check(id < dtable.rows(), "token id lies in the vocabulary");
+    cuda::embed_backward(dx.as<float>(), staging_->put(ids), count, dtable.cols(), factor,
+                         dtable.as<float>(), stream_);
+    require_launched("embed_backward");
+}
+
 void CudaBackend::rms_norm(Tensor x, Tensor gain, float eps, bool offset, Tensor y) {
     const std::int64_t width = gain.count();
     check(width > 0 && x.count() % width == 0 && y.count() == x.count(), "rms_norm operands fit");

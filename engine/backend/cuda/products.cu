@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kRowsThreads)
 
 __global__ void finish_rows_kernel(const float* partial, std::int64_t chunks, std::int64_t a_cols,
                                    std::int64_t m0, std::int64_t m1, std::int64_t cols, float scale,
-                                   float* c, bool transposed) {
+                                   float* c, bool transposed, bool accumulate) {
     const std::int64_t count = (m1 - m0) * cols;
     const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (e >= count) return;
@@ -184,7 +184,8 @@ __global__ void finish_rows_kernel(const float* partial, std::int64_t chunks, st
     float sum = 0;
     for (std::int64_t chunk = 0; chunk < chunks; ++chunk)
         sum += partial[chunk * count + m * cols + k];
-    c[transposed ? k * a_cols + m0 + m : (m0 + m) * cols + k] = scale * sum;
+    float& to = c[transposed ? k * a_cols + m0 + m : (m0 + m) * cols + k];
+    to = accumulate ? to + scale * sum : scale * sum;
 }
 
 template <int kA>
@@ -232,9 +233,9 @@ void gemm_rows_partial(In a, In b, std::int64_t rows, std::int64_t a_cols, std::
 
 void gemm_rows_finish(const float* partial, std::int64_t chunks, std::int64_t a_cols,
                       std::int64_t m0, std::int64_t m1, std::int64_t b_cols, float scale, float* c,
-                      bool transposed, Stream stream) {
+                      bool transposed, bool accumulate, Stream stream) {
     launch(finish_rows_kernel, dim3(blocks_of((m1 - m0) * b_cols, kThreads)), dim3(kThreads), 0,
-           stream, partial, chunks, a_cols, m0, m1, b_cols, scale, c, transposed);
+           stream, partial, chunks, a_cols, m0, m1, b_cols, scale, c, transposed, accumulate);
 }
 
 }  // namespace qshard::cuda

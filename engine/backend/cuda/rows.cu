@@ -168,6 +168,18 @@ __global__ void pick_rows_kernel(const A* in, const std::int32_t* rows, std::int
         assign(out[to * width + c], scale * to_float(in[from * width + c]));
 }
 
+/// One thread a column: a row may be that of several tokens.
+__global__ void embed_backward_kernel(const float* dx, const std::int32_t* ids, std::int64_t count,
+                                      std::int64_t width, float scale, float* table) {
+    const std::int64_t c = std::int64_t{blockIdx.x} * kWarp + threadIdx.x;
+    if (c >= width) return;
+    for (std::int64_t n = 0; n < count; ++n) {
+        if (ids[n] < 0) continue;
+        float& to = table[ids[n] * width + c];
+        to = __fadd_rn(to, __fmul_rn(scale, dx[n * width + c]));
+    }
+}
+
 template <class A>
 __global__ void add_rows_kernel(const A* in, const std::int32_t* rows, const float* factors,
                                 std::int64_t count, std::int64_t width, float* out) {
@@ -314,6 +326,12 @@ void pick_rows(In in, const std::int32_t* rows, std::int64_t count, std::int64_t
             });
         });
     });
+}
+
+void embed_backward(const float* dx, const std::int32_t* ids, std::int64_t count,
+                    std::int64_t width, float scale, float* table, Stream stream) {
+    launch(embed_backward_kernel, dim3(blocks_of(width, kWarp)), dim3(kWarp), 0, stream, dx, ids,
+           count, width, scale, table);
 }
 
 void add_rows(In in, const std::int32_t* rows, const float* factors, std::int64_t count,

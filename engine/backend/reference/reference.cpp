@@ -140,8 +140,8 @@ class ReferenceBackend final : public Backend {
             }
         }
     }
-    void gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor c,
-                   bool transposed) override {
+    void gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor c, bool transposed,
+                   bool accumulate) override {
         const std::int64_t rows = a.rows(), m_count = a.cols(), k_count = b.cols();
         check(b.rows() == rows && c.count() == m_count * k_count, "gemm_rows operands fit");
         for (std::int64_t m = 0; m < m_count; ++m) {
@@ -151,7 +151,8 @@ class ReferenceBackend final : public Backend {
                     sum += rounded(load(a, n * m_count + m), dtype) *
                            rounded(load(b, n * k_count + k), dtype);
                 }
-                store(c, transposed ? k * m_count + m : m * k_count + k, factor * sum);
+                const std::int64_t at = transposed ? k * m_count + m : m * k_count + k;
+                store(c, at, accumulate ? load(c, at) + factor * sum : factor * sum);
             }
         }
     }
@@ -207,6 +208,18 @@ class ReferenceBackend final : public Backend {
             for (std::int64_t c = 0; c < width; ++c) {
                 store(x, static_cast<std::int64_t>(n) * width + c,
                       factor * load(table, ids[n] * width + c));
+            }
+        }
+    }
+    void embed_backward(Tensor dx, std::span<const std::int32_t> ids, float factor,
+                        Tensor dtable) override {
+        const std::int64_t width = dtable.cols();
+        for (std::size_t n = 0; n < ids.size(); ++n) {
+            check(ids[n] < dtable.rows(), "token id lies in the vocabulary");
+            for (std::int64_t c = 0; ids[n] >= 0 && c < width; ++c) {
+                const std::int64_t at = ids[n] * width + c;
+                const float change = factor * load(dx, static_cast<std::int64_t>(n) * width + c);
+                store(dtable, at, load(dtable, at) + change);
             }
         }
     }

@@ -343,7 +343,7 @@ TEST(GgufAdapter, PermutesQAndKAndFoldsTheScale) {
     }
 }
 
-TEST(GgufAdapter, HasNoPlaceForMagnitudes) {
+TEST(GgufAdapter, HasNoPlaceForMagnitudesAndWholeWeights) {
     const TempFolder folder;
     const auto model = open_model(kTiny / "llama");
     const Adapted adapted = adapter_for(model->config(), {"q_proj"}, false, true);
@@ -351,6 +351,12 @@ TEST(GgufAdapter, HasNoPlaceForMagnitudes) {
     expect_refused(
         [&] { write_gguf_adapter(path, model->config(), adapted.layout, adapted.values); }, "DoRA",
         "dora");
+    EXPECT_FALSE(fs::exists(path));
+    Adapted whole = adapter_for(model->config(), {"q_proj"});
+    whole.layout.options.modules_to_save = {"lm_head"};
+    whole.layout = make_adapter_layout(model->config(), whole.layout.options);
+    expect_refused([&] { write_gguf_adapter(path, model->config(), whole.layout, whole.values); },
+                   "lm_head.weight, a weight of the base", "whole");
     EXPECT_FALSE(fs::exists(path));
 }
 

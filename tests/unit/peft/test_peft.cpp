@@ -89,6 +89,7 @@ TEST(PeftConfig, OursReadsBackAndIsSorted) {
     config.use_rslora = config.use_dora = true;
     config.target_modules = {"q_proj", "v_proj"};
     config.layers_to_transform = {0, 3};
+    config.modules_to_save = {"lm_head"};
     config.base_model = "a/b";
     const std::string text = peft_config_text(config);
     EXPECT_NE(text.find("\n  \"lora_alpha\": 32,\n  \"lora_dropout\": 0.05,\n"), std::string::npos)
@@ -97,6 +98,7 @@ TEST(PeftConfig, OursReadsBackAndIsSorted) {
     EXPECT_EQ(peft_config_text(again), text);
     EXPECT_EQ(again.layers_to_transform, config.layers_to_transform);
     EXPECT_TRUE(again.use_rslora && again.use_dora);
+    EXPECT_EQ(again.modules_to_save, config.modules_to_save);
 }
 
 TEST(PeftConfig, ParsesPatternsInFileOrder) {
@@ -150,7 +152,8 @@ TEST(PeftConfig, UnsupportedFeaturesAreRefusedByName) {
         {R"({"use_dora": 1})", "use_dora"},
         {R"({"bias": "all"})", "bias"},
         {R"({"lora_bias": true})", "lora_bias"},
-        {R"({"modules_to_save": ["lm_head"]})", "modules_to_save"},
+        {R"({"modules_to_save": [3]})", "modules_to_save"},
+        {R"({"ensure_weight_tying": true})", "ensure_weight_tying"},
         {R"({"init_lora_weights": "pissa"})", "pissa"},
         {R"({"target_parameters": ["experts"]})", "target_parameters"},
         {R"({"loftq_config": {"loftq_bits": 4}})", "loftq_config"},
@@ -218,6 +221,26 @@ TEST(PeftFolder, MagnitudesAreReadUnderOldNamesAndShapesToo) {
               std::string::npos);
 }
 
+TEST(PeftFolder, WeightsTrainedWholeAreReadAndWrittenAsPeftHasThem) {
+    const fs::path tiny = kGolden / "../tiny/llama/whole";
+    const PeftAdapter adapter = read_peft_adapter(tiny);
+    EXPECT_EQ(adapter.config.modules_to_save,
+              (std::vector<std::string>{"embed_tokens", "lm_head"}));
+    EXPECT_EQ(adapter.modules().size(), 14u) << "modules with LoRA only";
+    const TempFolder folder;
+    write_peft_adapter(folder.path() / "adapter", state_of(adapter));
+    EXPECT_EQ(slurp(folder.path() / "adapter/adapter_model.safetensors"),
+              slurp(tiny / "adapter_model.safetensors"));
+    PeftConfig config = adapter.config;
+    config.modules_to_save = {"lm_head"};
+    fs::copy(tiny / "adapter_model.safetensors", folder.path());
+    write_file_atomic(folder.path() / "adapter_config.json", peft_config_text(config));
+    EXPECT_NE(message_of([&] {
+                  read_peft_adapter(folder.path());
+              }).find("model.embed_tokens.weight\" is not supported"),
+              std::string::npos);
+}
+
 TEST(PeftFolder, RefusesTensorsItCannotApply) {
     const std::vector<float> values(64);
     const auto view = [&](const char* name, std::int64_t rows, std::int64_t columns) {
@@ -231,7 +254,7 @@ TEST(PeftFolder, RefusesTensorsItCannotApply) {
               std::string::npos);
     EXPECT_NE(refusal({view("lora_magnitude_vector", 8, 1)}).find("lora_magnitude_vector"),
               std::string::npos);
-    EXPECT_NE(refusal({}).find("no tensors"), std::string::npos);
+    EXPECT_NE(refusal({}).find("no tensors of LoRA"), std::string::npos);
 }
 
 TEST(PeftFolder, PickleIsNeverRead) {
