@@ -33,10 +33,18 @@ void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<vo
 void block_barrier();
 /// Waits for all lanes of the warp that have not ended.
 void warp_barrier();
-/// Every lane gives up to 32 bytes; afterwards slot(lane) has each one's until the next but one
+/// Every lane gives up to 32 bytes; afterwards slots()[lane] has each one's until the next but one
 /// exchange.
+struct Slot {
+    alignas(16) unsigned char bytes[32];
+};
 void exchange(const void* data, std::size_t bytes);
-const void* slot(int lane);
+const Slot* slots();
+/// What a lane gave, if that was one T.
+template <class T>
+const T& given(const Slot* slots, int lane) {
+    return *reinterpret_cast<const T*>(slots[lane].bytes);
+}
 int lane();
 
 void copy_later(void* to, const void* from, bool valid);

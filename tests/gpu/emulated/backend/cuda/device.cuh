@@ -76,7 +76,7 @@ inline void __syncwarp() {
 template <class T>
 T __shfl_sync(unsigned, T value, int lane) {
     emulator::exchange(&value, sizeof value);
-    return *static_cast<const T*>(emulator::slot(lane));
+    return emulator::given<T>(emulator::slots(), lane);
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int step) {
@@ -102,8 +102,9 @@ void copy_async_wait() {
 inline void load_matrices(std::uint32_t (&r)[4], const bf16* row) {
     emulator::exchange(&row, sizeof row);
     const int lane = emulator::lane();
+    const auto* rows = emulator::slots();
     for (int m = 0; m < 4; ++m) {
-        const bf16* of = *static_cast<const bf16* const*>(emulator::slot(8 * m + lane / 4));
+        const auto* of = emulator::given<const bf16*>(rows, 8 * m + lane / 4);
         r[m] = of[2 * (lane % 4)].bits | static_cast<std::uint32_t>(of[2 * (lane % 4) + 1].bits)
                                              << 16;
     }
@@ -111,10 +112,11 @@ inline void load_matrices(std::uint32_t (&r)[4], const bf16* row) {
 inline void load_matrices_transposed(std::uint32_t (&r)[4], const bf16* row) {
     emulator::exchange(&row, sizeof row);
     const int lane = emulator::lane();
+    const auto* rows = emulator::slots();
     for (int m = 0; m < 4; ++m) {
         const int first = 8 * m + 2 * (lane % 4);
-        const bf16* even = *static_cast<const bf16* const*>(emulator::slot(first));
-        const bf16* odd = *static_cast<const bf16* const*>(emulator::slot(first + 1));
+        const auto* even = emulator::given<const bf16*>(rows, first);
+        const auto* odd = emulator::given<const bf16*>(rows, first + 1);
         r[m] = even[lane / 4].bits | static_cast<std::uint32_t>(odd[lane / 4].bits) << 16;
     }
 }
@@ -123,20 +125,21 @@ inline void load_matrices_transposed(std::uint32_t (&r)[4], const bf16* row) {
 /// 8 of a and c, and column l / 4 of b.
 inline void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                      std::uint32_t b1) {
-    const std::uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
-    emulator::exchange(mine, sizeof mine);
-    const int lane = emulator::lane();
-    const auto half = [](std::uint32_t both, int k) {
-        return k % 2 == 0 ? low_of(both) : high_of(both);
+    struct Fragment {
+        std::uint32_t a[4], b[2];
     };
+    const Fragment mine{{a[0], a[1], a[2], a[3]}, {b0, b1}};
+    emulator::exchange(&mine, sizeof mine);
+    const auto* all = emulator::slots();
+    const int lane = emulator::lane();
     for (int e = 0; e < 4; ++e) {
         const int row = lane / 4, lower = e / 2, col = lane % 4 * 2 + e % 2;
-        for (int k = 0; k < 16; ++k) {
-            const auto* of_a =
-                static_cast<const std::uint32_t*>(emulator::slot(row * 4 + k % 8 / 2));
-            const auto* of_b =
-                static_cast<const std::uint32_t*>(emulator::slot(col * 4 + k % 8 / 2));
-            c[e] += half(of_a[lower + k / 8 * 2], k) * half(of_b[4 + k / 8], k);
+        for (int k = 0; k < 16; k += 2) {
+            const std::uint32_t x =
+                emulator::given<Fragment>(all, row * 4 + k % 8 / 2).a[lower + k / 8 * 2];
+            const std::uint32_t y = emulator::given<Fragment>(all, col * 4 + k % 8 / 2).b[k / 8];
+            c[e] += low_of(x) * low_of(y);
+            c[e] += high_of(x) * high_of(y);
         }
     }
 }
