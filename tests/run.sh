@@ -31,7 +31,12 @@ done
 
 passed=0 failed=0 skipped=0
 logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
+slurm= # the process of the test that runs beside others
+clean_up() {
+    [ -z "$slurm" ] || { kill "$slurm" && wait "$slurm"; }
+    rm -rf "$logs"
+}
+trap clean_up EXIT
 
 headline() {
     printf '\n== %s\n' "$*"
@@ -97,7 +102,7 @@ build() { # FOLDER TARGET CMAKE_FLAGS...
     local folder=$1 target=$2
     shift 2
     cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release "$@" >"$logs/cmake" || { cat "$logs/cmake" && return 1; }
-    ninja -C "$folder" "$target"
+    nice ninja -C "$folder" "$target"
 }
 
 clang_format() {
@@ -109,15 +114,12 @@ shell_check() {
     shellcheck .ci/run jobs/*.sh jobs/*.sbatch tests/*.sh tests/jobs/*.sh tests/gpu/*.sh
 }
 
-# run_script FILE: a test script that ends with "N passed, N failed", or with 77 if it cannot run here.
-run_script() {
-    headline "$1"
-    "$@" 2>&1 | tee "$logs/script"
-    local code=${PIPESTATUS[0]}
-    if [ "$code" = 77 ]; then count 0 0 1 && return; fi
+# count_script LOG CODE: a test script that ends with "N passed, N failed", or with 77 if it cannot run here.
+count_script() {
+    if [ "$2" = 77 ]; then count 0 0 1 && return; fi
     local ok=0 bad=0
-    read -r ok bad < <(sed -nE 's/^([0-9]+) passed, ([0-9]+) failed.*/\1 \2/p' "$logs/script" | tail -n 1)
-    [ "$code" = 0 ] || [ "${bad:-0}" -gt 0 ] || bad=1
+    read -r ok bad < <(sed -nE 's/^([0-9]+) passed, ([0-9]+) failed.*/\1 \2/p' "$1" | tail -n 1)
+    [ "$2" = 0 ] || [ "${bad:-0}" -gt 0 ] || bad=1
     count "${ok:-0}" "${bad:-0}" 0
 }
 
@@ -155,11 +157,11 @@ run_ctest build
 
 headline "CUDA"
 if command -v nvcc >/dev/null; then
-    # Nothing here runs a GPU's code: what can be checked is that it compiles, links, says that there is no GPU and keeps to
-    # its registers. Only the backend and the transport differ from the other build.
+    # Nothing here runs a GPU's code: what can be checked is that it compiles, keeps to its registers, links and says that
+    # there is no GPU. Only the backend and the transport differ from the other build.
+    one "registers of the kernels" tests/gpu/spills.sh 90
     one "build with CUDA" build build-cuda test_cuda_platform -DQSHARD_CUDA=ON -DQSHARD_CUDA_ARCHITECTURES=90-real &&
         run_ctest build-cuda -R '^test_cuda_platform$'
-    one "registers of the kernels" tests/gpu/spills.sh 90
 else
     echo "SKIP: the build with CUDA (no nvcc)"
     count 0 0 2
@@ -171,9 +173,19 @@ if [ "$quick" = yes ]; then
     summary
 fi
 
-if one "build with AddressSanitizer and UndefinedBehaviorSanitizer" build build-asan unit_tests -DQSHARD_SANITIZE=ON; then
+# Most of what the Slurm test does is wait, so it runs beside the sanitizer build, which gives way to it.
+tests/jobs/test_slurm.sh >"$logs/slurm" 2>&1 &
+slurm=$!
+built=no
+one "build with AddressSanitizer and UndefinedBehaviorSanitizer" \
+    build build-asan unit_tests -DQSHARD_SANITIZE=ON && built=yes
+headline "tests/jobs/test_slurm.sh"
+wait "$slurm"
+code=$? slurm=
+cat "$logs/slurm"
+count_script "$logs/slurm" "$code"
+if [ "$built" = yes ]; then
     headline "unit tests under the sanitizers"
     run_ctest build-asan -L '^unit$'
 fi
-run_script tests/jobs/test_slurm.sh
 summary
