@@ -37,9 +37,16 @@ void set_targets(PeftConfig& config, const RunFile::Adapter& adapter, const Adap
     config.exclude_modules = adapter.exclude_modules;
     config.exclude_pattern = adapter.exclude_pattern;
     config.layers_to_transform = parse_layers(adapter.layers);
+    const bool everywhere = config.layers_to_transform.empty();
+    if (everywhere) config.target_parameters = layout.options.target_parameters;
+    for (const AdapterTarget& target : layout.targets) {
+        // PEFT has no layers for parameters.
+        if (target.is_parameter() && !everywhere) config.target_parameters.push_back(target.path());
+    }
     if (adapter.target_pattern.empty() && !wrapped) {
-        const bool all = adapter.target_modules == std::vector<std::string>{"all-linear"};
-        config.target_modules = all ? target_names(layout) : adapter.target_modules;
+        const std::vector<std::string>& names = layout.options.target_modules;
+        const bool all = names == std::vector<std::string>{"all-linear"};
+        config.target_modules = all ? target_names(layout) : names;
     } else if (config.layers_to_transform.empty() && !wrapped) {
         config.target_pattern = adapter.target_pattern;
     } else {
@@ -278,8 +285,8 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     config.use_dora = run_.adapter.use_dora;
     config.fan_in_fan_out = model_.config().conv1d;
     config.init_lora_weights = run_.adapter.init_lora_weights;
-    config.rank_pattern = run_.adapter.rank_pattern;
-    config.alpha_pattern = run_.adapter.alpha_pattern;
+    config.rank_pattern = layout.options.rank_pattern;
+    config.alpha_pattern = layout.options.alpha_pattern;
     config.modules_to_save = run_.adapter.modules_to_save;
     set_targets(config, run_.adapter, layout, model_.config().wrapped);
     config.base_model = run_.model.base;

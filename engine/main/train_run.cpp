@@ -93,6 +93,7 @@ AdapterOptions TrainRun::adapter_options() const {
                                       : AdapterInit::kDefault;
     options.target_modules = run_.adapter.target_modules;
     options.target_pattern = run_.adapter.target_pattern;
+    options.target_parameters = run_.adapter.target_parameters;
     options.exclude_modules = run_.adapter.exclude_modules;
     options.exclude_pattern = run_.adapter.exclude_pattern;
     options.layers = parse_layers(run_.adapter.layers);

@@ -55,6 +55,7 @@ std::int64_t parameter_count(const ModelConfig& config) {
 std::vector<std::string> target_names(const AdapterLayout& layout) {
     std::vector<std::string> names;
     for (const AdapterTarget& target : layout.targets) {
+        if (target.is_parameter()) continue;
         const std::string name = target.module.substr(target.module.rfind('.') + 1);
         if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
     }

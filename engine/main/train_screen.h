@@ -60,7 +60,7 @@ std::string json_number(double value);
 
 /// Total parameters of a model.
 std::int64_t parameter_count(const ModelConfig& config);
-/// Last components of the adapted modules, each once: PEFT's target_modules.
+/// Last components of the adapted modules, each once: PEFT's target_modules without all-linear.
 std::vector<std::string> target_names(const AdapterLayout& layout);
 
 }  // namespace qshard

@@ -24,30 +24,26 @@ std::size_t pair_bytes(const Backend& backend, std::int64_t rows, std::int64_t c
 /// other, in the order of the terms, so that a backend may take them for one matrix.
 class Packer {
   public:
-    Packer(Backend& backend, DType compute, Directions directions, std::byte* destination,
+    Packer(Backend& backend, Directions directions, std::byte* destination,
            std::size_t forward_bytes, std::size_t bytes)
         : backend_(backend),
-          compute_(compute),
           directions_(directions),
           forward_(destination),
           backward_(destination + forward_bytes),
           end_(destination + bytes) {}
 
     /// W, and A backward: y = ... + x W^T, dx = ... + dy W.
-    void pack(const WeightView& weight, Packed& forward, Packed& backward) {
-        pack(weight, compute_, forward, backward);
-    }
     void pack(const WeightView& weight, DType dtype, Packed& forward, Packed& backward) {
         if (directions_.forward) forward = one(weight, Orientation::kForward, dtype, forward_);
         if (directions_.backward) backward = one(weight, Orientation::kBackward, dtype, backward_);
     }
     /// B, which backward is no term of dx, but makes du by itself: from the end downward.
-    void pack_apart(const WeightView& weight, Packed& forward, Packed& backward) {
-        if (directions_.forward) forward = one(weight, Orientation::kForward, compute_, forward_);
+    void pack_apart(const WeightView& weight, DType dtype, Packed& forward, Packed& backward) {
+        if (directions_.forward) forward = one(weight, Orientation::kForward, dtype, forward_);
         if (!directions_.backward) return;
         end_ -= Scratch::aligned(
-            backend_.packed_bytes(weight.rows, weight.cols, Orientation::kBackward, compute_));
-        backward = backend_.pack(weight, Orientation::kBackward, compute_, end_);
+            backend_.packed_bytes(weight.rows, weight.cols, Orientation::kBackward, dtype));
+        backward = backend_.pack(weight, Orientation::kBackward, dtype, end_);
     }
     Tensor copy(const Tensor& vector) {
         Tensor out(forward_, DType::kF32, {vector.count()});
@@ -64,7 +60,6 @@ class Packer {
         return packed;
     }
     Backend& backend_;
-    DType compute_;
     Directions directions_;
     std::byte *forward_, *backward_, *end_;
 };
@@ -112,13 +107,50 @@ std::vector<WeightPart> parts_of(const WeightSpec& weight) {
     return {{weight.role, weight.rows}};
 }
 
-LinearPack& expert_pack(BlockPacks& packs, const WeightSpec& weight) {
+ExpertPacks& packs_of_expert(BlockPacks& packs, const WeightSpec& weight) {
     const auto index = static_cast<std::size_t>(weight.expert);
     if (packs.experts.size() <= index) packs.experts.resize(index + 1);
-    ExpertPacks& expert = packs.experts[index];
-    return weight.role == Role::kExpertGate ? expert.gate
-           : weight.role == Role::kExpertUp ? expert.up
-                                            : expert.down;
+    return packs.experts[index];
+}
+
+/// How a weight is packed: which experts are chosen must not hang on a rounding.
+DType dtype_of(const WeightSpec& weight, DType compute) {
+    return weight.role == Role::kRouter ? DType::kF32 : compute;
+}
+
+/// W and, where it is adapted, B beside it.
+void pack_with_b(Packer& packer, const WeightView& weight, DType dtype, const AdapterPart& part,
+                 const AdapterValues& values, LinearPack& pack) {
+    packer.pack(weight, dtype, pack.forward, pack.backward);
+    pack.target = part.target;
+    pack.expert = part.expert;
+    pack.first_row = part.first_row;
+    if (part.target == nullptr) return;
+    const AdapterTarget& t = *part.target;
+    WeightView b = factor(values.flat + t.b_of_row(part.first_row), weight.rows, t.r, t.scale);
+    b.row_factors = weight.row_factors;
+    packer.pack_apart(b, dtype, pack.b_forward, pack.b_backward);
+}
+
+/// A, for the first and the last of the linears that share it.
+void pack_a(Packer& packer, DType dtype, const AdapterPart& part, const AdapterValues& values,
+            LinearPack& first, LinearPack& last) {
+    if (part.target == nullptr) return;
+    const AdapterTarget& t = *part.target;
+    packer.pack(factor(values.flat + t.a_of(part.expert), t.r, t.in, 1.0f), dtype, first.a_forward,
+                last.a_backward);
+}
+
+/// The linears of an expert come apart: all gates of the layer, then all ups.
+void pack_expert(Packer& packer, const WeightSpec& weight, const WeightView& whole, DType compute,
+                 const AdapterPart& part, const AdapterValues& values, ExpertPacks& expert) {
+    LinearPack& pack = weight.role == Role::kExpertGate ? expert.gate
+                       : weight.role == Role::kExpertUp ? expert.up
+                                                        : expert.down;
+    pack_with_b(packer, whole, compute, part, values, pack);
+    if (weight.role == Role::kExpertGate) return;
+    pack_a(packer, compute, part, values, weight.role == Role::kExpertUp ? expert.gate : pack,
+           pack);
 }
 
 /// Gives the parts of a linear their stretches of its bias.
@@ -141,23 +173,20 @@ std::size_t block_pack_bytes(const Backend& backend, const UnitLayout& unit, std
     std::size_t bytes = 0;
     for (const Field& field : unit.fields) {
         const WeightSpec& weight = field.weight;
-        if (weight.role == Role::kRouter) {
-            bytes += pair_bytes(backend, weight.rows, weight.cols, DType::kF32, directions);
-            continue;
-        }
-        if (!weight.linear) {
+        if (!weight.linear && weight.role != Role::kRouter) {
             bytes += Scratch::aligned(static_cast<std::size_t>(weight.count()) * sizeof(float));
             continue;
         }
+        const DType dtype = dtype_of(weight, compute);
         const AdapterTarget* target =
-            adapter == nullptr ? nullptr : adapter->find(layer, weight.role);
+            adapter == nullptr ? nullptr : adapter->part_of(layer, weight).target;
         for (const WeightPart& part : parts_of(weight)) {
-            bytes += pair_bytes(backend, part.rows, weight.cols, compute, directions);
+            bytes += pair_bytes(backend, part.rows, weight.cols, dtype, directions);
             if (target != nullptr)
-                bytes += pair_bytes(backend, part.rows, target->r, compute, directions);
+                bytes += pair_bytes(backend, part.rows, target->r, dtype, directions);
         }
-        if (target != nullptr)
-            bytes += pair_bytes(backend, target->r, target->in, compute, directions);
+        if (target != nullptr && weight.role != Role::kExpertGate)
+            bytes += pair_bytes(backend, target->r, target->in, dtype, directions);
     }
     return bytes;
 }
@@ -168,54 +197,46 @@ BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::by
                          std::byte* destination) {
     BlockPacks packs;
     const Directions forward{directions.forward, false};
-    Packer packer(backend, compute, directions, destination,
+    Packer packer(backend, directions, destination,
                   block_pack_bytes(backend, unit, layer, adapter, compute, forward),
                   block_pack_bytes(backend, unit, layer, adapter, compute, directions));
     for (const Field& field : unit.fields) {
         const WeightSpec& weight = field.weight;
         WeightView whole = view_of(field, bytes);
-        if (weight.role == Role::kRouter) {
-            packer.pack(whole, DType::kF32, packs.router.forward, packs.router.backward);
+        const AdapterPart part =
+            adapter == nullptr ? AdapterPart() : adapter->part_of(layer, weight);
+        if (is_expert(weight.role)) {
+            pack_expert(packer, weight, whole, compute, part, values,
+                        packs_of_expert(packs, weight));
             continue;
         }
-        if (is_expert(weight.role)) {
-            LinearPack& pack = expert_pack(packs, weight);
-            packer.pack(whole, pack.forward, pack.backward);
+        if (weight.role == Role::kRouter) {
+            pack_with_b(packer, whole, DType::kF32, part, values, packs.router);
+            pack_a(packer, DType::kF32, part, values, packs.router, packs.router);
             continue;
         }
         if (!weight.linear) {
             packs.vector[static_cast<std::size_t>(weight.role)] = packer.copy(whole.plain);
             continue;
         }
-        const AdapterTarget* target =
-            adapter == nullptr ? nullptr : adapter->find(layer, weight.role);
+        const AdapterTarget* target = part.target;
         const bool scaled = target != nullptr && target->has_magnitudes();
         if (scaled) whole.row_factors = values.row_factors + target->first_row;
         LinearPack *first = nullptr, *last = nullptr;
         std::int64_t row = 0;
-        for (const WeightPart& part : parts_of(weight)) {
-            LinearPack& pack = packs.linear[static_cast<std::size_t>(part.role)];
-            const WeightView rows = rows_of(whole, row, part.rows);
-            packer.pack(rows, pack.forward, pack.backward);
-            pack.target = target;
-            pack.first_row = row;
-            if (target != nullptr) {
-                const AdapterTarget& t = *target;
-                WeightView b = factor(values.flat + t.b + row * t.r, part.rows, t.r, t.scale);
-                b.row_factors = rows.row_factors;
-                packer.pack_apart(b, pack.b_forward, pack.b_backward);
-            }
+        for (const WeightPart& fused : parts_of(weight)) {
+            LinearPack& pack = packs.linear[static_cast<std::size_t>(fused.role)];
+            const WeightView rows = rows_of(whole, row, fused.rows);
+            pack_with_b(packer, rows, compute, {target, 0, row}, values, pack);
             if (scaled) {
-                pack.row_factor = part_of(rows.row_factors, {part.rows});
-                pack.magnitude = part_of(values.flat + target->magnitude + row, {part.rows});
+                pack.row_factor = part_of(rows.row_factors, {fused.rows});
+                pack.magnitude = part_of(values.flat + target->magnitude + row, {fused.rows});
             }
             if (first == nullptr) first = &pack;
             last = &pack;
-            row += part.rows;
+            row += fused.rows;
         }
-        if (target == nullptr) continue;
-        packer.pack(factor(values.flat + target->a, target->r, target->in, 1.0f), first->a_forward,
-                    last->a_backward);
+        pack_a(packer, compute, part, values, *first, *last);
     }
     for (const Field& field : unit.fields) set_biases(field.weight, packs);
     return packs;

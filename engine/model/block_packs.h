@@ -30,7 +30,8 @@ struct AdapterValues {
 /// a_forward, its last a_backward, and each its own rows of B.
 struct LinearPack {
     const AdapterTarget* target = nullptr;  ///< null: no adapter here
-    std::int64_t first_row = 0;             ///< of B, where this part begins
+    std::int64_t expert = 0;                ///< whose A, of a mixture's target
+    std::int64_t first_row = 0;             ///< of B (of all experts), where this part begins
     Packed forward, backward;
     Packed a_forward, b_forward;    ///< u = x A^T;  y += u (scale B)^T
     Packed a_backward, b_backward;  ///< dx += du A; du = dy (scale B)
@@ -38,7 +39,7 @@ struct LinearPack {
     Tensor magnitude, row_factor;   ///< fp32 [out] or empty
 };
 
-/// The linears of one expert of a mixture; never adapted.
+/// The linears of one expert of a mixture. Gate and up share A: gate has a_forward, up a_backward.
 struct ExpertPacks {
     LinearPack gate, up, down;
 };
@@ -49,7 +50,7 @@ struct BlockPacks {
     std::array<Tensor, static_cast<std::size_t>(Role::kCount)> vector;  ///< norms and biases, fp32
 
     std::vector<ExpertPacks> experts;
-    LinearPack router;  ///< fp32: which experts are chosen must not hang on a rounding
+    LinearPack router;  ///< fp32
 
     const LinearPack& at(Role role) const { return linear[static_cast<std::size_t>(role)]; }
     const Tensor& gain(Role role) const { return vector[static_cast<std::size_t>(role)]; }

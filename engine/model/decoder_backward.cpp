@@ -34,6 +34,8 @@ void for_each_tensor(Work& work, const ModelConfig& c, AdapterNeeds adapter, DTy
         take(work.experts.d_activated, compute, c.expert_width);
         take(work.experts.dots, DType::kF32, c.experts_per_token);
         take(work.experts.d_router, DType::kF32, c.experts);
+        if (adapter.expert_r > 0) take(work.experts.du, compute, adapter.expert_r);
+        if (adapter.router_r > 0) take(work.experts.du_router, DType::kF32, adapter.router_r);
     }
     if (adapter.magnitudes && c.experts == 0) {
         if (c.gated_mlp) take(work.d_gate, compute, c.ffn_width);
@@ -211,7 +213,8 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
 
     const Tensor d_mlp = through_branch(tape.mlp_out, Role::kPostFfnNorm);
     if (config_.layer[static_cast<std::size_t>(layer)].experts) {
-        experts_backward(backend_, config_, packs, tape, d_mlp, b.work.experts, b.work.dh);
+        experts_backward(backend_, config_, packs, tape, d_mlp, b.work.experts,
+                         {gradient, layer_begin}, b.work.dh);
     } else {
         mlp_backward(packs, tape, d_mlp, b);
     }

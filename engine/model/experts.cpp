@@ -26,16 +26,105 @@ struct Share {
     Tensor of(const Tensor& assignments) const { return assignments.row_range(begin, count); }
 };
 
-void multiply(Backend& backend, const Tensor& a, const Packed& b, const Tensor& c) {
-    const GemmTerm term{a, b};
-    backend.gemm({&term, 1}, Tensor(), c, false);
+/// Products with a linear and the factors of its adapter, where it has one; u = x A^T and du are
+/// those of the rows at hand.
+class Products {
+  public:
+    Products(Backend& backend, const LayerGradient& gradient)
+        : backend_(backend), gradient_(gradient) {}
+
+    /// u = x A^T, unless the gate has made it for up.
+    void down_project(const LinearPack& pack, const Tensor& x, const Tensor& u) {
+        if (pack.target == nullptr || pack.a_forward.data == nullptr) return;
+        const GemmTerm term{x, pack.a_forward};
+        backend_.gemm({&term, 1}, Tensor(), u, false);
+    }
+
+    /// y = x W^T + u (scale B)^T.
+    void forward(const LinearPack& pack, const Tensor& x, const Tensor& u, const Tensor& y) {
+        down_project(pack, x, u);
+        const GemmTerm terms[] = {{x, pack.forward}, {u, pack.b_forward}};
+        backend_.gemm({terms, pack.target == nullptr ? 1U : 2U}, Tensor(), y, false);
+    }
+
+    /// dx = (or +=) dy W + du A with du = dy (scale B).
+    void backward(const LinearPack& pack, const Tensor& dy, const Tensor& du, const Tensor& dx,
+                  bool accumulate) {
+        const GemmTerm terms[] = {{dy, pack.backward}, {du, pack.a_backward}};
+        if (pack.target != nullptr) {
+            const GemmTerm up{dy, pack.b_backward};
+            backend_.gemm({&up, 1}, Tensor(), du, false);
+        }
+        backend_.gemm({terms, pack.target == nullptr ? 1U : 2U}, Tensor(), dx, accumulate);
+    }
+
+    /// dx = d_gate W_gate + d_up W_up + du A.
+    void backward(const ExpertPacks& expert, const Tensor& d_gate, const Tensor& d_up,
+                  const Tensor& du, const Tensor& dx) {
+        const GemmTerm terms[] = {
+            {d_gate, expert.gate.backward}, {d_up, expert.up.backward}, {du, expert.up.a_backward}};
+        const bool adapted = expert.gate.target != nullptr;
+        if (adapted) {
+            const GemmTerm ups[] = {{d_gate, expert.gate.b_backward}, {d_up, expert.up.b_backward}};
+            backend_.gemm(ups, Tensor(), du, false);
+        }
+        backend_.gemm({terms, adapted ? 3U : 2U}, Tensor(), dx, false);
+    }
+
+    void gradient_of_a(const LinearPack& pack, const Tensor& x, const Tensor& du) {
+        if (skips(pack)) return;
+        const AdapterTarget& t = *pack.target;
+        const Tensor da = at(t.a_of(pack.expert), t.r, t.in);
+        backend_.gemm_rows(du, x, 1.0f, pack.backward.dtype, da, false, false);
+    }
+    void gradient_of_b(const LinearPack& pack, const Tensor& u, const Tensor& dy) {
+        if (skips(pack)) return;
+        const AdapterTarget& t = *pack.target;
+        const Tensor db = at(t.b_of_row(pack.first_row), dy.cols(), t.r);
+        backend_.gemm_rows(u, dy, t.scale, pack.backward.dtype, db, true, false);
+    }
+
+    /// Of an expert that no token went to.
+    void no_gradient(const ExpertPacks& expert) {
+        for (const LinearPack* pack : {&expert.gate, &expert.down}) {
+            if (skips(*pack)) continue;
+            const AdapterTarget& t = *pack->target;
+            backend_.fill_zero(at(t.a_of(pack->expert), t.r, t.in));
+            backend_.fill_zero(at(t.b_of_row(pack->expert * t.out), t.out, t.r));
+        }
+    }
+
+  private:
+    bool skips(const LinearPack& pack) const {
+        return pack.target == nullptr || gradient_.values == nullptr;
+    }
+    Tensor at(std::int64_t offset, std::int64_t rows, std::int64_t cols) const {
+        return {gradient_.values + (offset - gradient_.begin), DType::kF32, {rows, cols}};
+    }
+
+    Backend& backend_;
+    const LayerGradient gradient_;
+};
+
+/// u of a linear's rows of all assignments, or nothing where it is not adapted.
+Tensor u_of(const Tape& tape, const LinearPack& pack) {
+    return pack.target == nullptr ? Tensor() : tape.u_of(*pack.target);
+}
+Tensor u_of(const Tape& tape, const LinearPack& pack, const Share& share) {
+    return pack.target == nullptr ? Tensor() : share.of(tape.u_of(*pack.target));
+}
+/// As many rows and columns of a derivative's memory as it has here.
+Tensor du_of(const Tensor& memory, const LinearPack& pack, std::int64_t rows) {
+    if (pack.target == nullptr) return {};
+    return {memory.data(), memory.dtype(), {rows, pack.target->r}};
 }
 
 }  // namespace
 
 void experts_forward(Backend& backend, const ModelConfig& config, const BlockPacks& packs,
                      Tape& tape, Tensor out) {
-    multiply(backend, tape.h2, packs.router.forward, tape.router);
+    Products products(backend, {});
+    products.forward(packs.router, tape.h2, u_of(tape, packs.router), tape.router);
     const Routing routing = route(config, on_host(backend, tape.router));
     for (std::size_t e = 0; e < packs.experts.size(); ++e) {
         const Share share(routing, e);
@@ -43,46 +132,73 @@ void experts_forward(Backend& backend, const ModelConfig& config, const BlockPac
         const ExpertPacks& expert = packs.experts[e];
         const Tensor x = tape.expert_in.row_range(0, share.count);
         backend.gather_rows(tape.h2, share.rows, x);
-        multiply(backend, x, expert.gate.forward, share.of(tape.expert_gate));
-        multiply(backend, x, expert.up.forward, share.of(tape.expert_up));
+        const Tensor u = u_of(tape, expert.gate, share);
+        products.forward(expert.gate, x, u, share.of(tape.expert_gate));
+        products.forward(expert.up, x, u, share.of(tape.expert_up));
         const Tensor activated = share.of(tape.expert_activated);
         backend.activate(config.activation, share.of(tape.expert_gate), share.of(tape.expert_up),
                          activated);
-        if (out.empty()) continue;
+        const Tensor u_down = u_of(tape, expert.down, share);
+        if (out.empty()) {
+            products.down_project(expert.down, activated, u_down);
+            continue;
+        }
         const Tensor y = tape.expert_out.row_range(0, share.count);
-        multiply(backend, activated, expert.down.forward, y);
+        products.forward(expert.down, activated, u_down, y);
         backend.add_rows(y, share.rows, share.weights, out);
     }
 }
 
 void experts_backward(Backend& backend, const ModelConfig& config, const BlockPacks& packs,
-                      Tape& tape, Tensor dy, const ExpertWork& work, Tensor dh) {
+                      Tape& tape, Tensor dy, const ExpertWork& work, const LayerGradient& gradient,
+                      Tensor dh) {
+    Products products(backend, gradient);
     const std::vector<float> logits = on_host(backend, tape.router);
     const Routing routing = route(config, logits);
     const std::vector<float> ones(routing.rows.size(), 1.0f);
     backend.fill_zero(dh);
     for (std::size_t e = 0; e < packs.experts.size(); ++e) {
         const Share share(routing, e);
-        if (share.count == 0) continue;
         const ExpertPacks& expert = packs.experts[e];
+        if (share.count == 0) {
+            products.no_gradient(expert);
+            continue;
+        }
         const Tensor rows = work.rows.row_range(0, share.count);
         const Tensor d_activated = work.d_activated.row_range(0, share.count);
         const Tensor gate = share.of(tape.expert_gate), up = share.of(tape.expert_up);
         backend.gather_rows(dy, share.rows, rows);
-        multiply(backend, rows, expert.down.backward, d_activated);
+        const Tensor activated = share.of(tape.expert_activated);
+        const Tensor du_down = du_of(work.du, expert.down, share.count);
+        products.backward(expert.down, rows, du_down, d_activated, false);
         // The derivative by an expert's weight is dy . (activated W^T) = (dy W) . activated.
-        backend.row_dots(d_activated, share.of(tape.expert_activated), share.of(work.dots));
+        backend.row_dots(d_activated, activated, share.of(work.dots));
         backend.scale_rows(d_activated, share.weights);
+        if (expert.down.target != nullptr) {
+            backend.scale_rows(du_down, share.weights);
+            backend.scale_rows(rows, share.weights);
+            products.gradient_of_a(expert.down, activated, du_down);
+            products.gradient_of_b(expert.down, u_of(tape, expert.down, share), rows);
+        }
         backend.activate_backward(config.activation, gate, up, d_activated, gate, up);
-        const GemmTerm terms[] = {{gate, expert.gate.backward}, {up, expert.up.backward}};
-        backend.gemm(terms, Tensor(), rows, false);
+        const Tensor du = du_of(work.du, expert.gate, share.count);
+        products.backward(expert, gate, up, du, rows);
+        if (expert.gate.target != nullptr) {
+            const Tensor x = tape.expert_in.row_range(0, share.count);
+            backend.gather_rows(tape.h2, share.rows, x);
+            products.gradient_of_a(expert.gate, x, du);
+            products.gradient_of_b(expert.gate, u_of(tape, expert.gate, share), gate);
+            products.gradient_of_b(expert.up, u_of(tape, expert.up, share), up);
+        }
         backend.add_rows(rows, share.rows, std::span(ones).first(share.rows.size()), dh);
     }
     const std::vector<float> d_router =
         route_backward(config, logits, routing, on_host(backend, work.dots));
     backend.upload(work.d_router.data(), d_router.data(), work.d_router.bytes());
-    const GemmTerm term{work.d_router, packs.router.backward};
-    backend.gemm({&term, 1}, Tensor(), dh, true);
+    const Tensor du = du_of(work.du_router, packs.router, dh.rows());
+    products.backward(packs.router, work.d_router, du, dh, true);
+    products.gradient_of_a(packs.router, tape.h2, du);
+    products.gradient_of_b(packs.router, u_of(tape, packs.router), work.d_router);
 }
 
 }  // namespace qshard

@@ -15,6 +15,15 @@ struct ExpertWork {
     Tensor d_activated;  ///< [N, F'], likewise
     Tensor dots;         ///< fp32 [N*k]: derivatives by the weights of the sum
     Tensor d_router;     ///< fp32 [N, E]
+    Tensor du;           ///< [N, R], of one expert's tokens; only with adapted experts
+    Tensor du_router;    ///< fp32 [N, R]; only with an adapted router
+};
+
+/// Where the LoRA gradients of a layer go: element i of the flat vector to values[i - begin]; or,
+/// if values is null, nowhere.
+struct LayerGradient {
+    float* values = nullptr;
+    std::int64_t begin = 0;
 };
 
 /// out (fp32 [N, C]) += mixture(tape.h2), filling the tape. An empty `out` means that only the tape
@@ -23,8 +32,10 @@ void experts_forward(Backend& backend, const ModelConfig& config, const BlockPac
                      Tape& tape, Tensor out);
 
 /// dh (fp32 [N, C]) = the derivative by h2 from dy, that by the mixture's output. Through the
-/// router too: its weights are frozen, its choice is taken as constant. Consumes the tape.
+/// router too, whose choice is taken as constant. LoRA gradients overwrite their part of
+/// `gradient`. Consumes the tape.
 void experts_backward(Backend& backend, const ModelConfig& config, const BlockPacks& packs,
-                      Tape& tape, Tensor dy, const ExpertWork& work, Tensor dh);
+                      Tape& tape, Tensor dy, const ExpertWork& work, const LayerGradient& gradient,
+                      Tensor dh);
 
 }  // namespace qshard

@@ -18,6 +18,7 @@ bool has_dense_layers(const ModelConfig& config) {
 template <class Take>
 void for_each_tensor(Tape& tape, const ModelConfig& c, AdapterNeeds adapter, DType compute,
                      Take&& take) {
+    const auto u = [&tape](Role role) -> Tensor& { return tape.u[static_cast<std::size_t>(role)]; };
     take(tape.h1, compute, c.width);
     if (c.qk_norm || adapter.magnitudes) {
         take(tape.q_raw, compute, c.q_width());
@@ -50,16 +51,28 @@ void for_each_tensor(Tape& tape, const ModelConfig& c, AdapterNeeds adapter, DTy
     if (keeps_branches || adapted_mlp) take(tape.mlp_out, DType::kF32, c.width);
     if (c.post_norms) take(tape.branch, DType::kF32, c.width);
     if (adapter.r > 0) {
-        for (Role role : linear_roles(c))
-            take(tape.u[static_cast<std::size_t>(role)], compute, adapter.r);
+        for (Role role : linear_roles(c)) take(u(role), compute, adapter.r);
     }
+    if (adapter.expert_r > 0) {
+        for (Role role : {Role::kExpertGateUp, Role::kExpertDown})
+            take(u(role), compute, c.experts_per_token * adapter.expert_r);
+    }
+    if (adapter.router_r > 0) take(u(Role::kRouter), DType::kF32, adapter.router_r);
 }
 
 }  // namespace
 
 AdapterNeeds needs_of(const AdapterLayout* adapter, bool backward) {
     if (adapter == nullptr) return {};
-    return {adapter->largest_r(), backward && adapter->rows > 0};
+    AdapterNeeds needs;
+    needs.magnitudes = backward && adapter->rows > 0;
+    for (const AdapterTarget& target : adapter->targets) {
+        std::int64_t& r = target.experts > 0             ? needs.expert_r
+                          : target.role == Role::kRouter ? needs.router_r
+                                                         : needs.r;
+        r = std::max(r, target.r);
+    }
+    return needs;
 }
 
 std::size_t tape_bytes(const ModelConfig& config, AdapterNeeds adapter, std::int64_t tokens,
@@ -81,10 +94,13 @@ Tape make_tape(const ModelConfig& config, AdapterNeeds adapter, std::int64_t tok
                     [&](Tensor& tensor, DType dtype, std::int64_t cols) {
                         tensor = scratch.take(dtype, {tokens, cols});
                     });
-    for (Tensor* tensor : {&tape.expert_gate, &tape.expert_up, &tape.expert_activated}) {
-        if (!tensor->empty())
-            *tensor = tensor->reshaped({tokens * config.experts_per_token, config.expert_width});
-    }
+    const auto by_assignment = [&](Tensor& tensor, std::int64_t cols) {
+        if (!tensor.empty()) tensor = tensor.reshaped({tokens * config.experts_per_token, cols});
+    };
+    for (Tensor* tensor : {&tape.expert_gate, &tape.expert_up, &tape.expert_activated})
+        by_assignment(*tensor, config.expert_width);
+    for (Role role : {Role::kExpertGateUp, Role::kExpertDown})
+        by_assignment(tape.u[static_cast<std::size_t>(role)], adapter.expert_r);
     return tape;
 }
 

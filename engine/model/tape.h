@@ -10,7 +10,9 @@ namespace qshard {
 
 /// What an adapter asks of the memory of a block.
 struct AdapterNeeds {
-    std::int64_t r = 0;       ///< largest rank; 0 without an adapter
+    std::int64_t r = 0;         ///< largest rank of modules; 0 without an adapter
+    std::int64_t expert_r = 0;  ///< of experts' parameters
+    std::int64_t router_r = 0;
     bool magnitudes = false;  ///< DoRA's derivatives: every output of an adapted linear is kept
 };
 
@@ -39,7 +41,7 @@ struct Tape {
     Tensor expert_out;  ///< [N, C] fp32 scratch, likewise
     std::array<Tensor, static_cast<std::size_t>(Role::kCount)>
         u;  ///< [N, R] x A^T of each adapted linear, by the role it is stored under; R: largest
-            ///< rank
+            ///< rank. Of experts [N*k, R] in the order of a Routing, of the router fp32
 
     AdapterNeeds adapter;
 

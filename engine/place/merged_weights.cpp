@@ -14,16 +14,9 @@ namespace {
 
 constexpr std::int64_t kTaskWeights = 1 << 16;  // whole 4-bit blocks
 
-/// out[i] += scale * (B A) of row `row`, columns [first, first + out.size()).
-void add_product(const AdapterTarget& target, const float* values, std::int64_t row,
-                 std::int64_t first, std::span<float> out) {
-    std::vector<float> sum(out.size(), 0.0f);
-    for (std::int64_t k = 0; k < target.r; ++k) {
-        const float b = values[target.b + row * target.r + k];
-        const float* a = values + target.a + k * target.in + first;
-        for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += b * a[i];
-    }
-    for (std::size_t i = 0; i < sum.size(); ++i) out[i] += sum[i] * target.scale;
+void round_to(DType dtype, std::span<float> values) {
+    if (dtype == DType::kBF16) round_to_bf16(values);
+    if (dtype == DType::kF16) round_to_half(values);
 }
 
 /// Scales a row to its magnitude; a row of zeros stays one.
@@ -44,11 +37,17 @@ MergedWeights::MergedWeights(const WeightReader& weights, const AdapterLayout& a
       adapter_(adapter),
       values_(values),
       base_(base) {
+    for (std::int64_t l = 0; l < config_.layers; ++l) {
+        for (const WeightSpec& weight : layer_weights(config_, l)) {
+            const AdapterPart part = adapter.part_of(l, weight);
+            if (part.target != nullptr) parts_.emplace(weight.name, part);
+        }
+    }
     if (adapter.trains_embedding() || adapter.trains_head()) config_.tied_head = false;
 }
 
 DType MergedWeights::source_dtype(const WeightSpec& weight) const {
-    if (target_of(weight) != nullptr || trained(weight) != nullptr) return DType::kF32;
+    if (part_of(weight).target != nullptr || trained(weight) != nullptr) return DType::kF32;
     return weights_.source_dtype(in_base(weight));
 }
 
@@ -63,22 +62,31 @@ WeightSpec MergedWeights::in_base(const WeightSpec& weight) const {
     return embedding_weights(weights_.config()).front();
 }
 
-const AdapterTarget* MergedWeights::target_of(const WeightSpec& weight) const {
-    const std::string path = adapter_path(weights_.config(), weight);
-    const auto target = std::find_if(adapter_.targets.begin(), adapter_.targets.end(),
-                                     [&](const AdapterTarget& t) { return t.module == path; });
-    return weight.linear && target != adapter_.targets.end() ? &*target : nullptr;
+AdapterPart MergedWeights::part_of(const WeightSpec& weight) const {
+    const auto found = parts_.find(weight.name);
+    return found == parts_.end() ? AdapterPart() : found->second;
 }
 
 void MergedWeights::read_base(const WeightSpec& weight, std::int64_t first,
                               std::span<float> out) const {
     const WeightSpec source = in_base(weight);
     weights_.read(source, first, out);
-    if (base_ == DType::kBF16 || weights_.source_dtype(source) == DType::kBF16) {
-        round_to_bf16(out);
-    } else if (base_ == DType::kF16) {
-        round_to_half(out);
+    round_to(weights_.source_dtype(source) == DType::kBF16 ? DType::kBF16 : base_, out);
+}
+
+/// out[i] += scale * (B A) of the weight's row `row`, columns [first, first + out.size()).
+void MergedWeights::add_product(const AdapterPart& part, std::int64_t row, std::int64_t first,
+                                std::span<float> out) const {
+    const AdapterTarget& target = *part.target;
+    const float* b = values_.data() + target.b_of_row(part.first_row + row);
+    const float* a = values_.data() + target.a_of(part.expert) + first;
+    std::vector<float> sum(out.size(), 0.0f);
+    for (std::int64_t k = 0; k < target.r; ++k, a += target.in) {
+        for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += b[k] * a[i];
     }
+    for (float& value : sum) value *= target.scale;
+    if (target.is_parameter()) round_to(base_, sum);
+    for (std::size_t i = 0; i < sum.size(); ++i) out[i] += sum[i];
 }
 
 void MergedWeights::read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const {
@@ -88,7 +96,8 @@ void MergedWeights::read(const WeightSpec& weight, std::int64_t first, std::span
         return;
     }
     read_base(weight, first, out);
-    const AdapterTarget* target = target_of(weight);
+    const AdapterPart adapted = part_of(weight);
+    const AdapterTarget* target = adapted.target;
     if (target == nullptr) return;
     std::vector<float> whole;  // a row of which `out` has a part
     for (std::size_t done = 0; done < out.size();) {
@@ -99,7 +108,7 @@ void MergedWeights::read(const WeightSpec& weight, std::int64_t first, std::span
         const std::span<float> part = out.subspan(done, count);
         done += count;
         if (!target->has_magnitudes()) {
-            add_product(*target, values_.data(), row, column, part);
+            add_product(adapted, row, column, part);
             continue;
         }
         const bool is_whole = count == static_cast<std::size_t>(weight.cols);
@@ -108,7 +117,7 @@ void MergedWeights::read(const WeightSpec& weight, std::int64_t first, std::span
             read_base(weight, row * weight.cols, whole);
         }
         const std::span<float> line = is_whole ? part : std::span(whole);
-        add_product(*target, values_.data(), row, 0, line);
+        add_product(adapted, row, 0, line);
         set_length(values_[static_cast<std::size_t>(target->magnitude + row)], line);
         if (!is_whole) std::copy_n(whole.begin() + column, count, part.begin());
     }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -18,7 +19,8 @@ namespace qshard {
 /// length of its magnitude), its own values of a trained weight, W elsewhere, in fp32: the caller
 /// rounds once, as PEFT's merge_and_unload() does with an fp32 adapter on a 16-bit base. W is
 /// rounded to `base` first, the dtype that base would be loaded in; values of kBF16 sources always
-/// to bf16.
+/// to bf16. Products of a mixture's parameters are rounded to `base` too, as PEFT's ParamWrapper
+/// has it.
 class MergedWeights final : public WeightReader {
   public:
     /// All three must outlive it.
@@ -34,14 +36,17 @@ class MergedWeights final : public WeightReader {
     std::int64_t file_bytes() const override { return weights_.file_bytes(); }
 
   private:
-    const AdapterTarget* target_of(const WeightSpec& weight) const;
+    AdapterPart part_of(const WeightSpec& weight) const;
     const TrainedWeight* trained(const WeightSpec& weight) const;
     WeightSpec in_base(const WeightSpec& weight) const;
     void read_base(const WeightSpec& weight, std::int64_t first, std::span<float> out) const;
+    void add_product(const AdapterPart& part, std::int64_t row, std::int64_t first,
+                     std::span<float> out) const;
 
     const WeightReader& weights_;
     ModelConfig config_;
     const AdapterLayout& adapter_;
+    std::map<std::string, AdapterPart> parts_;  ///< by the weight's name
     const std::span<const float> values_;
     const DType base_;
 };

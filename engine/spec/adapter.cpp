@@ -12,42 +12,17 @@
 
 #include "base/error.h"
 #include "base/philox.h"
+#include "spec/mixture_adapter.h"
 
 namespace qshard {
 namespace {
 
-bool matches(std::string_view module, std::string_view target) {
-    if (module == target) return true;
-    return module.size() > target.size() && module.ends_with(target) &&
-           module[module.size() - target.size() - 1] == '.';
-}
-
-std::string last_component(std::string_view module) {
-    return std::string(module.substr(module.rfind('.') + 1));
-}
-
-/// In a model with experts only attention is: PEFT takes every name of an MLP's linear there,
-/// whatever its layer, for the experts, which it adapts as fused parameters.
-bool adaptable(const ModelConfig& config, Role linear) {
-    const bool attention = linear == Role::kQkv || linear == Role::kQ || linear == Role::kK ||
-                           linear == Role::kV || linear == Role::kO;
-    return attention || config.experts == 0;
-}
-
-[[noreturn]] void refuse_mixture(std::string_view target, std::string_view module) {
-    throw UserError(
-        ExitCode::kUsage,
-        fmt::format("adapter.target_modules names \"{}\" ({}), but in a model with experts only "
-                    "attention can be adapted: PEFT adapts experts as fused parameters, which is "
-                    "not supported yet. Use q_proj, k_proj, v_proj, o_proj, or all-linear.",
-                    target, module));
-}
-
 /// Modules that a list of names or a pattern selects.
 class Selection {
   public:
-    Selection(const std::vector<std::string>& names, const std::string& pattern, std::string key)
-        : names_(names), key_(std::move(key)) {
+    Selection(const std::vector<std::string>& names, const std::string& pattern, std::string key,
+              const char* noun = "linear module", const char* hint = ", or all-linear")
+        : names_(names), key_(std::move(key)), noun_(noun), hint_(hint) {
         if (!pattern.empty()) pattern_.emplace(pattern, key_);
         all_ = names.size() == 1 && names[0] == "all-linear";
     }
@@ -56,19 +31,11 @@ class Selection {
         bool selected = all_ || (pattern_ && pattern_->matches(module));
         pattern_used_ |= selected;
         for (const std::string& name : names_) {
-            if (!matches(module, name)) continue;
+            if (!path_ends_in(module, name)) continue;
             selected = true;
             used_.insert(name);
         }
         return selected;
-    }
-
-    /// The name that selects a module, or null.
-    const std::string* name_of(const std::string& module) const {
-        const auto name = std::find_if(names_.begin(), names_.end(), [&](const std::string& one) {
-            return matches(module, one);
-        });
-        return all_ || name == names_.end() ? nullptr : &*name;
     }
 
     void refuse_unused(const std::set<std::string>& modules) const {
@@ -84,15 +51,16 @@ class Selection {
             if (all_ || used_.contains(name)) continue;
             throw UserError(
                 ExitCode::kUsage,
-                fmt::format("{} names \"{}\", which is no linear module of this model (found: {}). "
-                            "Use some of these, or all-linear.",
-                            key_, name, found));
+                fmt::format("{} names \"{}\", which is no {} of this model (found: {}). "
+                            "Use some of these{}.",
+                            key_, name, noun_, found, hint_));
         }
     }
 
   private:
     const std::vector<std::string>& names_;
     const std::string key_;
+    const char *noun_, *hint_;
     std::optional<ModulePattern> pattern_;
     bool all_ = false;
     mutable bool pattern_used_ = false;
@@ -111,7 +79,7 @@ std::vector<WeightSpec> saved_modules(const ModelConfig& config, const AdapterOp
         paths.insert(path);
         bool named = false;
         for (const std::string& name : options.modules_to_save) {
-            if (!matches(path, name)) continue;
+            if (!path_ends_in(path, name)) continue;
             named = true;
             used.insert(name);
         }
@@ -166,6 +134,16 @@ const AdapterTarget* AdapterLayout::find(std::int64_t layer, Role role) const {
     return nullptr;
 }
 
+AdapterPart AdapterLayout::part_of(std::int64_t layer, const WeightSpec& weight) const {
+    const bool up = weight.role == Role::kExpertUp;
+    const Role role = up || weight.role == Role::kExpertGate ? Role::kExpertGateUp : weight.role;
+    AdapterPart part{find(layer, role)};
+    if (part.target == nullptr || part.target->experts == 0) return part;
+    part.expert = weight.expert;
+    part.first_row = weight.expert * part.target->out + (up ? weight.rows : 0);
+    return part;
+}
+
 const TrainedWeight* AdapterLayout::find_weight(std::size_t range, Role role) const {
     const auto found = std::ranges::find_if(
         weights, [&](const TrainedWeight& w) { return w.range == range && w.role == role; });
@@ -183,12 +161,6 @@ std::int64_t AdapterLayout::lora_count() const {
     std::int64_t elements = count;
     for (const TrainedWeight& weight : weights) elements -= weight.tensor.count();
     return elements;
-}
-
-std::int64_t AdapterLayout::largest_r() const {
-    std::int64_t largest = 0;
-    for (const AdapterTarget& target : targets) largest = std::max(largest, target.r);
-    return largest;
 }
 
 ModuleScales::ModuleScales(const AdapterOptions& options)
@@ -218,64 +190,79 @@ std::string adapter_path(const ModelConfig& config, const WeightSpec& weight) {
     return path;
 }
 
-AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOptions& options) {
+namespace {
+
+void check_layers(const ModelConfig& config, const AdapterOptions& options) {
+    for (std::int64_t layer : options.layers) {
+        if (layer >= 0 && layer < config.layers) continue;
+        throw UserError(ExitCode::kUsage,
+                        fmt::format("adapter.layers names layer {}; the model has layers 0 to {}",
+                                    layer, config.layers - 1));
+    }
+}
+
+void append(AdapterLayout& layout, const ModuleScales& scales, AdapterTarget target) {
+    const ModuleScale scale = scales.of(target.path());
+    target.r = scale.r;
+    target.scale = static_cast<float>(scale.scale);
+    target.a = layout.count;
+    target.b = target.a_of(target.pairs());
+    layout.count = target.b_of_row(target.pairs() * target.out);
+    if (layout.options.use_dora) {
+        target.magnitude = std::exchange(layout.count, layout.count + target.out);
+        target.first_row = std::exchange(layout.rows, layout.rows + target.out);
+    }
+    layout.targets.push_back(std::move(target));
+}
+
+}  // namespace
+
+AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOptions& asked) {
     AdapterLayout layout;
-    layout.options = options;
+    layout.options = with_parameters(config, asked);
+    const AdapterOptions& options = layout.options;
     const std::vector<WeightSpec> saved = saved_modules(config, options);
     layout.range_begin.push_back(layout.count);
     add_weights(layout, config, saved, Role::kEmbed);
-    for (std::int64_t layer : options.layers) {
-        if (layer < 0 || layer >= config.layers) {
-            throw UserError(
-                ExitCode::kUsage,
-                fmt::format("adapter.layers names layer {}; the model has layers 0 to {}", layer,
-                            config.layers - 1));
-        }
-    }
+    check_layers(config, options);
     const Selection targets(options.target_modules, options.target_pattern,
                             "adapter.target_modules");
     const Selection excluded(options.exclude_modules, options.exclude_pattern,
                              "adapter.exclude_modules");
+    const Selection parameters(options.target_parameters, "", "adapter.target_parameters",
+                               "parameter of experts or their router", "");
     const ModuleScales scales(options);
-    std::set<std::string> modules;
+    std::set<std::string> modules, found_parameters;
     for (std::int64_t l = 0; l < config.layers; ++l) {
         layout.range_begin.push_back(layout.count);
         const bool wanted_layer =
             options.layers.empty() ||
             std::find(options.layers.begin(), options.layers.end(), l) != options.layers.end();
         for (const WeightSpec& weight : layer_weights(config, l)) {
-            if (!weight.linear) continue;
-            const std::string module = adapter_path(config, weight);
-            if (!adaptable(config, weight.role)) {
-                const std::string* name = targets.name_of(module);
-                if (name != nullptr) refuse_mixture(*name, module);
-                continue;
+            if (auto parameter = parameter_target(config, l, weight)) {
+                const std::string path = parameter->path();
+                found_parameters.insert(path.substr(path.find("mlp.")));
+                if (parameters.selects(path) && wanted_layer)
+                    append(layout, scales, std::move(*parameter));
             }
+            if (!weight.linear || !is_module(config, weight.role)) continue;
+            const std::string module = adapter_path(config, weight);
             modules.insert(last_component(module));
             if (!targets.selects(module) || excluded.selects(module) || !wanted_layer) continue;
-            const ModuleScale scale = scales.of(module);
-            AdapterTarget target{l,
-                                 weight.role,
-                                 module,
-                                 weight.cols,
-                                 weight.rows,
-                                 scale.r,
-                                 static_cast<float>(scale.scale),
-                                 layout.count,
-                                 0};
-            target.b = target.a + target.r * target.in;
-            layout.count = target.b + target.out * target.r;
-            if (options.use_dora) {
-                target.magnitude = std::exchange(layout.count, layout.count + target.out);
-                target.first_row = std::exchange(layout.rows, layout.rows + target.out);
-            }
-            layout.targets.push_back(std::move(target));
+            append(layout, scales,
+                   {.layer = l,
+                    .role = weight.role,
+                    .module = module,
+                    .in = weight.cols,
+                    .out = weight.rows});
         }
     }
     layout.range_begin.push_back(layout.count);
     add_weights(layout, config, saved, Role::kHead);
     layout.range_begin.push_back(layout.count);
     targets.refuse_unused(modules);
+    parameters.refuse_unused(found_parameters);
+    check_parameters(layout);
     if (layout.targets.empty()) {
         throw UserError(ExitCode::kUsage,
                         "no module is left to adapt: adapter.exclude_modules and adapter.layers "
@@ -293,16 +280,19 @@ void initialize_adapter(const AdapterLayout& layout, std::uint64_t seed, std::sp
         const AdapterTarget& target = layout.targets[t];
         const Philox random(seed, Purpose::kInit, static_cast<std::uint32_t>(t));
         const std::span<float> a = flat.subspan(static_cast<std::size_t>(target.a),
-                                                static_cast<std::size_t>(target.r * target.in));
+                                                static_cast<std::size_t>(target.b - target.a));
         if (init == AdapterInit::kGaussian) {
             fill_normal(random, 1.0 / static_cast<double>(target.r), a);
         } else {
             fill_uniform(random, target.in, a);
         }
         if (init == AdapterInit::kRandom) {
-            fill_uniform(Philox(seed, Purpose::kInit, static_cast<std::uint32_t>(t), 1), target.r,
+            // In PEFT the pairs of all experts are one linear.
+            const std::int64_t pairs = target.pairs();
+            fill_uniform(Philox(seed, Purpose::kInit, static_cast<std::uint32_t>(t), 1),
+                         pairs * target.r,
                          flat.subspan(static_cast<std::size_t>(target.b),
-                                      static_cast<std::size_t>(target.out * target.r)));
+                                      static_cast<std::size_t>(pairs * target.out * target.r)));
         }
     }
 }
@@ -328,6 +318,10 @@ std::vector<AdapterTensor> tensors_of(const AdapterTarget& target) {
     std::vector<AdapterTensor> tensors = {
         {module + ".lora_A.weight", {target.r, target.in}, target.a},
         {module + ".lora_B.weight", {target.out, target.r}, target.b}};
+    if (target.experts > 0) {
+        for (AdapterTensor& tensor : tensors)
+            tensor.shape.insert(tensor.shape.begin(), target.experts);
+    }
     if (target.has_magnitudes())
         tensors.push_back({module + ".lora_magnitude_vector", {target.out}, target.magnitude});
     return tensors;

@@ -34,6 +34,9 @@ struct AdapterOptions {
     std::vector<std::string>
         target_modules;          ///< "all-linear" alone, or module names or path suffixes
     std::string target_pattern;  ///< instead: a regular expression over whole module paths
+    /// Names or path suffixes of a mixture's parameters, as transformers 5 fuses them:
+    /// mlp.experts.gate_up_proj, mlp.experts.down_proj, mlp.gate.weight (the router).
+    std::vector<std::string> target_parameters;
     std::vector<std::string> exclude_modules;  ///< likewise; wins over targets
     std::string exclude_pattern;
     std::vector<std::int64_t> layers;  ///< layers that are adapted; empty = all
@@ -65,17 +68,33 @@ class ModuleScales {
 
 /// One adapted linear: y = (W + scale * B A) x + bias, A[r, in] and B[out, r] row-major fp32 inside
 /// the flat vector. With DoRA row o of W + scale * B A is scaled to the length magnitude[o].
+/// Experts have a pair each, of the rows of gate and then up, or of down.
 struct AdapterTarget {
     std::int64_t layer = 0;
     Role role = Role::kQ;
-    std::string module;  ///< "model.layers.0.self_attn.q_proj"
+    std::string module;  ///< "model.layers.0.self_attn.q_proj", "...mlp.experts.down_proj"
     std::int64_t in = 0, out = 0, r = 0;
     float scale = 1.0f;           ///< alpha / r, or alpha / sqrt(r) (rsLoRA)
     std::int64_t a = 0, b = 0;    ///< element offsets of A and B
     std::int64_t magnitude = -1;  ///< DoRA: element offset of the magnitudes [out]; -1 without
     std::int64_t first_row = 0;   ///< DoRA: of this target's rows, among those of all targets
+    std::int64_t experts = 0;     ///< of a mixture: A [experts, r, in], B [experts, out, r]
 
     bool has_magnitudes() const { return magnitude >= 0; }
+    /// Of a mixture, which PEFT adapts as a parameter (target_parameters).
+    bool is_parameter() const { return experts > 0 || role == Role::kRouter; }
+    /// What rank_pattern, alpha_pattern and target_parameters are matched with.
+    std::string path() const { return role == Role::kRouter ? module + ".weight" : module; }
+    std::int64_t pairs() const { return experts > 0 ? experts : 1; }
+    std::int64_t a_of(std::int64_t expert) const { return a + expert * r * in; }
+    std::int64_t b_of_row(std::int64_t row) const { return b + row * r; }
+};
+
+/// The target that a weight of the base belongs to, or null; and where in it.
+struct AdapterPart {
+    const AdapterTarget* target = nullptr;
+    std::int64_t expert = 0;     ///< whose A it reads
+    std::int64_t first_row = 0;  ///< of B, counted over all experts
 };
 
 /// A, B or the magnitudes of a target, as checkpoints and PEFT's adapter_model.safetensors name
@@ -99,8 +118,9 @@ struct TrainedWeight {
 };
 
 /// The flat vector is cut into ranges, each trained at its own time of a step: the embedding's, the
-/// layers', the head's. Targets lie in the order layer, then (q, k, v, o, gate, up, down), A before
-/// B before magnitudes; trained weights follow the targets of their range.
+/// layers', the head's. Targets lie in the order layer, then (q, k, v, o, gate, up, down), or after
+/// o the experts' (gate and up, down) and the router, A before B before magnitudes; trained weights
+/// follow the targets of their range.
 struct AdapterLayout {
     AdapterOptions options;
     std::vector<AdapterTarget> targets;
@@ -120,11 +140,11 @@ struct AdapterLayout {
     std::int64_t largest_range_count() const;
 
     const AdapterTarget* find(std::int64_t layer, Role role) const;
+    AdapterPart part_of(std::int64_t layer, const WeightSpec& weight) const;
     /// Null unless that weight is trained.
     const TrainedWeight* find_weight(std::size_t range, Role role) const;
     bool trains_embedding() const { return find_weight(kEmbedRange, Role::kEmbed) != nullptr; }
     bool trains_head() const { return find_weight(head_range(), Role::kHead) != nullptr; }
-    std::int64_t largest_r() const;   ///< of all targets
     std::int64_t lora_count() const;  ///< elements that are not of trained weights
 };
 
@@ -135,9 +155,12 @@ std::vector<AdapterTensor> tensors_of(const AdapterLayout& layout);
 /// for "model." in a wrapped model.
 std::string adapter_path(const ModelConfig& config, const WeightSpec& weight);
 
-/// UserError if a target module or pattern matches nothing (the message lists the model's modules),
-/// a layer does not exist or a module to save is neither embedding nor head. Those of a tied head
-/// are two modules, as in PEFT: each that is named has its own values from then on.
+/// Of a mixture, the names of linears that are parameters since transformers 5 (all-linear: all of
+/// them) become target_parameters in the layout's options, as in PEFT: w1 and w3 are gate_up_proj
+/// with twice the rank and alpha. UserError if a target module, pattern or parameter matches
+/// nothing (the message lists the model's), a layer does not exist, parameters meet dropout or
+/// DoRA, or a module to save is neither embedding nor head. Those of a tied head are two modules,
+/// as in PEFT: each that is named has its own values from then on.
 AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOptions& options);
 
 /// The values before training, as options.init says. Element i of A of target t is made of

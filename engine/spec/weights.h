@@ -49,6 +49,7 @@ enum class Role : std::uint8_t {
     kExpertGate,
     kExpertUp,
     kExpertDown,
+    kExpertGateUp,  ///< an expert's gate and up as one, which only adapters know
     kCount
 };
 

@@ -52,6 +52,14 @@ void write_gguf_adapter(const std::filesystem::path& file, const ModelConfig& co
                 "this adapter has trained. Export --to merged-gguf instead (or peft, merged-hf).",
                 file.string(), layout.weights.front().tensor.name));
     }
+    for (const AdapterTarget& target : layout.targets) {
+        if (!target.is_parameter()) continue;
+        throw UserError(
+            ExitCode::kUsage,
+            fmt::format("cannot write {}: {} of a mixture of experts is not supported in a GGUF "
+                        "adapter. Export --to merged-gguf instead (or peft, merged-hf).",
+                        file.string(), target.path()));
+    }
     const Family& family = gguf_family(family_named(config.family));
     const double alpha = layout.options.alpha;
     GgufHeader header;

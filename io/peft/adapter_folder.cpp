@@ -10,6 +10,7 @@
 #include "io/checkpoint/atomic_file.h"
 #include "io/formats/safetensors.h"
 #include "io/formats/safetensors_writer.h"
+#include "io/peft/expert_tensors.h"
 
 namespace qshard {
 namespace {
@@ -121,11 +122,12 @@ void check_modules(const PeftAdapter& adapter, const std::string& file) {
     for (const NamedTensor& tensor : adapter.tensors) {
         if (!is_lora(tensor.name)) continue;
         Module& module = modules[module_of(tensor.name)];
+        const std::size_t rows = tensor.shape.size() - 2;  // of experts: the second dimension
         if (tensor.name.ends_with(kA)) {
-            module.rank_a = tensor.shape[0];
+            module.rank_a = tensor.shape[rows];
         } else if (tensor.name.ends_with(kB)) {
-            module.out = tensor.shape[0];
-            module.rank_b = tensor.shape[1];
+            module.out = tensor.shape[rows];
+            module.rank_b = tensor.shape[rows + 1];
         } else {
             module.magnitudes = tensor.shape[0];
         }
@@ -139,7 +141,7 @@ void check_modules(const PeftAdapter& adapter, const std::string& file) {
                                         : module.rank_b == 0 ? "B"
                                                              : "magnitude_vector"));
         }
-        const std::int64_t r = scales.of(name).r;
+        const std::int64_t r = scales.of(parameter_path(name, adapter.config)).r;
         if (module.rank_a != module.rank_b || module.rank_a != r) {
             throw UserError(
                 fmt::format("{}: {} has lora_A of rank {} and lora_B of rank {}, "
@@ -166,8 +168,12 @@ AdapterOptions adapter_options(const PeftConfig& config, const std::vector<Named
     options.rank_pattern = config.rank_pattern;
     options.alpha_pattern = config.alpha_pattern;
     options.modules_to_save = config.modules_to_save;
-    const std::set<std::string> modules = modules_of(tensors);
-    options.target_modules.assign(modules.begin(), modules.end());
+    for (const std::string& module : modules_of(tensors)) {
+        const std::string path = parameter_path(module, config);
+        auto& targets =
+            is_parameter_path(path) ? options.target_parameters : options.target_modules;
+        targets.push_back(path);
+    }
     return options;
 }
 
@@ -191,13 +197,16 @@ PeftAdapter read_peft_adapter(const fs::path& folder) {
     adapter.config = parse_peft_config(adapter.config_json, config_path.string());
     const SafetensorsFile file{InputFile(weights_path)};
     adapter.sha256 = digest_of(file.file());
+    LooseTensors loose;
     for (const auto& [key, tensor] : file.tensors()) {
         const std::string name = today(key);
-        adapter.tensors.push_back(
-            {name, checked_shape(name, tensor, adapter.config, weights_path.string()),
-             std::ssize(adapter.values)});
-        const std::vector<float> values = widened(file, key, tensor);
-        adapter.values.insert(adapter.values.end(), values.begin(), values.end());
+        loose[name] = {checked_shape(name, tensor, adapter.config, weights_path.string()),
+                       widened(file, key, tensor)};
+    }
+    loose = checkpoint_tensors(loose, adapter.config, weights_path.string());
+    for (const auto& [name, tensor] : loose) {
+        adapter.tensors.push_back({name, tensor.shape, std::ssize(adapter.values)});
+        adapter.values.insert(adapter.values.end(), tensor.values.begin(), tensor.values.end());
     }
     check_modules(adapter, weights_path.string());
     return adapter;
@@ -205,13 +214,9 @@ PeftAdapter read_peft_adapter(const fs::path& folder) {
 
 void write_peft_adapter(const fs::path& folder, const CheckpointState& state) {
     const PeftConfig config = parse_peft_config(state.adapter_config_json, "adapter_config.json");
+    const LooseTensors tensors = peft_tensors(state.tensors, state.adapter);
     std::vector<FloatTensorView> views;
-    for (const NamedTensor& tensor : state.tensors) {
-        views.push_back({tensor.name, tensor.shape,
-                         std::span(state.adapter)
-                             .subspan(static_cast<std::size_t>(tensor.offset),
-                                      static_cast<std::size_t>(tensor.count()))});
-    }
+    for (const auto& [name, tensor] : tensors) views.push_back({name, tensor.shape, tensor.values});
     make_folder(folder);
     write_file_atomic(folder / "adapter_model.safetensors", safetensors_bytes(std::move(views)));
     write_file_atomic(folder / "adapter_config.json", state.adapter_config_json);

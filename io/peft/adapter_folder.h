@@ -16,7 +16,8 @@ struct PeftAdapter {
     std::string config_json;           ///< verbatim
     std::vector<NamedTensor> tensors;  ///< sorted by name, tiling `values`; lora_A [r, in], lora_B
                                        ///< [out, r], with DoRA lora_magnitude_vector [out], and
-                                       ///< whole weights of modules_to_save
+                                       ///< whole weights of modules_to_save; of experts as
+                                       ///< checkpoints have them (expert_tensors.h)
     std::vector<float> values;         ///< bf16 and fp16 files are widened exactly
     std::string sha256;                ///< of adapter_model.safetensors
 

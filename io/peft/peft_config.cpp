@@ -85,7 +85,8 @@ void refuse_unsupported(const json::object& object, JsonKeys& keys, const std::s
     }
     keys.ignore(kHarmless);
     for (const auto& [key, value] : object) {
-        static constexpr std::array<std::string_view, 18> kRead = {"r",
+        static constexpr std::array<std::string_view, 19> kRead = {"r",
+                                                                   "target_parameters",
                                                                    "fan_in_fan_out",
                                                                    "lora_alpha",
                                                                    "lora_dropout",
@@ -175,6 +176,8 @@ PeftConfig parse_peft_config(std::string_view text, const std::string& origin) {
     } else {
         config.target_modules = strings(targets, origin + ": target_modules");
     }
+    config.target_parameters =
+        strings(keys.find("target_parameters"), origin + ": target_parameters");
     const json::value* excluded = keys.find("exclude_modules");
     if (excluded != nullptr && excluded->is_string()) {
         config.exclude_pattern = excluded->get_string();
@@ -201,29 +204,33 @@ std::string peft_config_text(const PeftConfig& config) {
     json::object ranks, alphas;
     for (const auto& [key, value] : config.rank_pattern) ranks[key] = value;
     for (const auto& [key, value] : config.alpha_pattern) alphas[key] = number(value);
-    json::object object = {
-        {"alpha_pattern", alphas},
-        {"auto_mapping", nullptr},
-        {"base_model_name_or_path", text_or_null(config.base_model)},
-        {"bias", "none"},
-        {"fan_in_fan_out", config.fan_in_fan_out},
-        {"inference_mode", true},
-        {"init_lora_weights", init_value(config.init_lora_weights)},
-        {"layers_pattern", list_or_null(config.layers_pattern)},
-        {"layers_to_transform", list_or_null(config.layers_to_transform)},
-        {"lora_alpha", number(config.alpha)},
-        {"lora_dropout", config.dropout},
-        {"modules_to_save", list_or_null(config.modules_to_save)},
-        {"peft_type", "LORA"},
-        {"r", config.r},
-        {"rank_pattern", ranks},
-        {"revision", text_or_null(config.revision)},
-        {"target_modules", config.target_pattern.empty() ? list_or_null(config.target_modules)
-                                                         : text_or_null(config.target_pattern)},
-        {"task_type", text_or_null(config.task_type)}};
+    json::value targets = config.target_pattern.empty() ? list_or_null(config.target_modules)
+                                                        : text_or_null(config.target_pattern);
+    // PEFT would take null for its own choice of modules.
+    if (targets.is_null() && !config.target_parameters.empty()) targets = json::array();
+    json::object object = {{"alpha_pattern", alphas},
+                           {"auto_mapping", nullptr},
+                           {"base_model_name_or_path", text_or_null(config.base_model)},
+                           {"bias", "none"},
+                           {"fan_in_fan_out", config.fan_in_fan_out},
+                           {"inference_mode", true},
+                           {"init_lora_weights", init_value(config.init_lora_weights)},
+                           {"layers_pattern", list_or_null(config.layers_pattern)},
+                           {"layers_to_transform", list_or_null(config.layers_to_transform)},
+                           {"lora_alpha", number(config.alpha)},
+                           {"lora_dropout", config.dropout},
+                           {"modules_to_save", list_or_null(config.modules_to_save)},
+                           {"peft_type", "LORA"},
+                           {"r", config.r},
+                           {"rank_pattern", ranks},
+                           {"revision", text_or_null(config.revision)},
+                           {"target_modules", targets},
+                           {"task_type", text_or_null(config.task_type)}};
     // Only where they matter: PEFT before 0.7 stops at keys it does not know.
     if (config.use_rslora) object["use_rslora"] = true;
     if (config.use_dora) object["use_dora"] = true;
+    if (!config.target_parameters.empty())
+        object["target_parameters"] = list_or_null(config.target_parameters);
     if (!config.exclude_pattern.empty()) {
         object["exclude_modules"] = config.exclude_pattern;
     } else if (!config.exclude_modules.empty()) {

@@ -19,6 +19,7 @@ struct PeftConfig {
     std::vector<std::string>
         target_modules;          ///< names or path suffixes; empty if there is a pattern
     std::string target_pattern;  ///< a regular expression, or "all-linear"
+    std::vector<std::string> target_parameters;  ///< names or path suffixes, of mixtures
     std::vector<std::string> exclude_modules;
     std::string exclude_pattern;                    ///< a regular expression instead
     std::vector<std::int64_t> layers_to_transform;  ///< empty: all

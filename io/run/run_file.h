@@ -33,7 +33,8 @@ struct RunFile {
         /// "all-linear" alone, names or path suffixes; or empty and a regular expression instead.
         std::vector<std::string> target_modules{"all-linear"}, exclude_modules;
         std::string target_pattern, exclude_pattern;
-        std::vector<std::string> layers{"all"};  ///< "all", or "3", "0-11"
+        std::vector<std::string> target_parameters;  ///< of mixtures
+        std::vector<std::string> layers{"all"};      ///< "all", or "3", "0-11"
         bool use_rslora = false, use_dora = false;
         std::vector<std::pair<std::string, std::int64_t>> rank_pattern;  ///< sorted by key
         std::vector<std::pair<std::string, double>> alpha_pattern;

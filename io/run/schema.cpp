@@ -289,6 +289,15 @@ void add_model_and_adapter(Table& t, RunFile& run) {
                 run.adapter.target_pattern);
     add_modules(t, "adapter.exclude_modules", run.adapter.exclude_modules,
                 run.adapter.exclude_pattern);
+    t.add(
+         "adapter.target_parameters",
+         [&run](const YAML::Node& n) {
+             run.adapter.target_parameters.clear();
+             if (!is_null(n) && (!n.IsSequence() || n.size() > 0))
+                 run.adapter.target_parameters = text_list(n);
+         },
+         [&run] { return YAML::Node(run.adapter.target_parameters); })
+        .identity();
     t.strings("adapter.layers", run.adapter.layers).identity();
     t.flag("adapter.use_rslora", run.adapter.use_rslora).identity();
     // Resolved run files of versions that refused it have null.

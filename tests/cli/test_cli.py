@@ -330,6 +330,40 @@ class Programs(unittest.TestCase):
         for i in range(0, 12, 4):
             self.assertIn(tuple(texts[i:i + 4]), answers)
 
+    def test_experts_of_a_mixture_are_trained_resumed_and_taken_home(self):
+        mixture = ["--set", f"model.base={MODEL.parent / 'mixtral'}", "--set", "train.lr_scheduler_type=constant"]
+        want = self.sha(self.call("train", self.run_file(output="whole"), *mixture))
+        self.call("train", self.run_file(steps=10), *mixture, ranks=2)
+        (self.folder / "out/adapter/adapter_config.json").unlink()  # of the shorter run
+        done = self.call("train", self.run_file(), *mixture, "--set", "placement.mode=gathered", ranks=3)
+        self.assertIn("resuming from step 10", done.stderr)
+        self.assertEqual(self.sha(done), want)
+        config = json.loads((self.folder / "out/adapter/adapter_config.json").read_text())
+        self.assertEqual(config["target_modules"], ["q_proj", "k_proj", "v_proj", "o_proj"])
+        self.assertEqual(sorted(config["target_parameters"]), ["down_proj", "gate.weight", "gate_up_proj"])
+        self.assertEqual(config["rank_pattern"], {".*\\.gate_up_proj": 8})
+        flags = ["--model", str(MODEL.parent / "mixtral")]
+        base, want = self.scores("base", *flags), self.scores("want", *flags, "--adapter", "out")
+        self.assertGreater(max(abs(a - b) for a, b in zip(base, want)), 0.01)
+        self.assertEqual(self.scores("folder", *flags, "--adapter", "out/adapter"), want)
+        self.call("export", "out", "--to", "merged-hf", "--dtype", "float32", "merged")
+        got = self.scores("merged", "--model", "merged")
+        self.assertLess(max(abs(a - b) for a, b in zip(got, want)), 1e-4)
+        refused = self.call("export", "out", "--to", "gguf", "adapter.gguf", code=64)
+        self.assertIn("of a mixture of experts is not supported in a GGUF adapter", refused.stderr)
+        done = subprocess.run([INSPECT, "tree", "out"], cwd=self.folder, capture_output=True, text=True, check=False)
+        self.assertIn("mlp.experts.gate_up_proj A [4, 8, 48]  B [4, 72, 8]", done.stdout)
+        some = ["--set", "adapter.target_modules=[]", "--set", "adapter.target_parameters=[experts.down_proj]"]
+        self.call("train", self.run_file(output="some", steps=2), *mixture, *some, "--set", "adapter.layers=[1]")
+        config = json.loads((self.folder / "some/adapter/adapter_config.json").read_text())
+        self.assertEqual(config["target_parameters"], ["model.layers.1.mlp.experts.down_proj"])
+        self.assertEqual(config["target_modules"], [])
+        self.scores("some", *flags, "--adapter", "some/adapter")
+        for extra, said in ((["--set", "adapter.dropout=0.1"], "adapter.dropout does not go with LoRA on experts"),
+                            (["--set", "adapter.target_modules=w1"], "names w1 without w3"),
+                            (["--set", "adapter.target_parameters=q_proj.weight"], "no parameter of experts")):
+            self.assertIn(said, self.call("train", self.run_file(output="no"), *mixture, *extra, code=64).stderr)
+
     def test_preference_pairs_are_measured_and_not_trained(self):
         model = self.folder / "model"
         shutil.copytree(MODEL, model)

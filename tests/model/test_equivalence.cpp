@@ -60,6 +60,9 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
         if (variant.dora) adapter.init = AdapterInit::kRandom;  // rows change their lengths
         adapter.rank_pattern = {{"down_proj", 2}, {"k_proj", 7}};
         adapter.modules_to_save = variant.modules_to_save;
+        // Experts and routers go without DoRA.
+        if (variant.dora && config.experts > 0)
+            adapter.target_modules = {"q_proj", "k_proj", "v_proj", "o_proj"};
         options.seed = variant.seed;
         LayoutOptions layout;
         layout.quantization = quantization;
@@ -297,6 +300,17 @@ TEST(Equivalence, HoldsForMixturesOfExpertsFusedProjectionsAndNormsOfBranches) {
             EXPECT_EQ(other.losses, one.losses) << config.family;
         }
     }
+    const auto on = [&](std::string_view backend, int ranks) {
+        const PlacementMode placement =
+            ranks > 1 ? PlacementMode::kGathered : PlacementMode::kReplicated;
+        return run({ranks, 1, placement, Recompute::kAlways, backend}, 2, DType::kBF16,
+                   OptimizerKind::kAdamW, Quantization::kNf4, mixture);
+    };
+    const Outcome cpu = on({}, 1), gpu = on("emulated_cuda", 1);
+    EXPECT_EQ(on("guarded", 2).adapter_sha256, cpu.adapter_sha256);
+    EXPECT_EQ(on("emulated_cuda", 2).adapter_sha256, gpu.adapter_sha256);
+    for (std::size_t s = 0; s < cpu.losses.size(); ++s)
+        EXPECT_NEAR(gpu.losses[s], cpu.losses[s], 2e-3 * cpu.losses[s]);
 }
 
 TEST(Equivalence, AStepIssuesThePlannedGathersAndOneReduction) {

@@ -10,6 +10,7 @@
 #include "io/data/training_set.h"
 #include "io/formats/model_reader.h"
 #include "io/peft/adapter_folder.h"
+#include "io/peft/expert_tensors.h"
 #include "place/frozen_base.h"
 #include "place/slot_runner.h"
 #include "synthetic.h"
@@ -31,8 +32,11 @@ const std::vector<std::string> kDora = {"llama", "llama_bias", "gemma3", "gpt2"}
 /// Those of which an adapter trains embedding, head or both whole, tied and not.
 const std::vector<std::string> kWhole = {"llama", "llama_tied", "gemma3", "gpt2"};
 
-/// A golden model on one backend, fp32, with the adapter of a folder in its own ("adapter", "dora"
-/// or "whole"), or without one.
+/// Those that also have an adapter of all linears, of experts and routers too.
+const std::vector<std::string> kExperts = {"mixtral", "qwen3_moe"};
+
+/// A golden model on one backend, fp32, with the adapter of a folder in its own ("adapter", "dora",
+/// "whole" or "experts"), or without one.
 class TinyModel {
   public:
     TinyModel(const std::string& name, Quantization quantization, const std::string& adapter)
@@ -108,6 +112,7 @@ std::vector<EncodedRow> documents_of(const TinyModel& model, const std::string& 
 class Tiny : public testing::TestWithParam<std::string> {};
 class TinyDora : public testing::TestWithParam<std::string> {};
 class TinyWhole : public testing::TestWithParam<std::string> {};
+class TinyExperts : public testing::TestWithParam<std::string> {};
 
 /// `key` names the tensor of the golden files in `folder` (of the model's own).
 void compare_logits(const std::string& family, Quantization quantization,
@@ -159,6 +164,13 @@ TEST_P(TinyWhole, LogitsOverNf4EqualPeftOverBitsandbytes) {
     compare_logits(GetParam(), Quantization::kNf4, "whole", "/whole", "nf4");
 }
 
+TEST_P(TinyExperts, LogitsEqualPeft) {
+    compare_logits(GetParam(), Quantization::kNone, "experts", "/experts", "fp32");
+}
+TEST_P(TinyExperts, LogitsOverNf4EqualPeftOverBitsandbytes) {
+    compare_logits(GetParam(), Quantization::kNf4, "experts", "/experts", "nf4");
+}
+
 /// Loss and gradients of one slot are those of the golden files in `folder` (of the model's own).
 void compare_gradients(const std::string& family, Quantization quantization,
                        const std::string& adapter_name, const std::string& folder,
@@ -192,15 +204,18 @@ void compare_gradients(const std::string& family, Quantization quantization,
                 static_cast<std::size_t>(adapter.range_count(range)) * sizeof(float));
         });
     EXPECT_NEAR(loss, wanted.at("loss").at(loss_key).to_number<double>(), 2e-5 * loss);
-    for (const AdapterTensor& tensor : tensors_of(adapter)) {
-        const std::vector<float>& want = floats.at("grad." + key + "." + tensor.name);
-        const float* got = gradient.data() + tensor.offset;
+    std::vector<NamedTensor> tensors;
+    for (const AdapterTensor& tensor : tensors_of(adapter))
+        tensors.push_back({tensor.name, tensor.shape, tensor.offset});
+    for (const auto& [name, got] : peft_tensors(tensors, gradient)) {
+        const std::vector<float>& want = floats.at("grad." + key + "." + name);
+        ASSERT_EQ(got.values.size(), want.size()) << family << " " << name;
         double difference = 0, norm = 0;
         for (std::size_t i = 0; i < want.size(); ++i) {
-            difference += std::pow(double{got[i]} - double{want[i]}, 2);
+            difference += std::pow(double{got.values[i]} - double{want[i]}, 2);
             norm += std::pow(double{want[i]}, 2);
         }
-        EXPECT_LE(std::sqrt(difference), 1e-3 * std::sqrt(norm)) << family << " " << tensor.name;
+        EXPECT_LE(std::sqrt(difference), 1e-3 * std::sqrt(norm)) << family << " " << name;
     }
 }
 
@@ -221,6 +236,32 @@ TEST_P(TinyWhole, GradientsEqualPeft) {
 }
 TEST_P(TinyWhole, GradientsOverNf4EqualPeftOverBitsandbytes) {
     compare_gradients(GetParam(), Quantization::kNf4, "whole", "/whole", "nf4", "nf4");
+}
+
+TEST_P(TinyExperts, GradientsEqualPeft) {
+    compare_gradients(GetParam(), Quantization::kNone, "experts", "/experts", "fp32", "fp32");
+}
+TEST_P(TinyExperts, GradientsOverNf4EqualPeftOverBitsandbytes) {
+    compare_gradients(GetParam(), Quantization::kNf4, "experts", "/experts", "nf4", "nf4");
+}
+
+/// PEFT's all-linear on a mixture chooses what ours does, with the same ranks and scales.
+TEST_P(TinyExperts, AllLinearIsThatOfPeft) {
+    const TinyModel model(GetParam(), Quantization::kNone, "experts");
+    AdapterOptions options;
+    options.r = 3;
+    options.alpha = 6;
+    options.target_modules = {"all-linear"};
+    const AdapterLayout ours = make_adapter_layout(model.config(), options);
+    const AdapterLayout& theirs = *model.adapter();
+    EXPECT_EQ(ours.options.rank_pattern, theirs.options.rank_pattern);
+    EXPECT_EQ(ours.options.alpha_pattern, theirs.options.alpha_pattern);
+    ASSERT_EQ(ours.targets.size(), theirs.targets.size());
+    for (std::size_t t = 0; t < ours.targets.size(); ++t) {
+        EXPECT_EQ(ours.targets[t].module, theirs.targets[t].module);
+        EXPECT_EQ(ours.targets[t].r, theirs.targets[t].r);
+        EXPECT_EQ(ours.targets[t].scale, theirs.targets[t].scale);
+    }
 }
 
 /// Every step has the one slot given.
@@ -326,11 +367,20 @@ TEST_P(TinyWhole, TwentyStepsHaveTheLossesOfPeft) {
     }
 }
 
+TEST_P(TinyExperts, TwentyStepsHaveTheLossesOfPeft) {
+    const TinyModel model(GetParam(), Quantization::kNf4, "experts");
+    const auto golden = test::read_json(model.folder() + "/experts/golden.json");
+    compare_training(model, "/experts", golden.at("losses").as_array(),
+                     golden.at("learning_rate").to_number<double>());
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, Tiny, testing::ValuesIn(kFamilies),
                          [](const auto& family) { return family.param; });
 INSTANTIATE_TEST_SUITE_P(Families, TinyDora, testing::ValuesIn(kDora),
                          [](const auto& family) { return family.param; });
 INSTANTIATE_TEST_SUITE_P(Families, TinyWhole, testing::ValuesIn(kWhole),
+                         [](const auto& family) { return family.param; });
+INSTANTIATE_TEST_SUITE_P(Families, TinyExperts, testing::ValuesIn(kExperts),
                          [](const auto& family) { return family.param; });
 
 }  // namespace

@@ -360,6 +360,17 @@ TEST(GgufAdapter, HasNoPlaceForMagnitudesAndWholeWeights) {
     EXPECT_FALSE(fs::exists(path));
 }
 
+TEST(GgufAdapter, HasNoPlaceForExperts) {
+    const TempFolder folder;
+    const auto model = open_model(kTiny / "mixtral");
+    const Adapted adapted = adapter_for(model->config(), {"q_proj", "w2"});
+    const fs::path path = folder.path() / "adapter.gguf";
+    expect_refused(
+        [&] { write_gguf_adapter(path, model->config(), adapted.layout, adapted.values); },
+        "model.layers.0.mlp.experts.down_proj", "experts");
+    EXPECT_FALSE(fs::exists(path));
+}
+
 TEST(MergedWeights, RowsOfDoraHaveTheLengthsOfTheirMagnitudes) {
     const auto model = open_model(kTiny / "llama");
     const Adapted lora = adapter_for(model->config(), {"v_proj"});

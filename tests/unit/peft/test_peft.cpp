@@ -10,6 +10,7 @@
 #include "io/checkpoint/atomic_file.h"
 #include "io/formats/safetensors_writer.h"
 #include "io/peft/adapter_folder.h"
+#include "io/peft/expert_tensors.h"
 #include "io/peft/peft_config.h"
 #include "spec/json.h"
 
@@ -155,7 +156,7 @@ TEST(PeftConfig, UnsupportedFeaturesAreRefusedByName) {
         {R"({"modules_to_save": [3]})", "modules_to_save"},
         {R"({"ensure_weight_tying": true})", "ensure_weight_tying"},
         {R"({"init_lora_weights": "pissa"})", "pissa"},
-        {R"({"target_parameters": ["experts"]})", "target_parameters"},
+        {R"({"target_parameters": [3]})", "target_parameters"},
         {R"({"loftq_config": {"loftq_bits": 4}})", "loftq_config"},
         {R"({"fan_in_fan_out": "yes"})", "fan_in_fan_out"},
         {R"({"some_new_feature": 3})", "some_new_feature"},
@@ -168,6 +169,75 @@ TEST(PeftConfig, UnsupportedFeaturesAreRefusedByName) {
         EXPECT_NE(message.find(name), std::string::npos) << text << " -> " << message;
         EXPECT_EQ(message.find("cfg"), 0u) << message;
     }
+}
+
+TEST(PeftFolder, ExpertsOfPeftComeBackByteEqual) {
+    const fs::path tiny = fs::path(QSHARD_TEST_DATA) / "golden" / "tiny";
+    for (const char* family : {"mixtral", "qwen3_moe"}) {
+        const fs::path golden = tiny / family / "experts";
+        const PeftAdapter adapter = read_peft_adapter(golden);
+        const auto shape_of = [&](const std::string& name) {
+            for (const NamedTensor& tensor : adapter.tensors) {
+                if (tensor.name == "base_model.model.model.layers.0.mlp." + name)
+                    return tensor.shape;
+            }
+            return std::vector<std::int64_t>();
+        };
+        const bool mixtral = std::string_view(family) == "mixtral";
+        const std::int64_t experts = mixtral ? 4 : 5, f = mixtral ? 36 : 28;
+        EXPECT_EQ(shape_of("experts.gate_up_proj.lora_A.weight"),
+                  (std::vector<std::int64_t>{experts, 6, 48}));
+        EXPECT_EQ(shape_of("experts.gate_up_proj.lora_B.weight"),
+                  (std::vector<std::int64_t>{experts, 2 * f, 6}));
+        EXPECT_EQ(shape_of("experts.down_proj.lora_B.weight"),
+                  (std::vector<std::int64_t>{experts, 48, 3}));
+        EXPECT_EQ(problem_of(state_of(adapter)), "");
+        const AdapterOptions options = adapter_options(adapter.config, adapter.tensors);
+        EXPECT_EQ(options.target_parameters.front(), "model.layers.0.mlp.experts.down_proj");
+        EXPECT_EQ(options.target_parameters.back(),
+                  mixtral ? "model.layers.1.mlp.gate.weight" : "model.layers.2.mlp.gate.weight");
+        const TempFolder folder;
+        write_peft_adapter(folder.path() / "adapter", state_of(adapter));
+        EXPECT_EQ(slurp(folder.path() / "adapter" / "adapter_model.safetensors"),
+                  slurp(golden / "adapter_model.safetensors"));
+        const PeftConfig again =
+            parse_peft_config(peft_config_text(adapter.config), "written and read again");
+        EXPECT_EQ(again.target_parameters, adapter.config.target_parameters);
+        EXPECT_EQ(again.rank_pattern, adapter.config.rank_pattern);
+    }
+}
+
+/// The only parameter of a module has its own path in PEFT, whichever it is.
+TEST(PeftFolder, OneParameterOfExpertsIsNotNested) {
+    std::vector<float> values(24);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
+    const std::string module = "base_model.model.model.layers.0.mlp.experts";
+    for (const char* parameter : {"gate_up_proj", "down_proj"}) {
+        const std::vector<NamedTensor> tensors = {
+            {module + "." + parameter + ".lora_A.weight", {2, 1, 3}, 0},
+            {module + "." + parameter + ".lora_B.weight", {2, 9, 1}, 6}};
+        LooseTensors made = peft_tensors(tensors, values);
+        const LooseTensor& b = made.at(module + ".lora_B.weight");
+        EXPECT_EQ(b.shape, (std::vector<std::int64_t>{9, 2}));
+        EXPECT_EQ(b.values[1], 6.0f + 9);  // row 0 of expert 1
+        PeftConfig config;
+        config.r = 1;
+        config.target_parameters = {std::string("experts.") + parameter};
+        LooseTensors copy = made;
+        const LooseTensors back = checkpoint_tensors(copy, config, "f");
+        EXPECT_EQ(back.at(tensors[1].name).values,
+                  std::vector<float>(values.begin() + 6, values.end()));
+        config.r = 4;
+        EXPECT_NE(message_of([&] { checkpoint_tensors(made, config, "f"); }).find("of rank 4"),
+                  std::string::npos);
+    }
+    LooseTensors old = {
+        {"base_model.model.model.layers.0.block_sparse_moe.experts.3.w1.lora_A.weight",
+         {{1, 3}, {0, 0, 0}}}};
+    EXPECT_NE(message_of([&] {
+                  checkpoint_tensors(old, {}, "f");
+              }).find("as a linear of its own, as before transformers 5"),
+              std::string::npos);
 }
 
 /// A folder with the golden configuration and these tensors.

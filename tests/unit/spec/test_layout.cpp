@@ -169,27 +169,91 @@ TEST(Adapter, PathsOfAWrappedModelGoThroughItsLanguageModel) {
               "base_model.model.model.language_model.layers.1.self_attn.q_proj.lora_A.weight");
 }
 
-TEST(Adapter, OnlyAttentionOfAMixtureIsAdapted) {
-    const ModelConfig config = model_config_from_json(
+namespace {
+
+ModelConfig mixtral() {
+    return model_config_from_json(
         R"({"model_type":"mixtral","hidden_size":40,"intermediate_size":72,"num_hidden_layers":2,)"
         R"("num_attention_heads":4,"vocab_size":50,"num_local_experts":3,"num_experts_per_tok":2})",
         "test");
-    AdapterOptions options;
-    options.target_modules = {"all-linear"};
-    const AdapterLayout layout = make_adapter_layout(config, options);
-    ASSERT_EQ(layout.targets.size(), 8u);
-    EXPECT_EQ(layout.targets[7].module, "model.layers.1.self_attn.o_proj");
-    options.target_modules = {"q_proj", "w2"};
+}
+
+std::string layout_error(const ModelConfig& config, const AdapterOptions& options) {
     try {
         make_adapter_layout(config, options);
-        FAIL() << "an expert was accepted";
     } catch (const UserError& error) {
         EXPECT_EQ(error.code(), ExitCode::kUsage);
-        EXPECT_NE(
-            std::string(error.what()).find("\"w2\" (model.layers.0.block_sparse_moe.experts.0.w2)"),
-            std::string::npos)
-            << error.what();
+        return error.what();
     }
+    return "no error";
+}
+
+}  // namespace
+
+TEST(Adapter, ExpertsAndRoutersOfAMixtureAreParameters) {
+    AdapterOptions options;
+    options.r = 4;
+    options.alpha = 6;
+    options.target_modules = {"all-linear"};
+    const AdapterLayout layout = make_adapter_layout(mixtral(), options);
+    ASSERT_EQ(layout.targets.size(), 14u);
+    const AdapterTarget &gate_up = layout.targets[4], &down = layout.targets[5],
+                        &router = layout.targets[6];
+    EXPECT_EQ(gate_up.module, "model.layers.0.mlp.experts.gate_up_proj");
+    EXPECT_EQ(gate_up.r, 8);  // of w1 and w3
+    EXPECT_EQ(gate_up.scale, 1.5f);
+    const auto tensors = tensors_of(gate_up);
+    EXPECT_EQ(tensors[0].shape, (std::vector<std::int64_t>{3, 8, 40}));
+    EXPECT_EQ(tensors[1].shape, (std::vector<std::int64_t>{3, 144, 8}));
+    EXPECT_EQ(tensors_of(down)[0].shape, (std::vector<std::int64_t>{3, 4, 72}));
+    EXPECT_EQ(router.path(), "model.layers.0.mlp.gate.weight");
+    EXPECT_EQ(tensors_of(router)[1].shape, (std::vector<std::int64_t>{3, 4}));
+    std::int64_t next = 0;
+    for (const AdapterTarget& target : layout.targets) {
+        for (const AdapterTensor& tensor : tensors_of(target)) {
+            EXPECT_EQ(tensor.offset, next) << tensor.name;
+            next += tensor.count();
+        }
+    }
+    EXPECT_EQ(next, layout.count);
+    for (const WeightSpec& weight : layer_weights(mixtral(), 0)) {
+        if (weight.role != Role::kExpertUp || weight.expert != 2) continue;
+        const AdapterPart part = layout.part_of(0, weight);
+        EXPECT_EQ(part.target, &gate_up);
+        EXPECT_EQ(part.expert, 2);
+        EXPECT_EQ(part.first_row, 2 * 144 + 72);
+    }
+}
+
+TEST(Adapter, NamesOfAMixturesLinearsAreThoseOfItsParameters) {
+    AdapterOptions options;
+    options.target_modules = {"q_proj", "w2"};
+    const AdapterLayout layout = make_adapter_layout(mixtral(), options);
+    EXPECT_EQ(layout.options.target_modules, std::vector<std::string>{"q_proj"});
+    EXPECT_EQ(layout.options.target_parameters, std::vector<std::string>{"down_proj"});
+    EXPECT_EQ(layout.targets.size(), 4u);
+    options.target_modules = {};
+    options.target_parameters = {"layers.1.mlp.experts.gate_up_proj"};
+    const AdapterLayout one = make_adapter_layout(mixtral(), options);
+    ASSERT_EQ(one.targets.size(), 1u);
+    EXPECT_EQ(one.targets[0].r, options.r);  // named as a parameter it has the rank it is given
+    options.target_parameters = {"experts.w1"};
+    EXPECT_NE(layout_error(mixtral(), options)
+                  .find("\"experts.w1\", which is no parameter of experts or their router of this "
+                        "model (found: mlp.experts.down_proj, mlp.experts.gate_up_proj, "
+                        "mlp.gate.weight)"),
+              std::string::npos);
+    options.target_parameters = {};
+    options.target_modules = {"w1"};
+    EXPECT_NE(layout_error(mixtral(), options).find("names w1 without w3"), std::string::npos);
+    options.target_modules = {"all-linear"};
+    options.dropout = 0.1;
+    EXPECT_NE(layout_error(mixtral(), options).find("adapter.dropout does not go with LoRA on"),
+              std::string::npos);
+    options.dropout = 0;
+    options.use_dora = true;
+    EXPECT_NE(layout_error(mixtral(), options).find("adapter.use_dora does not go with"),
+              std::string::npos);
 }
 
 TEST(Adapter, AFusedProjectionHasOneTarget) {
