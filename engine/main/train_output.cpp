@@ -31,9 +31,10 @@ std::string options_text(const RunFile::Adapter& adapter) {
 }
 
 /// What makes PEFT choose the modules of `layout`. It has no layers beside a pattern or all-linear,
-/// and names alone would choose modules of a wrapped model's vision part too.
+/// names alone would choose modules of a wrapped model's vision part too, and of a pattern it keeps
+/// only the names on a mixture.
 void set_targets(PeftConfig& config, const RunFile::Adapter& adapter, const AdapterLayout& layout,
-                 bool wrapped) {
+                 const ModelConfig& model) {
     config.exclude_modules = adapter.exclude_modules;
     config.exclude_pattern = adapter.exclude_pattern;
     config.layers_to_transform = parse_layers(adapter.layers);
@@ -43,16 +44,17 @@ void set_targets(PeftConfig& config, const RunFile::Adapter& adapter, const Adap
         // PEFT has no layers for parameters.
         if (target.is_parameter() && !everywhere) config.target_parameters.push_back(target.path());
     }
-    if (adapter.target_pattern.empty() && !wrapped) {
+    if (adapter.target_pattern.empty() && !model.wrapped) {
         const std::vector<std::string>& names = layout.options.target_modules;
         const bool all = names == std::vector<std::string>{"all-linear"};
         config.target_modules = all ? target_names(layout) : names;
-    } else if (config.layers_to_transform.empty() && !wrapped) {
+    } else if (everywhere && !model.wrapped && model.experts == 0) {
         config.target_pattern = adapter.target_pattern;
     } else {
         config.layers_to_transform.clear();
-        for (const AdapterTarget& target : layout.targets)
-            config.target_modules.push_back(target.module);
+        for (const AdapterTarget& target : layout.targets) {
+            if (!target.is_parameter()) config.target_modules.push_back(target.module);
+        }
     }
 }
 
@@ -288,7 +290,7 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     config.rank_pattern = layout.options.rank_pattern;
     config.alpha_pattern = layout.options.alpha_pattern;
     config.modules_to_save = run_.adapter.modules_to_save;
-    set_targets(config, run_.adapter, layout, model_.config().wrapped);
+    set_targets(config, run_.adapter, layout, model_.config());
     config.base_model = run_.model.base;
     state.adapter_config_json = peft_config_text(config);
     state.run_yaml = run_.to_yaml();

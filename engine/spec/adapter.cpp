@@ -38,6 +38,16 @@ class Selection {
         return selected;
     }
 
+    /// PEFT takes a pattern that matches parts of a mixture for names in all of its layers.
+    void refuse_pattern(const std::string& path) const {
+        if (!pattern_ || !pattern_->matches(path)) return;
+        throw UserError(
+            ExitCode::kUsage,
+            fmt::format("{}: the regular expression matches {}, but experts and routers are chosen "
+                        "by adapter.target_parameters or by a list of names",
+                        key_, path));
+    }
+
     void refuse_unused(const std::set<std::string>& modules) const {
         const std::string found = fmt::format("{}", fmt::join(modules, ", "));
         if (pattern_ && !pattern_used_) {
@@ -242,11 +252,16 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
             if (auto parameter = parameter_target(config, l, weight)) {
                 const std::string path = parameter->path();
                 found_parameters.insert(path.substr(path.find("mlp.")));
+                targets.refuse_pattern(path);
                 if (parameters.selects(path) && wanted_layer)
                     append(layout, scales, std::move(*parameter));
             }
-            if (!weight.linear || !is_module(config, weight.role)) continue;
+            if (!weight.linear) continue;
             const std::string module = adapter_path(config, weight);
+            if (!is_module(config, weight.role)) {
+                targets.refuse_pattern(module);
+                continue;
+            }
             modules.insert(last_component(module));
             if (!targets.selects(module) || excluded.selects(module) || !wanted_layer) continue;
             append(layout, scales,

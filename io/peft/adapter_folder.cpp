@@ -1,5 +1,6 @@
 #include "io/peft/adapter_folder.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <set>

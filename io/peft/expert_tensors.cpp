@@ -116,7 +116,7 @@ LooseTensors checkpoint_tensors(LooseTensors& tensors, const PeftConfig& config,
             throw UserError(
                 fmt::format("{}: {} adapts an expert as a linear of its own, as before "
                             "transformers 5, which is "
-                            "not supported. Load it in PEFT 0.19 or newer and save it again.",
+                            "not supported. Load it in PEFT 0.21 and save it again.",
                             file, name));
         }
         const bool inner = drop_end(module, kNested);

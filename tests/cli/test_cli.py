@@ -359,6 +359,11 @@ class Programs(unittest.TestCase):
         self.assertEqual(config["target_parameters"], ["model.layers.1.mlp.experts.down_proj"])
         self.assertEqual(config["target_modules"], [])
         self.scores("some", *flags, "--adapter", "some/adapter")
+        some = ["--set", "adapter.target_modules=.*0.self_attn.(q|v)_proj", "--set", "adapter.target_parameters=gate.weight"]
+        self.call("train", self.run_file(output="regex", steps=2), *mixture, *some)
+        config = json.loads((self.folder / "regex/adapter/adapter_config.json").read_text())
+        self.assertEqual(config["target_modules"], [f"model.layers.0.self_attn.{name}_proj" for name in "qv"])
+        self.assertEqual(config["target_parameters"], ["gate.weight"])
         for extra, said in ((["--set", "adapter.dropout=0.1"], "adapter.dropout does not go with LoRA on experts"),
                             (["--set", "adapter.target_modules=w1"], "names w1 without w3"),
                             (["--set", "adapter.target_parameters=q_proj.weight"], "no parameter of experts")):

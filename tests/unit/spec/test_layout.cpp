@@ -254,6 +254,16 @@ TEST(Adapter, NamesOfAMixturesLinearsAreThoseOfItsParameters) {
     options.use_dora = true;
     EXPECT_NE(layout_error(mixtral(), options).find("adapter.use_dora does not go with"),
               std::string::npos);
+    options = {};
+    options.target_pattern = ".*\\.w[12]";
+    EXPECT_NE(layout_error(mixtral(), options)
+                  .find("matches model.layers.0.block_sparse_moe.experts.0.w1, but experts"),
+              std::string::npos);
+    options.target_pattern = ".*mlp.gate.weight|.*q_proj";
+    EXPECT_NE(layout_error(mixtral(), options).find("matches model.layers.0.mlp.gate.weight"),
+              std::string::npos);
+    options.target_pattern = ".*\\.(q|v)_proj";
+    EXPECT_EQ(make_adapter_layout(mixtral(), options).targets.size(), 4u);
 }
 
 TEST(Adapter, AFusedProjectionHasOneTarget) {
