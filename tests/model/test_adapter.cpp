@@ -368,6 +368,43 @@ TEST(Adapter, GradientsAreThoseOfFiniteDifferencesWithAndWithoutDropout) {
     }
 }
 
+TEST(Adapter, ExpertsThatNoTokenGoesToHaveNoGradient) {
+    ModelConfig config = mixture();
+    config.experts = 31;
+    config.experts_per_token = 1;
+    const test::SyntheticReader reader(config);
+    const AdapterLayout layout = make_adapter_layout(config, mixed_options(0));
+    const std::vector<float> values = initial(layout);
+    Rig rig(reader, layout);
+    const Pass pass = rig.run(values);
+    std::int64_t busy = 0, idle = 0;
+    for (const std::int64_t layer : {0, 2}) {
+        const AdapterTarget &gate_up = *layout.find(layer, Role::kExpertGateUp),
+                            &down = *layout.find(layer, Role::kExpertDown);
+        const auto learns = [&](std::int64_t begin, std::int64_t end) {
+            return std::any_of(pass.gradient.begin() + begin, pass.gradient.begin() + end,
+                               [](float value) { return value != 0; });
+        };
+        for (std::int64_t e = 0; e < config.experts; ++e) {
+            std::vector<float> other = values;
+            for (std::int64_t i = down.a_of(e); i < down.a_of(e + 1); ++i)
+                other[static_cast<std::size_t>(i)] += 1;
+            const bool used = rig.run(other).loss != pass.loss;
+            ++(used ? busy : idle);
+            EXPECT_EQ(learns(down.a_of(e), down.a_of(e + 1)), used) << e;
+            EXPECT_EQ(learns(gate_up.a_of(e), gate_up.a_of(e + 1)), used) << e;
+            for (const AdapterTarget* target : {&gate_up, &down}) {
+                const std::int64_t rows = target->out;
+                EXPECT_EQ(learns(target->b_of_row(e * rows), target->b_of_row((e + 1) * rows)),
+                          used)
+                    << e;
+            }
+        }
+    }
+    EXPECT_GT(busy, 5);
+    EXPECT_GT(idle, 5);
+}
+
 TEST(Adapter, MasksFollowSeedStepAndSlotAndSurviveRecomputation) {
     const test::SyntheticReader reader(test::small_config());
     const AdapterLayout layout = make_adapter_layout(reader.config(), mixed_options(0.3));
