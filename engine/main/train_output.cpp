@@ -19,7 +19,7 @@ constexpr SectionKind kStart{"start", 0};
 constexpr SectionKind kSave{"save", 600};
 constexpr double kSilenceSeconds = 60;
 
-/// rank_pattern, alpha_pattern and modules_to_save for the identity of a run; nothing without them.
+/// What is not in every run's identity: patterns, modules_to_save, bias.
 std::string options_text(const RunFile::Adapter& adapter) {
     std::string text;
     for (const auto& [key, rank] : adapter.rank_pattern)
@@ -27,6 +27,7 @@ std::string options_text(const RunFile::Adapter& adapter) {
     for (const auto& [key, alpha] : adapter.alpha_pattern)
         text += fmt::format(" alpha({})={}", key, alpha);
     for (const std::string& name : adapter.modules_to_save) text += " saved=" + name;
+    if (adapter.bias != "none") text += " bias=" + adapter.bias;
     return text;
 }
 
@@ -209,8 +210,7 @@ void TrainRun::start_from(const std::string& path) {
         throw UserError(fmt::format(
             "the adapter {} has {}r {} and alpha {} on {} modules, this run {}r {} and alpha {} on "
             "{}: set adapter.r, alpha, use_rslora, use_dora, their patterns, target_modules, "
-            "layers "
-            "and modules_to_save as it was trained",
+            "layers, modules_to_save and bias as it was trained",
             path, theirs.options.use_dora ? "DoRA, " : "", theirs.options.r, theirs.options.alpha,
             theirs.targets.size(), mine.options.use_dora ? "DoRA, " : "", mine.options.r,
             mine.options.alpha, mine.targets.size()));
@@ -290,6 +290,7 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     config.rank_pattern = layout.options.rank_pattern;
     config.alpha_pattern = layout.options.alpha_pattern;
     config.modules_to_save = run_.adapter.modules_to_save;
+    config.bias = run_.adapter.bias;
     set_targets(config, run_.adapter, layout, model_.config());
     config.base_model = run_.model.base;
     state.adapter_config_json = peft_config_text(config);

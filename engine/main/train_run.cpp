@@ -100,6 +100,7 @@ AdapterOptions TrainRun::adapter_options() const {
     options.rank_pattern = run_.adapter.rank_pattern;
     options.alpha_pattern = run_.adapter.alpha_pattern;
     options.modules_to_save = run_.adapter.modules_to_save;
+    options.bias = bias_named(run_.adapter.bias);
     return options;
 }
 

@@ -28,6 +28,7 @@ std::string row(const std::string& name, const std::string& value) {
 std::string whole_text(const RunFile::Adapter& adapter) {
     std::string text;
     for (const std::string& name : adapter.modules_to_save) text += ", all of " + name;
+    if (adapter.bias != "none") text += ", biases (" + adapter.bias + ")";
     return text;
 }
 
@@ -65,8 +66,9 @@ std::vector<std::string> target_names(const AdapterLayout& layout) {
 std::string start_screen(const StartScreen& s) {
     const ModelConfig& config = s.model->config();
     const RunFile& run = *s.run;
-    const std::int64_t trainable = s.trainer->adapter_layout().count,
-                       all = parameter_count(config) + trainable;
+    const AdapterLayout& adapter = s.trainer->adapter_layout();
+    const std::int64_t trainable = adapter.count,
+                       all = parameter_count(config) + trainable - adapter.bias_count();
     const SplitStats& stats = s.data->stats();
     const auto share = 100.0 * static_cast<double>(stats.supervised) /
                        static_cast<double>(std::max<std::int64_t>(1, stats.tokens));

@@ -2,6 +2,7 @@
 
 #include <initializer_list>
 
+#include "model/trained_weight.h"
 #include "tensor/arena.h"
 
 namespace qshard {
@@ -159,10 +160,13 @@ void set_biases(const WeightSpec& weight, BlockPacks& packs) {
     const Role role = bias_role(weight.role);
     if (role == Role::kCount || packs.gain(role).empty()) return;
     float* next = packs.gain(role).as<float>();
+    const TrainedWeight* trained = packs.trained(role);
+    std::int64_t row = 0;
     for (const WeightPart& part : parts_of(weight)) {
-        packs.linear[static_cast<std::size_t>(part.role)].bias =
-            Tensor(next, DType::kF32, {part.rows});
-        next += part.rows;
+        LinearPack& pack = packs.linear[static_cast<std::size_t>(part.role)];
+        pack.bias = Tensor(next + row, DType::kF32, {part.rows});
+        if (trained != nullptr) pack.trained_bias = trained->tensor.offset + row;
+        row += part.rows;
     }
 }
 
@@ -196,6 +200,8 @@ BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::by
                          const AdapterValues& values, DType compute, Directions directions,
                          std::byte* destination) {
     BlockPacks packs;
+    packs.adapter = adapter;
+    packs.range = AdapterLayout::layer_range(layer);
     const Directions forward{directions.forward, false};
     Packer packer(backend, directions, destination,
                   block_pack_bytes(backend, unit, layer, adapter, compute, forward),
@@ -216,7 +222,9 @@ BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::by
             continue;
         }
         if (!weight.linear) {
-            packs.vector[static_cast<std::size_t>(weight.role)] = packer.copy(whole.plain);
+            const Tensor own = trained_weight(adapter, packs.range, weight.role, values.flat);
+            packs.vector[static_cast<std::size_t>(weight.role)] =
+                packer.copy(own.empty() ? whole.plain : own);
             continue;
         }
         const AdapterTarget* target = part.target;

@@ -33,10 +33,11 @@ struct LinearPack {
     std::int64_t expert = 0;                ///< whose A, of a mixture's target
     std::int64_t first_row = 0;             ///< of B (of all experts), where this part begins
     Packed forward, backward;
-    Packed a_forward, b_forward;    ///< u = x A^T;  y += u (scale B)^T
-    Packed a_backward, b_backward;  ///< dx += du A; du = dy (scale B)
-    Tensor bias;                    ///< fp32 [out] or empty
-    Tensor magnitude, row_factor;   ///< fp32 [out] or empty
+    Packed a_forward, b_forward;     ///< u = x A^T;  y += u (scale B)^T
+    Packed a_backward, b_backward;   ///< dx += du A; du = dy (scale B)
+    Tensor bias;                     ///< fp32 [out] or empty
+    std::int64_t trained_bias = -1;  ///< where it is in the flat vector, if it is trained
+    Tensor magnitude, row_factor;    ///< fp32 [out] or empty
 };
 
 /// The linears of one expert of a mixture. Gate and up share A: gate has a_forward, up a_backward.
@@ -48,12 +49,18 @@ struct BlockPacks {
     std::array<LinearPack, static_cast<std::size_t>(Role::kCount)>
         linear;  ///< by role (of the parts, where it is fused); empty where the layer has none
     std::array<Tensor, static_cast<std::size_t>(Role::kCount)> vector;  ///< norms and biases, fp32
+    const AdapterLayout* adapter = nullptr;
+    std::size_t range = 0;  ///< of the flat vector
 
     std::vector<ExpertPacks> experts;
     LinearPack router;  ///< fp32
 
     const LinearPack& at(Role role) const { return linear[static_cast<std::size_t>(role)]; }
     const Tensor& gain(Role role) const { return vector[static_cast<std::size_t>(role)]; }
+    /// Null unless that vector is trained.
+    const TrainedWeight* trained(Role role) const {
+        return adapter == nullptr ? nullptr : adapter->find_weight(range, role);
+    }
     /// A norm over the model's width; its bias has the role after its gain's, where it has one.
     Norm norm(Role role) const {
         const bool biased = role == Role::kNorm1 || role == Role::kNorm2;

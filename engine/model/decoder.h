@@ -8,6 +8,7 @@
 #include "backend/backend.h"
 #include "model/adapter_dropout.h"
 #include "model/block_packs.h"
+#include "model/layer_gradient.h"
 #include "model/tape.h"
 #include "spec/adapter.h"
 
@@ -72,11 +73,10 @@ class Decoder {
                  Tensor x_in, Tensor x_out, Tape& tape, const KvCache* cache = nullptr);
 
     /// dx (fp32 [N, C]) is the derivative of the loss by the block's output and becomes that by its
-    /// input. LoRA gradients of this slot overwrite `gradient`, laid out as the layer's range of
-    /// the flat vector (null: none). Consumes the tape (gate and up are overwritten).
-    /// `scratch` has backward_scratch_bytes().
+    /// input. Gradients of this slot overwrite `gradient`. Consumes the tape (gate and up are
+    /// overwritten). `scratch` has backward_scratch_bytes().
     void backward(std::int64_t layer, const BlockPacks& packs, const TokenContext& context,
-                  Tensor x_in, Tape& tape, Tensor dx, float* gradient, std::int64_t layer_begin,
+                  Tensor x_in, Tape& tape, Tensor dx, const LayerGradient& gradient,
                   std::byte* scratch);
 
     static std::size_t backward_scratch_bytes(const ModelConfig& config, AdapterNeeds adapter,
@@ -94,7 +94,7 @@ class Decoder {
                   Tensor kept, const Norm& post_norm, Tensor x_out);
     void add_branch(Tape& tape, Tensor kept, const Norm& post_norm, Tensor x_out);
     void pre_norm(const Norm& norm, Tensor x, Tensor h);
-    void through_norm(const Norm& norm, Tensor x, Tensor dh, Tensor dx);
+    void through_norm(const BlockPacks& packs, Role norm, Tensor x, Tensor dx, Backward& b);
     void qk_norm(const BlockPacks& packs, Role role, Tensor raw, Tensor y);
     void experts(const BlockPacks& packs, Tape& tape, Tensor x_out);
     void mlp_backward(const BlockPacks& packs, Tape& tape, Tensor dy, Backward& b);

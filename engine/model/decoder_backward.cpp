@@ -53,8 +53,7 @@ struct Decoder::Backward {
     Backend& backend;
     DType compute;
     Tape& tape;
-    float* gradient;  ///< of the layer, or null
-    std::int64_t layer_begin;
+    const LayerGradient& gradient;
     const AdapterDropout* dropout;  ///< or null
     Work work;
 
@@ -68,6 +67,10 @@ struct Decoder::Backward {
     /// dx = sum over branches (they share their input) of dy W + du A, and the LoRA gradients of
     /// each. Branches that are parts of one fused linear follow each other.
     void linears(std::initializer_list<Branch> branches, Tensor dx) {
+        for (const Branch& branch : branches) {
+            if (branch.pack.trained_bias >= 0)
+                gradient_of_bias(branch.pack.trained_bias, branch.dy);
+        }
         if (dropout != nullptr) return linears_with_dropout(branches, dx);
         GemmTerm terms[6], ups[3];
         std::size_t count = 0, parts = 0, index = 0;
@@ -76,12 +79,12 @@ struct Decoder::Backward {
             const LinearPack& pack = branch.pack;
             if (pack.target == nullptr) continue;
             ups[parts++] = {branch.dy, pack.b_backward};
-            if (gradient != nullptr) gradient_of_b(branch);
+            if (gradient.values != nullptr) gradient_of_b(branch);
             if (pack.a_backward.data == nullptr) continue;  // another part follows
             const Tensor du = adapter_derivative(*pack.target, {ups, parts}, work.du[index++]);
             parts = 0;
             terms[count++] = {du, pack.a_backward};
-            if (gradient != nullptr) gradient_of_a(*pack.target, branch.x, du);
+            if (gradient.values != nullptr) gradient_of_a(*pack.target, branch.x, du);
         }
         backend.gemm({terms, count}, Tensor(), dx, false);
     }
@@ -98,14 +101,14 @@ struct Decoder::Backward {
             const LinearPack& pack = branch.pack;
             if (pack.target == nullptr) continue;
             ups[parts++] = {branch.dy, pack.b_backward};
-            if (gradient != nullptr) gradient_of_b(branch);
+            if (gradient.values != nullptr) gradient_of_b(branch);
             if (pack.a_backward.data == nullptr) continue;  // another part follows
             const Tensor du = adapter_derivative(*pack.target, {ups, parts}, work.du[index++]);
             parts = 0;
             const DropoutMask mask = dropout->mask_of(*pack.target);
             const Tensor dropped = dropout->input(branch.x);
             backend.dropout(mask, branch.x, false, dropped);
-            if (gradient != nullptr) gradient_of_a(*pack.target, dropped, du);
+            if (gradient.values != nullptr) gradient_of_a(*pack.target, dropped, du);
             const GemmTerm down{du, pack.a_backward};
             backend.gemm({&down, 1}, Tensor(), sum, false);
             backend.dropout(mask, sum, wide, wide ? dx : sum);
@@ -132,20 +135,26 @@ struct Decoder::Backward {
         return du;
     }
 
+    /// The sum of the rows of the derivative by what the bias was added to.
+    void gradient_of_bias(std::int64_t offset, Tensor dy) {
+        if (gradient.values == nullptr) return;
+        const Tensor db(gradient.at(offset), DType::kF32, {1, dy.cols()});
+        backend.gemm_rows(gradient.ones.row_range(0, dy.rows()), dy, 1.0f, DType::kF32, db, false,
+                          false);
+    }
+
     void gradient_of_a(const AdapterTarget& t, Tensor x, Tensor du) {
-        Tensor da(gradient + (t.a - layer_begin), DType::kF32, {t.r, t.in});
+        Tensor da(gradient.at(t.a), DType::kF32, {t.r, t.in});
         backend.gemm_rows(du, x, 1.0f, compute, da, false, false);
     }
     /// The rows of B that belong to this part, and their magnitudes.
     void gradient_of_b(const Branch& branch) {
         const LinearPack& pack = branch.pack;
         const AdapterTarget& t = *pack.target;
-        Tensor db(gradient + (t.b - layer_begin + pack.first_row * t.r), DType::kF32,
-                  {branch.dy.cols(), t.r});
+        Tensor db(gradient.at(t.b + pack.first_row * t.r), DType::kF32, {branch.dy.cols(), t.r});
         backend.gemm_rows(tape.u_of(t), branch.dy, t.scale, compute, db, true, false);
         if (!t.has_magnitudes()) return;
-        const Tensor dm(gradient + (t.magnitude - layer_begin + pack.first_row), DType::kF32,
-                        {branch.dy.cols()});
+        const Tensor dm(gradient.at(t.magnitude + pack.first_row), DType::kF32, {branch.dy.cols()});
         backend.magnitude_backward(branch.dy, branch.y, pack.bias, pack.magnitude, pack.row_factor,
                                    db, dm);
     }
@@ -161,13 +170,16 @@ std::size_t Decoder::backward_scratch_bytes(const ModelConfig& config, AdapterNe
     return bytes;
 }
 
-/// dx += the derivative by x of a branch that starts with a norm (or without one).
-void Decoder::through_norm(const Norm& norm, Tensor x, Tensor dh, Tensor dx) {
-    if (config_.pre_norms) {
-        norm.backward(backend_, config_, x, dh, dx, true);
-    } else {
-        backend_.add(dh, 1.0f, dx);
+/// dx += the derivative by x of a branch that starts with a norm (or without one), from b.work.dh.
+void Decoder::through_norm(const BlockPacks& packs, Role norm, Tensor x, Tensor dx, Backward& b) {
+    if (!config_.pre_norms) {
+        backend_.add(b.work.dh, 1.0f, dx);
+        return;
     }
+    const Role bias = norm == Role::kNorm1 ? Role::kNorm1Bias : Role::kNorm2Bias;
+    if (const TrainedWeight* trained = packs.trained(bias))
+        b.gradient_of_bias(trained->tensor.offset, b.work.dh);
+    packs.norm(norm).backward(backend_, config_, x, b.work.dh, dx, true);
 }
 
 /// b.work.dh = the derivative by h2 from that by the MLP's output.
@@ -187,11 +199,11 @@ void Decoder::mlp_backward(const BlockPacks& packs, Tape& tape, Tensor dy, Backw
 }
 
 void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenContext& context,
-                       Tensor x_in, Tape& tape, Tensor dx, float* gradient,
-                       std::int64_t layer_begin, std::byte* scratch_memory) {
+                       Tensor x_in, Tape& tape, Tensor dx, const LayerGradient& gradient,
+                       std::byte* scratch_memory) {
     const std::int64_t n = context.tokens;
     const AdapterDropout* dropout = context.dropout ? &*context.dropout : nullptr;
-    Backward b{backend_, compute_, tape, gradient, layer_begin, dropout, {}};
+    Backward b{backend_, compute_, tape, gradient, dropout, {}};
     Scratch scratch(scratch_memory, backward_scratch_bytes(config_, tape.adapter, n, compute_));
     for_each_tensor(b.work, config_, tape.adapter, compute_,
                     [&](Tensor& tensor, DType dtype, std::int64_t cols) {
@@ -213,12 +225,12 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
 
     const Tensor d_mlp = through_branch(tape.mlp_out, Role::kPostFfnNorm);
     if (config_.layer[static_cast<std::size_t>(layer)].experts) {
-        experts_backward(backend_, config_, packs, tape, d_mlp, b.work.experts,
-                         {gradient, layer_begin}, b.work.dh);
+        experts_backward(backend_, config_, packs, tape, d_mlp, b.work.experts, gradient,
+                         b.work.dh);
     } else {
         mlp_backward(packs, tape, d_mlp, b);
     }
-    through_norm(packs.norm(Role::kNorm2), tape.x_mid, b.work.dh, dx);
+    through_norm(packs, Role::kNorm2, tape.x_mid, dx, b);
 
     const Tensor d_out = through_branch(tape.attention_out, Role::kPostAttentionNorm);
     b.linears({{packs.at(Role::kO), tape.attention, tape.attention_out, d_out}},
@@ -242,7 +254,7 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
                {packs.at(Role::kK), tape.h1, tape.k_raw, b.work.dk},
                {packs.at(Role::kV), tape.h1, tape.v, b.work.dv}},
               b.work.dh);
-    through_norm(packs.norm(Role::kNorm1), x_in, b.work.dh, dx);
+    through_norm(packs, Role::kNorm1, x_in, dx, b);
 }
 
 }  // namespace qshard

@@ -2,6 +2,7 @@
 
 #include "backend/backend.h"
 #include "model/block_packs.h"
+#include "model/layer_gradient.h"
 #include "model/tape.h"
 
 /// The mixture of experts of one layer, in place of its MLP: the router's choice is made on the
@@ -17,13 +18,6 @@ struct ExpertWork {
     Tensor d_router;     ///< fp32 [N, E]
     Tensor du;           ///< [N, R], of one expert's tokens; only with adapted experts
     Tensor du_router;    ///< fp32 [N, R]; only with an adapted router
-};
-
-/// Where the LoRA gradients of a layer go: element i of the flat vector to values[i - begin]; or,
-/// if values is null, nowhere.
-struct LayerGradient {
-    float* values = nullptr;
-    std::int64_t begin = 0;
 };
 
 /// out (fp32 [N, C]) += mixture(tape.h2), filling the tape. An empty `out` means that only the tape

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "model/trained_weight.h"
 #include "tensor/arena.h"
 
 namespace qshard {
@@ -58,21 +59,23 @@ std::size_t head_pack_bytes(const Backend& backend, const ModelConfig& c, DType 
 }
 
 HeadPacks prepare_head(Backend& backend, const ModelConfig& config, const UnitLayout& unit,
-                       const std::byte* bytes, const Tensor& trained, DType compute, bool backward,
-                       std::byte* destination) {
+                       const std::byte* bytes, const AdapterLayout* adapter, const float* flat,
+                       DType compute, bool backward, std::byte* destination) {
     HeadPacks packs;
     auto copy = [&](Role role) {
         const Field* field = unit.find(role);
         if (field == nullptr) return Tensor();
         const Tensor vector(destination, DType::kF32, {config.width});
-        backend.copy(view_of(*field, bytes).plain, vector);
+        const Tensor own = trained_in_head(adapter, role, flat);
+        backend.copy(own.empty() ? view_of(*field, bytes).plain : own, vector);
         destination += Scratch::aligned(vector.bytes());
         return vector;
     };
     packs.final_norm.gain = copy(Role::kFinalNorm);
     packs.final_norm.bias = copy(Role::kFinalNormBias);
     WeightView table = view_of(unit.at(config.tied_head ? Role::kEmbed : Role::kHead), bytes);
-    if (!trained.empty()) table.plain = trained;
+    const Tensor own = trained_in_head(adapter, Role::kHead, flat);
+    if (!own.empty()) table.plain = own;
     packs.forward = backend.pack(table, Orientation::kForward, compute, destination);
     destination += Scratch::aligned(
         backend.packed_bytes(config.vocabulary, config.width, Orientation::kForward, compute));
@@ -95,7 +98,8 @@ std::size_t head_scratch_bytes(const ModelConfig& config, std::int64_t rows, DTy
 
 void Head::run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> rows,
                std::span<const std::int32_t> targets, std::span<const float> dlogprob,
-               std::span<float> logprob, Tensor dx, Tensor dweight, std::byte* scratch) {
+               std::span<float> logprob, Tensor dx, const HeadGradient& gradient,
+               std::byte* scratch) {
     const auto count = static_cast<std::int64_t>(rows.size());
     const bool backward = !dlogprob.empty();
     if (count == 0) return;
@@ -121,11 +125,17 @@ void Head::run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> r
         if (backward) {
             const GemmTerm back{logits, packs.backward};
             backend_.gemm({&back, 1}, Tensor(), work.dh.row_range(begin, m), false);
-            if (!dweight.empty())
-                backend_.gemm_rows(logits, forward.a, 1.0f, compute_, dweight, false, begin > 0);
+            if (!gradient.weight.empty()) {
+                backend_.gemm_rows(logits, forward.a, 1.0f, compute_, gradient.weight, false,
+                                   begin > 0);
+            }
         }
     }
     if (backward) {
+        if (!gradient.norm_bias.empty()) {
+            backend_.gemm_rows(gradient.ones.row_range(0, count), work.dh, 1.0f, DType::kF32,
+                               gradient.norm_bias.reshaped({1, config_.width}), false, false);
+        }
         packs.final_norm.backward(backend_, config_, work.x, work.dh, work.dh, false);
         backend_.scatter_rows(work.dh, rows, dx);
     }

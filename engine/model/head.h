@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "model/norm.h"
+#include "spec/adapter.h"
 #include "spec/layout.h"
 
 /// Final norm, output embedding and per-token log-probabilities, in chunks of rows: the logits of a
@@ -23,14 +24,21 @@ std::int64_t head_chunk_rows(const ModelConfig& config);
 /// Of prepare_head().
 std::size_t head_pack_bytes(const Backend& backend, const ModelConfig& config, DType compute,
                             bool backward);
-/// `trained` (fp32 [V, C]) takes the place of the unit's output embedding unless it is empty.
+/// What `adapter` (may be null) trains of it is taken from its flat vector instead of the unit.
 HeadPacks prepare_head(Backend& backend, const ModelConfig& config, const UnitLayout& unit,
-                       const std::byte* bytes, const Tensor& trained, DType compute, bool backward,
-                       std::byte* destination);
+                       const std::byte* bytes, const AdapterLayout* adapter, const float* flat,
+                       DType compute, bool backward, std::byte* destination);
 
 /// Bytes of the memory that Head works in, for up to `rows` rows with a target.
 std::size_t head_scratch_bytes(const ModelConfig& config, std::int64_t rows, DType compute,
                                bool backward);
+
+/// Where the gradients of what is trained of a head go; empty where it is not.
+struct HeadGradient {
+    Tensor weight;     ///< fp32 [V, C]
+    Tensor norm_bias;  ///< fp32 [C]
+    Tensor ones;       ///< fp32 [rows of the plan, 1]; read for norm_bias
+};
 
 class Head {
   public:
@@ -39,11 +47,10 @@ class Head {
 
     /// Log-probabilities (host) of targets[i] at row rows[i] of x (fp32 [N, C], the last block's
     /// output). With dlogprob (host, as long), dx (fp32 [N, C]) becomes the derivative of the loss
-    /// by x, where rows not listed are zero, and dweight (fp32 [V, C], may be empty) that by the
-    /// output embedding.
+    /// by x, where rows not listed are zero, and `gradient` is overwritten.
     void run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> rows,
              std::span<const std::int32_t> targets, std::span<const float> dlogprob,
-             std::span<float> logprob, Tensor dx, Tensor dweight, std::byte* scratch);
+             std::span<float> logprob, Tensor dx, const HeadGradient& gradient, std::byte* scratch);
 
     /// Logits (after scale and soft cap) of the rows listed: fp32 [rows, V] on the backend, inside
     /// scratch; at most head_chunk_rows() rows.

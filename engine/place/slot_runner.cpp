@@ -104,6 +104,8 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
             adapter->weights.empty() ? "gradient of one layer" : "gradient of one layer or module",
             static_cast<std::size_t>(adapter->largest_range_count()) * sizeof(float));
     }
+    if (options.backward && adapter->bias_count() > 0)
+        ones_ = arena.reserve("ones", static_cast<std::size_t>(n) * sizeof(float));
     if (options.backward && adapter->options.dropout > 0) {
         dropout_ =
             arena.reserve("adapter dropout", dropout_bytes(config, n, options.compute).total());
@@ -123,6 +125,10 @@ void SlotRunner::start(WeightSource& source, const float* adapter_values) {
         make_rope_tensors(backend_, config_, options_.max_tokens, arena_.at(ropes_)),
         options_.compute);
     head_ = std::make_unique<Head>(backend_, config_, options_.compute);
+    if (const Tensor filled = ones(); !filled.empty()) {
+        const std::vector<float> values(static_cast<std::size_t>(options_.max_tokens), 1.0f);
+        backend_.upload(filled.data(), values.data(), filled.bytes());
+    }
     adapter_changed();
 }
 
@@ -134,6 +140,11 @@ void SlotRunner::adapter_changed() {
 AdapterValues SlotRunner::values() const {
     const bool dora = adapter_ != nullptr && adapter_->rows > 0;
     return {adapter_values_, dora ? reinterpret_cast<float*>(arena_.at(row_factors_)) : nullptr};
+}
+
+Tensor SlotRunner::ones() const {
+    if (!options_.backward || adapter_->bias_count() == 0) return {};
+    return {arena_.at(ones_), DType::kF32, {options_.max_tokens, 1}};
 }
 
 std::vector<float> SlotRunner::row_norms() {
@@ -155,7 +166,9 @@ std::vector<float> SlotRunner::row_norms() {
 
 void SlotRunner::copy_trained_weights(float* flat) {
     const auto unit_of = [this](const TrainedWeight& weight) {
-        return weight.role == Role::kHead ? layout_.head_unit() : layout_.embed_unit();
+        if (weight.range == AdapterLayout::kEmbedRange) return layout_.embed_unit();
+        if (weight.range == adapter_->head_range()) return layout_.head_unit();
+        return layout_.layer_unit(static_cast<std::int64_t>(weight.range - 1));
     };
     std::set<std::size_t> units;
     for (const TrainedWeight& weight : adapter_->weights) units.insert(unit_of(weight));
@@ -314,30 +327,32 @@ void SlotRunner::head(float weight, const Losses& losses, const Sink* sink) {
     HeadPacks packs;
     {
         const Timer timer(seconds_.expand);
-        packs = prepare_head(backend_, config_, layout_.units[unit], bytes,
-                             trained_head(adapter_, adapter_values_), options_.compute, backward,
-                             arena_.at(packs_));
+        packs = prepare_head(backend_, config_, layout_.units[unit], bytes, adapter_,
+                             adapter_values_, options_.compute, backward, arena_.at(packs_));
         source_->release(unit);
     }
     const Timer timer(seconds_.head);
-    Tensor dweight;
-    std::size_t range = 0;
-    if (backward) {
-        range = adapter_->head_range();
-        dweight = trained_head(adapter_, gradient(), adapter_->range_begin[range]);
+    HeadGradient trained;
+    const std::size_t range = backward ? adapter_->head_range() : 0;
+    const bool trains = backward && adapter_->range_count(range) > 0;
+    if (trains) {
+        const std::int64_t first = adapter_->range_begin[range];
+        trained = {trained_in_head(adapter_, Role::kHead, gradient(), first),
+                   trained_in_head(adapter_, Role::kFinalNormBias, gradient(), first), ones()};
     }
     for (std::size_t i = 0; i < states_.size(); ++i) {
         SlotState& state = states_[i];
         state.derivative.assign(backward ? state.rows.size() : 0, weight);
         const Tensor x = input(i, config_.layers);
-        head_->run(packs, x, state.rows, state.targets, state.derivative, state.logprob, x, dweight,
+        head_->run(packs, x, state.rows, state.targets, state.derivative, state.logprob, x, trained,
                    arena_.at(work_));
         if (backward && state.rows.empty()) {
             backend_.fill_zero(x);
-            if (!dweight.empty()) backend_.fill_zero(dweight);
+            if (trains)
+                backend_.fill_zero({gradient(), DType::kF32, {adapter_->range_count(range)}});
         }
         losses(i, state.logprob);
-        if (!dweight.empty()) (*sink)(range, i, gradient());
+        if (trains) (*sink)(range, i, gradient());
     }
 }
 
@@ -356,13 +371,13 @@ void SlotRunner::backward(const Sink& sink) {
         const BlockPacks packs = prepare(l, backward_directions(l));
         const Timer timer(seconds_.backward);
         const std::size_t range = AdapterLayout::layer_range(l);
-        const std::int64_t begin = adapter_->range_begin[range];
+        const LayerGradient to{gradient(), adapter_->range_begin[range], ones()};
         for (std::size_t i = 0; i < states_.size(); ++i) {
             SlotState& state = states_[i];
             Tape kept = tape(i, l);
             const Tensor x = input(i, l), dx = input(i, config_.layers);
             if (recomputed(l)) decoder_->forward(l, packs, state.context, x, Tensor(), kept);
-            decoder_->backward(l, packs, state.context, x, kept, dx, gradient(), begin,
+            decoder_->backward(l, packs, state.context, x, kept, dx, to,
                                arena_.at(work_) + tape_stride_);
             sink(range, i, gradient());
         }

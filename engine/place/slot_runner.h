@@ -87,6 +87,8 @@ class SlotRunner {
     void backward(const Sink& sink);
     void embedding_backward(const Sink& sink);
     float* gradient() const { return reinterpret_cast<float*>(arena_.at(gradient_)); }
+    /// fp32 [max_tokens, 1]; empty unless biases are trained.
+    Tensor ones() const;
     /// fp32 [N, C]: input of a layer; of layer L: the output of the last. Forward only alternates
     /// between two buffers.
     Tensor input(std::size_t index, std::int64_t layer) const;
@@ -108,7 +110,7 @@ class SlotRunner {
     std::vector<bool> factors_made_;  ///< of each layer
 
     Arena::Handle packs_ = 0, inputs_ = 0, tapes_ = 0, work_ = 0, gradient_ = 0, ropes_ = 0,
-                  dropout_ = 0, row_factors_ = 0;
+                  dropout_ = 0, row_factors_ = 0, ones_ = 0;
     std::size_t input_stride_ = 0, tape_stride_ = 0;
     std::unique_ptr<Decoder> decoder_;
     std::unique_ptr<Head> head_;

@@ -106,16 +106,40 @@ std::vector<WeightSpec> saved_modules(const ModelConfig& config, const AdapterOp
     return saved;
 }
 
-/// Appends the weight of that role, if it is in the list, to the last range.
-void add_weights(AdapterLayout& layout, const ModelConfig& config,
-                 const std::vector<WeightSpec>& weights, Role role) {
+bool adapts(const AdapterLayout& layout, const std::string& path) {
+    return std::ranges::find(layout.targets, path, &AdapterTarget::module) != layout.targets.end();
+}
+
+/// Appends a weight to the last range.
+void add_weight(AdapterLayout& layout, const ModelConfig& config, const WeightSpec& weight) {
+    const std::string path = adapter_path(config, weight);
+    AdapterTensor tensor;
+    tensor.name =
+        fmt::format("base_model.model.{}{}{}", path, adapts(layout, path) ? ".base_layer" : "",
+                    is_bias(weight.role) ? ".bias" : ".weight");
+    tensor.shape = {weight.rows, weight.cols};
+    if (is_bias(weight.role)) tensor.shape.erase(tensor.shape.begin());
+    tensor.offset = std::exchange(layout.count, layout.count + weight.count());
+    layout.weights.push_back(
+        {layout.range_begin.size() - 1, weight.role, weight.name, std::move(tensor)});
+}
+
+/// Appends the module of that role, if it is saved.
+void add_saved(AdapterLayout& layout, const ModelConfig& config,
+               const std::vector<WeightSpec>& saved, Role role) {
+    for (const WeightSpec& weight : saved) {
+        if (weight.role == role) add_weight(layout, config, weight);
+    }
+}
+
+/// Appends the biases among the weights that options.bias asks for.
+void add_biases(AdapterLayout& layout, const ModelConfig& config,
+                const std::vector<WeightSpec>& weights) {
+    const AdapterBias bias = layout.options.bias;
     for (const WeightSpec& weight : weights) {
-        if (weight.role != role) continue;
-        const AdapterTensor tensor{"base_model.model." + adapter_path(config, weight) + ".weight",
-                                   {weight.rows, weight.cols},
-                                   layout.count};
-        layout.weights.push_back({layout.range_begin.size() - 1, role, weight.name, tensor});
-        layout.count += weight.count();
+        if (bias == AdapterBias::kNone || !is_bias(weight.role)) continue;
+        if (bias == AdapterBias::kAll || adapts(layout, adapter_path(config, weight)))
+            add_weight(layout, config, weight);
     }
 }
 
@@ -167,10 +191,24 @@ std::int64_t AdapterLayout::largest_range_count() const {
     return largest;
 }
 
+std::int64_t AdapterLayout::bias_count() const {
+    std::int64_t elements = 0;
+    for (const TrainedWeight& weight : weights)
+        elements += is_bias(weight.role) ? weight.tensor.count() : 0;
+    return elements;
+}
+
 std::int64_t AdapterLayout::lora_count() const {
     std::int64_t elements = count;
     for (const TrainedWeight& weight : weights) elements -= weight.tensor.count();
     return elements;
+}
+
+AdapterBias bias_named(std::string_view name) {
+    check(name == "none" || name == "all" || name == "lora_only", "biases have that name");
+    return name == "none"  ? AdapterBias::kNone
+           : name == "all" ? AdapterBias::kAll
+                           : AdapterBias::kLoraOnly;
 }
 
 ModuleScales::ModuleScales(const AdapterOptions& options)
@@ -233,7 +271,7 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
     const AdapterOptions& options = layout.options;
     const std::vector<WeightSpec> saved = saved_modules(config, options);
     layout.range_begin.push_back(layout.count);
-    add_weights(layout, config, saved, Role::kEmbed);
+    add_saved(layout, config, saved, Role::kEmbed);
     check_layers(config, options);
     const Selection targets(options.target_modules, options.target_pattern,
                             "adapter.target_modules");
@@ -248,7 +286,8 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
         const bool wanted_layer =
             options.layers.empty() ||
             std::find(options.layers.begin(), options.layers.end(), l) != options.layers.end();
-        for (const WeightSpec& weight : layer_weights(config, l)) {
+        const std::vector<WeightSpec> weights = layer_weights(config, l);
+        for (const WeightSpec& weight : weights) {
             if (auto parameter = parameter_target(config, l, weight)) {
                 const std::string path = parameter->path();
                 found_parameters.insert(path.substr(path.find("mlp.")));
@@ -271,9 +310,11 @@ AdapterLayout make_adapter_layout(const ModelConfig& config, const AdapterOption
                     .in = weight.cols,
                     .out = weight.rows});
         }
+        add_biases(layout, config, weights);
     }
     layout.range_begin.push_back(layout.count);
-    add_weights(layout, config, saved, Role::kHead);
+    add_saved(layout, config, saved, Role::kHead);
+    add_biases(layout, config, config.tied_head ? embedding_weights(config) : head_weights(config));
     layout.range_begin.push_back(layout.count);
     targets.refuse_unused(modules);
     parameters.refuse_unused(found_parameters);

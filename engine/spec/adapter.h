@@ -23,6 +23,15 @@ enum class AdapterInit : std::uint8_t {
               ///< once
 };
 
+/// PEFT's bias: which biases of the base are trained.
+enum class AdapterBias : std::uint8_t {
+    kNone,
+    kAll,       ///< all: of linears, adapted or not, and of norms
+    kLoraOnly,  ///< lora_only: of adapted linears
+};
+/// BugError unless it is "none", "all" or "lora_only".
+AdapterBias bias_named(std::string_view name);
+
 /// PEFT's LoraConfig, by its names and with its meaning.
 struct AdapterOptions {
     std::int64_t r = 16;
@@ -45,6 +54,7 @@ struct AdapterOptions {
     std::vector<std::pair<std::string, std::int64_t>> rank_pattern;
     std::vector<std::pair<std::string, double>> alpha_pattern;
     std::vector<std::string> modules_to_save;  ///< names or path suffixes of embedding and head
+    AdapterBias bias = AdapterBias::kNone;
 };
 
 /// r and the factor of one module: alpha / r, or alpha / sqrt(r) (rsLoRA).
@@ -108,8 +118,8 @@ struct AdapterTensor {
 };
 std::vector<AdapterTensor> tensors_of(const AdapterTarget& target);
 
-/// A weight of the base that is trained itself: the flat vector has its values, fp32 [rows, cols],
-/// which are computed with instead of the base's.
+/// A weight of the base that is trained itself: the flat vector has its values, fp32 [rows, cols]
+/// (biases: [cols]), which are computed with instead of the base's.
 struct TrainedWeight {
     std::size_t range = 0;  ///< of AdapterLayout
     Role role = Role::kEmbed;
@@ -146,6 +156,7 @@ struct AdapterLayout {
     bool trains_embedding() const { return find_weight(kEmbedRange, Role::kEmbed) != nullptr; }
     bool trains_head() const { return find_weight(head_range(), Role::kHead) != nullptr; }
     std::int64_t lora_count() const;  ///< elements that are not of trained weights
+    std::int64_t bias_count() const;  ///< elements of trained biases
 };
 
 /// All tensors, in the order of the flat vector.

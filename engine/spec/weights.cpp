@@ -154,6 +154,25 @@ std::vector<Role> linear_roles(const ModelConfig& config) {
     return roles;
 }
 
+bool is_bias(Role role) {
+    switch (role) {
+        case Role::kFinalNormBias:
+        case Role::kNorm1Bias:
+        case Role::kNorm2Bias:
+        case Role::kQkvBias:
+        case Role::kQBias:
+        case Role::kKBias:
+        case Role::kVBias:
+        case Role::kOBias:
+        case Role::kGateBias:
+        case Role::kUpBias:
+        case Role::kDownBias:
+            return true;
+        default:
+            return false;
+    }
+}
+
 bool is_expert(Role linear) {
     return linear == Role::kExpertGate || linear == Role::kExpertUp || linear == Role::kExpertDown;
 }

@@ -109,6 +109,8 @@ std::vector<WeightSpec> embedding_weights(const ModelConfig& config);
 std::vector<WeightSpec> layer_weights(const ModelConfig& config, std::int64_t layer);
 /// The linears of a layer without experts as they are stored (a fused one once), in that order.
 std::vector<Role> linear_roles(const ModelConfig& config);
+/// Whether it is the bias of a linear or a norm.
+bool is_bias(Role role);
 /// Whether a linear belongs to one of a mixture's experts.
 bool is_expert(Role linear);
 /// Weights of the head unit: final norm and lm_head; empty if the head is tied.

@@ -98,7 +98,7 @@ void Inference::start(WeightSource& source, const float* adapter_values) {
         }
         if (u == layout_.head_unit()) {
             head_packs_ready_ =
-                prepare_head(backend_, config_, unit, bytes, trained_head(adapter_, adapter_values),
+                prepare_head(backend_, config_, unit, bytes, adapter_, adapter_values,
                              options_.compute, false, arena_.at(head_packs_));
         }
         if (u >= layout_.layer_unit(0) && u < layout_.layer_unit(config_.layers)) {

@@ -21,9 +21,13 @@ double learning_rate(const ScheduleOptions& options, std::int64_t completed) {
     return options.learning_rate * factor;
 }
 
-Optimizer::Optimizer(Backend& backend, const OptimizerOptions& options, std::int64_t count,
-                     Arena& arena)
-    : backend_(backend), options_(options), count_(count), arena_(arena) {
+Optimizer::Optimizer(Backend& backend, const OptimizerOptions& options,
+                     std::vector<Stretch> stretches, Arena& arena)
+    : backend_(backend),
+      options_(options),
+      stretches_(std::move(stretches)),
+      count_(stretches_.empty() ? 0 : stretches_.back().begin + stretches_.back().count),
+      arena_(arena) {
     std::vector<std::string> names;
     switch (options.kind) {
         case OptimizerKind::kAdamW:
@@ -38,7 +42,7 @@ Optimizer::Optimizer(Backend& backend, const OptimizerOptions& options, std::int
     }
     for (const std::string& name : names) {
         moments_.push_back({name, arena.reserve("optimizer " + name,
-                                                static_cast<std::size_t>(count) * sizeof(float))});
+                                                static_cast<std::size_t>(count_) * sizeof(float))});
     }
 }
 
@@ -51,22 +55,32 @@ void Optimizer::start() {
 }
 
 void Optimizer::step(Tensor parameter, Tensor gradient, double rate, std::int64_t step_number) {
-    const auto lr = static_cast<float>(rate), decay = static_cast<float>(options_.weight_decay);
+    for (const Stretch& stretch : stretches_)
+        update(stretch, parameter, gradient, rate, step_number);
+}
+
+void Optimizer::update(const Stretch& stretch, Tensor parameter, Tensor gradient, double rate,
+                       std::int64_t step_number) {
+    const auto part = [&stretch](const Tensor& flat) {
+        return Tensor(flat.as<float>() + stretch.begin, DType::kF32, {stretch.count});
+    };
+    const auto lr = static_cast<float>(rate);
+    const auto decay = stretch.decays ? static_cast<float>(options_.weight_decay) : 0.0f;
     switch (options_.kind) {
         case OptimizerKind::kAdamW:
             backend_.adamw(
                 {lr, static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
                  static_cast<float>(options_.epsilon), decay, step_number},
-                parameter, gradient, moment(0), moment(1));
+                part(parameter), part(gradient), part(moment(0)), part(moment(1)));
             break;
         case OptimizerKind::kSgd:
-            backend_.sgd({lr, static_cast<float>(options_.momentum), decay, step_number}, parameter,
-                         gradient, moment(0));
+            backend_.sgd({lr, static_cast<float>(options_.momentum), decay, step_number},
+                         part(parameter), part(gradient), part(moment(0)));
             break;
         case OptimizerKind::kRmsProp:
             backend_.rmsprop({lr, static_cast<float>(options_.alpha),
                               static_cast<float>(options_.epsilon), decay, 0},
-                             parameter, gradient, moment(0), Tensor());
+                             part(parameter), part(gradient), part(moment(0)), Tensor());
             break;
     }
 }

@@ -31,10 +31,18 @@ struct ScheduleOptions {
 /// schedules (the first update of a warm-up has rate 0).
 double learning_rate(const ScheduleOptions& options, std::int64_t completed);
 
-/// Updates the flat fp32 vector. Its state is one or two flat vectors, named as torch names them.
+/// Elements [begin, begin + count) of the flat vector.
+struct Stretch {
+    std::int64_t begin = 0, count = 0;
+    bool decays = true;  ///< weight_decay is for it
+};
+
+/// Updates the flat fp32 vector, all of `stretches`. Its state is one or two flat vectors, named as
+/// torch names them.
 class Optimizer {
   public:
-    Optimizer(Backend& backend, const OptimizerOptions& options, std::int64_t count, Arena& arena);
+    Optimizer(Backend& backend, const OptimizerOptions& options, std::vector<Stretch> stretches,
+              Arena& arena);
     /// Zeroes the state; once, after the arena is allocated.
     void start();
     /// step_number counts from 1.
@@ -50,9 +58,12 @@ class Optimizer {
         Arena::Handle handle;
     };
     Tensor moment(std::size_t index) const;
+    void update(const Stretch& stretch, Tensor parameter, Tensor gradient, double rate,
+                std::int64_t step_number);
 
     Backend& backend_;
     const OptimizerOptions options_;
+    const std::vector<Stretch> stretches_;
     const std::int64_t count_;
     Arena& arena_;
     std::vector<Moment> moments_;

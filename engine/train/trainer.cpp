@@ -14,6 +14,27 @@ namespace {
 constexpr SectionKind kForwardBackward{"forward-backward", 0};
 constexpr SectionKind kReduce{"reduce", 0};
 
+/// Biases do not decay, as in transformers' Trainer.
+std::vector<Stretch> stretches_of(const AdapterLayout& adapter) {
+    std::vector<Stretch> stretches;
+    const auto add = [&](std::int64_t end, bool decays) {
+        const std::int64_t begin =
+            stretches.empty() ? 0 : stretches.back().begin + stretches.back().count;
+        if (begin < end && !stretches.empty() && stretches.back().decays == decays) {
+            stretches.back().count += end - begin;
+        } else if (begin < end) {
+            stretches.push_back({begin, end - begin, decays});
+        }
+    };
+    for (const TrainedWeight& weight : adapter.weights) {
+        if (!is_bias(weight.role)) continue;
+        add(weight.tensor.offset, true);
+        add(weight.tensor.offset + weight.tensor.count(), false);
+    }
+    add(adapter.count, true);
+    return stretches;
+}
+
 class Clock {
   public:
     double seconds() const {
@@ -82,7 +103,7 @@ std::unique_ptr<Trainer::Parts> Trainer::make_parts(const TrainerOptions& option
         parts->tree = std::make_unique<SlotTree>(backend_, adapter_, group_.rank(), world,
                                                  options.max_step_slots, arena);
         parts->optimizer =
-            std::make_unique<Optimizer>(backend_, options.optimizer, adapter_.count, arena);
+            std::make_unique<Optimizer>(backend_, options.optimizer, stretches_of(adapter_), arena);
     }
     return parts;
 }

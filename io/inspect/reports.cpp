@@ -234,6 +234,7 @@ int print_summary(const Options& options) {
     rows.push_back({config.use_dora ? "  DoRA" : "  LoRA",
                     fmt::format("r {}, alpha {}, base {}", config.r, config.alpha,
                                 config.base_model.empty() ? "(unnamed)" : config.base_model)});
+    if (config.bias != "none") rows.push_back({"  trained biases", config.bias});
     if (!config.modules_to_save.empty())
         rows.push_back(
             {"  trained whole", fmt::format("{}", fmt::join(config.modules_to_save, ", "))});
@@ -249,6 +250,7 @@ int print_tree(const Options& options) {
         const char* part = tensor.name.ends_with("lora_A.weight")   ? "A"
                            : tensor.name.ends_with("lora_B.weight") ? "B"
                            : tensor.name.ends_with(".weight")       ? "weight"
+                           : tensor.name.ends_with(".bias")         ? "bias"
                                                                     : "magnitude";
         layers[place.layer][place.target].push_back(
             fmt::format("{} {}", part, shape_text(tensor.shape)));

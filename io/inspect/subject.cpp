@@ -103,6 +103,8 @@ TensorPlace place_of(const std::string& key) {
     if (rest.starts_with(kPrefix)) rest = rest.substr(kPrefix.size());
     const std::size_t lora = rest.find(".lora_");
     place.target = rest.substr(0, lora == std::string::npos ? rest.rfind('.') : lora);
+    constexpr std::string_view kBase = ".base_layer";  // of a bias beside LoRA
+    if (place.target.ends_with(kBase)) place.target.resize(place.target.size() - kBase.size());
     return place;
 }
 

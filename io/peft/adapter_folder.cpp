@@ -20,7 +20,8 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr std::string_view kA = ".lora_A.weight", kB = ".lora_B.weight";
-constexpr std::string_view kMagnitude = ".lora_magnitude_vector", kWeight = ".weight";
+constexpr std::string_view kMagnitude = ".lora_magnitude_vector";
+constexpr std::string_view kWeight = ".weight", kBias = ".bias";
 constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
 
 bool is_lora(std::string_view key) {
@@ -63,20 +64,23 @@ std::vector<std::int64_t> checked_shape(const std::string& key, const Safetensor
         if (key.ends_with(known) && (known != kMagnitude || config.use_dora)) ending = known;
     }
     if (is_saved(key, config)) ending = kWeight;
+    if (config.bias != "none" && key.ends_with(kBias) && !is_lora(key)) ending = kBias;
     if (ending.empty() || !key.starts_with(kPrefix) ||
         key.size() <= kPrefix.size() + ending.size()) {
         throw UserError(fmt::format(
             "{}: tensor \"{}\" is not supported; only lora_A.weight and lora_B.weight of linear "
-            "modules are, their lora_magnitude_vector if adapter_config.json says use_dora, and "
-            "weights of its modules_to_save (no biases, no LoRA on embeddings)",
+            "modules are, their lora_magnitude_vector if adapter_config.json says use_dora, "
+            "weights of its modules_to_save and the biases that its bias says (no others, no LoRA "
+            "on embeddings)",
             file, key));
     }
     std::vector<std::int64_t> shape = tensor.shape;
     if (ending == kMagnitude && shape.size() == 2 && (shape[0] == 1 || shape[1] == 1))
         shape = {tensor.count()};
-    if (shape.size() != (ending == kMagnitude ? 1 : 2) || tensor.count() < 1) {
-        throw UserError(fmt::format("{}: tensor \"{}\" is not a {}", file, key,
-                                    ending == kMagnitude ? "vector" : "matrix"));
+    const bool vector = ending == kMagnitude || ending == kBias;
+    if (shape.size() != (vector ? 1 : 2) || tensor.count() < 1) {
+        throw UserError(
+            fmt::format("{}: tensor \"{}\" is not a {}", file, key, vector ? "vector" : "matrix"));
     }
     return shape;
 }
@@ -169,6 +173,7 @@ AdapterOptions adapter_options(const PeftConfig& config, const std::vector<Named
     options.rank_pattern = config.rank_pattern;
     options.alpha_pattern = config.alpha_pattern;
     options.modules_to_save = config.modules_to_save;
+    options.bias = bias_named(config.bias);
     for (const std::string& module : modules_of(tensors)) {
         const std::string path = parameter_path(module, config);
         auto& targets =

@@ -15,9 +15,9 @@ struct PeftAdapter {
     PeftConfig config;
     std::string config_json;           ///< verbatim
     std::vector<NamedTensor> tensors;  ///< sorted by name, tiling `values`; lora_A [r, in], lora_B
-                                       ///< [out, r], with DoRA lora_magnitude_vector [out], and
-                                       ///< whole weights of modules_to_save; of experts as
-                                       ///< checkpoints have them (expert_tensors.h)
+                                       ///< [out, r], with DoRA lora_magnitude_vector [out];
+                                       ///< whole weights of modules_to_save, and biases [out]; of
+                                       ///< experts as checkpoints have them (expert_tensors.h)
     std::vector<float> values;         ///< bf16 and fp16 files are widened exactly
     std::string sha256;                ///< of adapter_model.safetensors
 
@@ -28,8 +28,9 @@ struct PeftAdapter {
 };
 
 /// Reads and checks a folder. UserError: unsupported features (by name), tensors other than pairs
-/// of lora_A and lora_B (and magnitudes, with use_dora) and weights of modules_to_save, shapes that
-/// contradict r and rank_pattern, malformed files. adapter_model.bin (pickle) is never read.
+/// of lora_A and lora_B (and magnitudes, with use_dora), weights of modules_to_save and, with bias,
+/// biases, shapes that contradict r and rank_pattern, malformed files. adapter_model.bin (pickle)
+/// is never read.
 PeftAdapter read_peft_adapter(const std::filesystem::path& folder);
 
 /// The configuration with exactly the modules that `tensors` are of, whatever list, pattern or

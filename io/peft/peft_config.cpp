@@ -72,9 +72,9 @@ void refuse_unsupported(const json::object& object, JsonKeys& keys, const std::s
         throw UserError(fmt::format("{}: peft_type {} is not supported, only LORA", origin, type));
     }
     const std::string bias = keys.text("bias").value_or("none");
-    if (bias != "none") {
+    if (bias != "none" && bias != "all" && bias != "lora_only") {
         throw UserError(
-            fmt::format("{}: bias \"{}\" is not supported, only \"none\"", origin, bias));
+            fmt::format("{}: bias is \"{}\", expected none, all or lora_only", origin, bias));
     }
     const json::value* init = keys.find("init_lora_weights");
     if (init != nullptr && !keeps_base(*init)) {
@@ -185,6 +185,7 @@ PeftConfig parse_peft_config(std::string_view text, const std::string& origin) {
         config.exclude_modules = strings(excluded, origin + ": exclude_modules");
     }
     config.modules_to_save = strings(keys.find("modules_to_save"), origin + ": modules_to_save");
+    config.bias = keys.text("bias").value_or("none");
     const json::value* init = keys.find("init_lora_weights");
     if (init != nullptr && init->is_string()) config.init_lora_weights = init->get_string();
     if (init != nullptr && init->is_bool()) {
@@ -211,7 +212,7 @@ std::string peft_config_text(const PeftConfig& config) {
     json::object object = {{"alpha_pattern", alphas},
                            {"auto_mapping", nullptr},
                            {"base_model_name_or_path", text_or_null(config.base_model)},
-                           {"bias", "none"},
+                           {"bias", config.bias},
                            {"fan_in_fan_out", config.fan_in_fan_out},
                            {"inference_mode", true},
                            {"init_lora_weights", init_value(config.init_lora_weights)},

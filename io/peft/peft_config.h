@@ -28,6 +28,7 @@ struct PeftConfig {
         rank_pattern;  ///< in the order of the file; the first hit wins
     std::vector<std::pair<std::string, double>> alpha_pattern;
     std::vector<std::string> modules_to_save;  ///< names or path suffixes
+    std::string bias = "none";                 ///< none, all or lora_only
     std::string init_lora_weights = "true";    ///< true, false or a name
     std::string base_model;                    ///< base_model_name_or_path
     std::string revision;
@@ -35,8 +36,8 @@ struct PeftConfig {
 };
 
 /// Reads adapter_config.json. UserError names every feature it asks for that is not supported
-/// (biases, LoRA on embeddings, initialisations that change the base, other PEFT types...)
-/// rather than dropping it.
+/// (biases of lora_B, LoRA on embeddings, initialisations that change the base, other PEFT
+/// types...) rather than dropping it.
 PeftConfig parse_peft_config(std::string_view text, const std::string& origin);
 
 /// adapter_config.json as PEFT writes it, restricted to the keys that every PEFT since 0.5 knows.

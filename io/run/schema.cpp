@@ -316,7 +316,7 @@ void add_model_and_adapter(Table& t, RunFile& run) {
              {"true", "gaussian", "false"},
              {"orthogonal", "pissa", "olora", "loftq", "eva", "corda", "lora_ga"})
         .identity();
-    t.choice("adapter.bias", run.adapter.bias, {"none"}, {"lora_only", "all"}).identity();
+    t.choice("adapter.bias", run.adapter.bias, {"none", "all", "lora_only"}).identity();
     t.add(
          "adapter.modules_to_save",
          [&run](const YAML::Node& n) {

@@ -234,21 +234,18 @@ TEST(Adapter, GradientsOfDoraAreThoseOfFiniteDifferencesWithTheNormsHeld) {
     }
 }
 
-/// Embedding and head of a model with an uneven scale of embeddings, tied or not.
-struct Saved {
-    Saved(bool tied, std::vector<std::string> names) : reader(config_of(tied)) {
-        AdapterOptions options = mixed_options(0);
+/// A model of which an adapter trains weights themselves.
+struct Whole {
+    Whole(const ModelConfig& config, std::vector<std::string> names, AdapterBias bias,
+          bool dora = false)
+        : reader(config) {
+        AdapterOptions options = mixed_options(0, dora);
         options.modules_to_save = std::move(names);
+        options.bias = bias;
         layout = make_adapter_layout(reader.config(), options);
         rig = std::make_unique<Rig>(reader, layout, 1);
         values = rig->from_base(initial(layout));
-    }
-    static ModelConfig config_of(bool tied) {
-        ModelConfig config = test::small_config();
-        config.tied_head = tied;
-        config.embed_scale = 1.7f;
-        config.pad_id = 5;
-        return config;
+        if (dora) values = with_magnitudes(layout, values, *rig, uneven);
     }
 
     test::SyntheticReader reader;
@@ -257,47 +254,95 @@ struct Saved {
     std::vector<float> values;  ///< with the base's own weights
 };
 
-TEST(Adapter, WeightsTrainedWholeStartAsTheBasesAndAreWhatTheMergedModelHas) {
-    for (const bool tied : {false, true}) {
-        Saved without(tied, {});
-        const double untouched = without.rig->run(without.values).loss;
-        for (const std::vector<std::string>& names :
-             {std::vector<std::string>{"embed_tokens", "lm_head"}, {"lm_head"}, {"embed_tokens"}}) {
-            SCOPED_TRACE(fmt::format("{}{}", fmt::join(names, " "), tied ? ", tied" : ""));
-            Saved saved(tied, names);
-            EXPECT_EQ(saved.layout.weights.size(), names.size());
-            EXPECT_EQ(saved.rig->run(saved.values).loss, untouched);
-            std::vector<float> values = saved.values;
-            for (const TrainedWeight& weight : saved.layout.weights) {
-                for (std::int64_t i = 0; i < weight.tensor.count(); ++i) {
-                    values[static_cast<std::size_t>(weight.tensor.offset + i)] +=
-                        0.02f * static_cast<float>(i % 11 - 5);
-                }
-            }
-            const double changed = saved.rig->run(values).loss;
-            EXPECT_GT(std::abs(changed - untouched), 0.05);
-            const MergedWeights merged(saved.reader, saved.layout, values, DType::kF32);
-            EXPECT_FALSE(merged.config().tied_head);
-            const AdapterLayout plain = make_adapter_layout(merged.config(), mixed_options(0));
-            const std::vector<float> nothing(static_cast<std::size_t>(plain.count), 0.0f);
-            EXPECT_NEAR(Rig(merged, plain).run(nothing).loss, changed, 2e-5 * changed);
+/// With a scale of embeddings and a padding token, which the slots have.
+ModelConfig tokens_config(bool tied) {
+    ModelConfig config = test::small_config();
+    config.tied_head = tied;
+    config.embed_scale = 1.7f;
+    config.pad_id = test::SyntheticBatches(config.vocabulary, 2, kTokens).slot(0, 0).tokens[3];
+    return config;
+}
+/// With biases everywhere; q, k and v fused or not.
+ModelConfig biased_config(bool fused) {
+    ModelConfig config = test::small_config();
+    config.family = fused ? "gpt2" : "starcoder2";
+    config.norm = NormKind::kLayer;
+    config.qkv_bias = config.o_bias = config.mlp_bias = true;
+    config.gated_mlp = false;
+    config.fused_qkv = fused;
+    config.tied_head = !fused;
+    return config;
+}
+/// One of every kind.
+std::vector<std::unique_ptr<Whole>> whole_models() {
+    std::vector<std::unique_ptr<Whole>> models;
+    const auto add = [&](const ModelConfig& config, std::vector<std::string> names,
+                         AdapterBias bias, bool dora = false) {
+        models.push_back(std::make_unique<Whole>(config, std::move(names), bias, dora));
+    };
+    for (const bool tied : {false, true})
+        add(tokens_config(tied), {"embed_tokens", "lm_head"}, AdapterBias::kNone);
+    add(tokens_config(true), {"lm_head"}, AdapterBias::kAll);
+    add(tokens_config(true), {"embed_tokens"}, AdapterBias::kNone);
+    for (const bool fused : {false, true}) {
+        add(biased_config(fused), {}, AdapterBias::kAll);
+        add(biased_config(fused), {}, AdapterBias::kLoraOnly);
+        add(biased_config(fused), {"lm_head"}, AdapterBias::kAll, true);
+    }
+    return models;
+}
+
+TEST(Adapter, WeightsTrainedThemselvesStartAsTheBasesAndAreWhatTheMergedModelHas) {
+    for (const auto& model : whole_models()) {
+        const Whole& whole = *model;
+        SCOPED_TRACE(
+            fmt::format("{} {}", whole.reader.config().family, whole.layout.weights.size()));
+        AdapterOptions options = whole.layout.options;
+        options.modules_to_save.clear();
+        options.bias = AdapterBias::kNone;
+        const AdapterLayout lora = make_adapter_layout(whole.reader.config(), options);
+        std::vector<float> values;  // the same but for the weights
+        for (const AdapterTensor& tensor : tensors_of(whole.layout)) {
+            if (tensor.name.find(".lora_") == std::string::npos) continue;
+            const auto begin = whole.values.begin() + tensor.offset;
+            values.insert(values.end(), begin, begin + tensor.count());
         }
+        const double untouched = Rig(whole.reader, lora).run(values).loss;
+        EXPECT_EQ(whole.rig->run(whole.values).loss, untouched);
+        values = whole.values;
+        for (const TrainedWeight& weight : whole.layout.weights) {
+            for (std::int64_t i = 0; i < weight.tensor.count(); ++i) {
+                values[static_cast<std::size_t>(weight.tensor.offset + i)] +=
+                    0.02f * static_cast<float>(i % 11 - 4);
+            }
+        }
+        const double changed = whole.rig->run(values).loss;
+        EXPECT_GT(std::abs(changed - untouched), 0.05);
+        const MergedWeights merged(whole.reader, whole.layout, values, DType::kF32);
+        EXPECT_FALSE(merged.config().tied_head && !options.modules_to_save.empty());
+        const AdapterLayout plain = make_adapter_layout(merged.config(), mixed_options(0));
+        const std::vector<float> nothing(static_cast<std::size_t>(plain.count), 0.0f);
+        EXPECT_NEAR(Rig(merged, plain).run(nothing).loss, changed, 2e-5 * changed);
     }
 }
 
-TEST(Adapter, GradientsOfWeightsTrainedWholeAreThoseOfFiniteDifferences) {
-    for (const bool tied : {false, true}) {
-        Saved saved(tied, {"embed_tokens", "lm_head"});
-        const std::int64_t width = saved.reader.config().width;
-        const Pass pass = saved.rig->run(saved.values);
-        for (const TrainedWeight& weight : saved.layout.weights) {
-            // Every third row alone, so that none can hide behind another.
-            for (std::int64_t row = 0; row < weight.tensor.shape[0]; row += 3) {
+TEST(Adapter, GradientsOfWeightsTrainedThemselvesAreThoseOfFiniteDifferences) {
+    for (const auto& model : whole_models()) {
+        const Whole& whole = *model;
+        const std::int64_t width = whole.reader.config().width;
+        const Pass pass = whole.rig->run(whole.values);
+        for (const TrainedWeight& weight : whole.layout.weights) {
+            // Every third row of a matrix alone, so that none can hide behind another.
+            const bool vector = is_bias(weight.role);
+            const std::int64_t rows = vector ? 1 : weight.tensor.shape[0];
+            const std::int64_t length = vector ? weight.tensor.count() : width;
+            for (std::int64_t row = 0; row < rows; row += 3) {
+                if (weight.role == Role::kEmbed && row == whole.reader.config().pad_id) continue;
                 const std::int64_t begin = weight.tensor.offset + row * width;
                 const float step = 1e-3f;
-                std::vector<float> above = saved.values, below = saved.values;
+                std::vector<float> above = whole.values, below = whole.values;
                 double along = 0;
-                for (std::int64_t i = begin; i < begin + width; ++i) {
+                for (std::int64_t i = begin; i < begin + length; ++i) {
                     const auto e = static_cast<std::size_t>(i);
                     const float sign = pass.gradient[e] < 0 ? -1.0f : 1.0f;
                     above[e] += step * sign;
@@ -305,17 +350,24 @@ TEST(Adapter, GradientsOfWeightsTrainedWholeAreThoseOfFiniteDifferences) {
                     along += std::abs(double{pass.gradient[e]});
                 }
                 const double difference =
-                    (saved.rig->run(above).loss - saved.rig->run(below).loss) / (2 * double{step});
+                    (whole.rig->run(above).loss - whole.rig->run(below).loss) / (2 * double{step});
                 EXPECT_NEAR(difference, along, 0.01 * along + 0.05)
-                    << weight.weight << " row " << row << (tied ? ", tied" : "");
+                    << whole.reader.config().family << " " << weight.tensor.name << " row " << row;
             }
-            double padding = 0;
-            for (std::int64_t i = 0; i < width; ++i) {
-                padding += std::abs(double{pass.gradient[static_cast<std::size_t>(
-                    weight.tensor.offset + *saved.reader.config().pad_id * width + i)]});
-            }
-            EXPECT_EQ(padding > 0, weight.role == Role::kHead);
         }
+    }
+}
+
+TEST(Adapter, ThePaddingTokensRowOfTheEmbeddingHasNoGradient) {
+    Whole whole(tokens_config(true), {"embed_tokens", "lm_head"}, AdapterBias::kNone);
+    const std::int64_t width = whole.reader.config().width;
+    const Pass pass = whole.rig->run(whole.values);
+    for (const TrainedWeight& weight : whole.layout.weights) {
+        double padding = 0;
+        const std::int64_t row = weight.tensor.offset + *whole.reader.config().pad_id * width;
+        for (std::int64_t i = row; i < row + width; ++i)
+            padding += std::abs(double{pass.gradient[static_cast<std::size_t>(i)]});
+        EXPECT_EQ(padding > 0, weight.role == Role::kHead);
     }
 }
 

@@ -24,6 +24,7 @@ struct Variant {
     std::uint64_t seed = 42;
     bool dora = false;
     std::vector<std::string> modules_to_save = {};
+    AdapterBias bias = AdapterBias::kNone;
 };
 
 struct Outcome {
@@ -60,6 +61,7 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
         if (variant.dora) adapter.init = AdapterInit::kRandom;  // rows change their lengths
         adapter.rank_pattern = {{"down_proj", 2}, {"k_proj", 7}};
         adapter.modules_to_save = variant.modules_to_save;
+        adapter.bias = variant.bias;
         // Experts and routers go without DoRA.
         if (variant.dora && config.experts > 0)
             adapter.target_modules = {"q_proj", "k_proj", "v_proj", "o_proj"};
@@ -209,13 +211,19 @@ TEST(Equivalence, HoldsForDora) {
               train({}, Quantization::kNf4, test::small_config()).adapter_sha256);
 }
 
-TEST(Equivalence, HoldsForEmbeddingAndHeadTrainedWhole) {
+TEST(Equivalence, HoldsForWeightsOfTheBaseThatAreTrained) {
     ModelConfig tied = test::small_config();
     tied.tied_head = true;
-    for (const ModelConfig& config : {test::small_config(), tied}) {
-        SCOPED_TRACE(config.tied_head ? "tied" : "untied");
+    ModelConfig biased = test::small_config();
+    biased.family = "gpt2";
+    biased.norm = NormKind::kLayer;
+    biased.qkv_bias = biased.o_bias = biased.mlp_bias = biased.fused_qkv = true;
+    biased.gated_mlp = false;
+    for (const ModelConfig& config : {tied, biased}) {
+        SCOPED_TRACE(config.family);
         const auto train = [&](Variant variant, int steps = 4) {
-            variant.modules_to_save = {"embed_tokens", "lm_head"};
+            variant.modules_to_save = {config.tied_head ? "embed_tokens" : "wte", "lm_head"};
+            variant.bias = AdapterBias::kAll;
             return run(variant, steps, DType::kBF16, OptimizerKind::kAdamW, Quantization::kNf4,
                        config);
         };
@@ -231,6 +239,7 @@ TEST(Equivalence, HoldsForEmbeddingAndHeadTrainedWhole) {
             EXPECT_EQ(other.adapter_sha256, one.adapter_sha256) << variant.ranks << " ranks";
             EXPECT_EQ(other.losses, one.losses) << variant.ranks << " ranks";
         }
+        if (config.tied_head) continue;
         const Outcome gpu = train({.backend = "emulated_cuda"}, 2);
         const Outcome two =
             train({2, 1, PlacementMode::kGathered, Recompute::kAlways, "emulated_cuda"}, 2);

@@ -29,8 +29,9 @@ const std::vector<std::string> kFamilies = {
 
 /// Those that also have a DoRA adapter: separate and fused projections, biases, norms of branches.
 const std::vector<std::string> kDora = {"llama", "llama_bias", "gemma3", "gpt2"};
-/// Those of which an adapter trains embedding, head or both whole, tied and not.
-const std::vector<std::string> kWhole = {"llama", "llama_tied", "gemma3", "gpt2"};
+/// Those of which an adapter trains embedding, head or both whole, tied and not, or biases.
+const std::vector<std::string> kWhole = {"llama", "llama_tied", "gemma3",
+                                         "gpt2",  "starcoder2", "llama_bias"};
 
 /// Those that also have an adapter of all linears, of experts and routers too.
 const std::vector<std::string> kExperts = {"mixtral", "qwen3_moe"};
@@ -285,7 +286,7 @@ struct Training {
     std::vector<double> losses;
     std::vector<float> untrained;  ///< in the adapter's layout
 };
-Training train(const TinyModel& model, const Slot& slot, double rate, int steps) {
+Training train(const TinyModel& model, const Slot& slot, double rate, double decay, int steps) {
     Training training;
     run_threads(2, [&](Communicator& group) {
         const auto backend = test::make_backend(1);
@@ -295,6 +296,7 @@ Training train(const TinyModel& model, const Slot& slot, double rate, int steps)
         options.max_slot_tokens = 64;
         options.schedule = {LrScheduler::kConstant, rate, 0, steps};
         options.max_grad_norm = 0;
+        options.optimizer.weight_decay = decay;
         const LayoutOptions layout{Quantization::kNf4, true, DType::kF32, {}};
         Trainer trainer(*backend, group, model.config(), layout, model.adapter()->options, options);
         trainer.load(*open_model(model.folder()), 1, {});
@@ -313,9 +315,9 @@ Training train(const TinyModel& model, const Slot& slot, double rate, int steps)
 
 /// By the documents of the golden files in `folder`.
 Training compare_training(const TinyModel& model, const std::string& folder,
-                          const boost::json::array& losses, double rate) {
+                          const boost::json::array& losses, double rate, double decay = 0) {
     const Slot slot = evaluation_slots(documents_of(model, folder), 64).at(0);
-    Training got = train(model, slot, rate, static_cast<int>(losses.size()));
+    Training got = train(model, slot, rate, decay, static_cast<int>(losses.size()));
     for (std::size_t s = 0; s < got.losses.size(); ++s) {
         const double want = losses[s].to_number<double>();
         // Rounding grows from step to step: 2.2e-5 is the most that any backend shows.
@@ -350,18 +352,31 @@ TEST_P(TinyDora, TwentyStepsHaveTheLossesOfPeft) {
     }
 }
 
+/// The base's own values of a trained weight.
+std::vector<float> base_values(const WeightReader& base, const TrainedWeight& weight) {
+    const ModelConfig& config = base.config();
+    std::vector<WeightSpec> all = embedding_weights(config);
+    if (weight.role == Role::kHead && config.tied_head) all.front().name = weight.weight;
+    for (std::int64_t l = 0; l < config.layers; ++l)
+        std::ranges::copy(layer_weights(config, l), std::back_inserter(all));
+    std::ranges::copy(head_weights(config), std::back_inserter(all));
+    WeightSpec source = *std::ranges::find(all, weight.weight, &WeightSpec::name);
+    if (source.role == Role::kEmbed) source.name = embedding_weights(config).front().name;
+    std::vector<float> values(static_cast<std::size_t>(source.count()));
+    base.read(source, 0, values);
+    return values;
+}
+
 TEST_P(TinyWhole, TwentyStepsHaveTheLossesOfPeft) {
     const TinyModel model(GetParam(), Quantization::kNf4, "whole");
     const auto golden = test::read_json(model.folder() + "/whole/golden.json");
     const Training got = compare_training(model, "/whole", golden.at("losses").as_array(),
-                                          golden.at("learning_rate").to_number<double>());
+                                          golden.at("learning_rate").to_number<double>(),
+                                          golden.at("weight_decay").to_number<double>());
     const auto base = open_model(model.folder());
+    EXPECT_FALSE(model.adapter()->weights.empty());
     for (const TrainedWeight& weight : model.adapter()->weights) {
-        const bool of_head = weight.role == Role::kHead && !model.config().tied_head;
-        const WeightSpec source =
-            (of_head ? head_weights(model.config()) : embedding_weights(model.config())).front();
-        std::vector<float> want(static_cast<std::size_t>(source.count()));
-        base->read(source, 0, want);
+        const std::vector<float> want = base_values(*base, weight);
         const float* begin = got.untrained.data() + weight.tensor.offset;
         EXPECT_TRUE(std::ranges::equal(want, std::span(begin, want.size()))) << weight.weight;
     }

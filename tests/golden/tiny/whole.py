@@ -1,9 +1,10 @@
-"""Adapters that train weights of the base whole (modules_to_save), by PEFT over transformers and bitsandbytes: MODEL/whole/. Run
-after make.py, which removes it.
+"""Adapters that train weights of the base themselves (modules_to_save, bias), by PEFT over transformers and bitsandbytes: MODEL/whole/.
+Run after make.py, which removes it.
 
-Beside LoRA as in make.py each model trains embedding, head or both, of tied models too: PEFT unties them. The documents are make.py's
+Beside LoRA each model trains embedding, head or both, of tied models too (PEFT unties them), or biases. The documents are make.py's
 with some padding tokens inside, whose row torch's Embedding gives no gradient. Recorded, as in dora.py: logits, losses and gradients
-in fp32, on the plain base and over NF4, and the losses of twenty AdamW steps over NF4.
+in fp32, on the plain base and over NF4, and the losses of twenty AdamW steps over NF4, with a weight decay of what transformers' Trainer
+lets decay.
 """
 
 import json
@@ -17,18 +18,22 @@ from train import LEARNING_RATE, STEPS
 from common import use_exact_nested_codes, versions, write_json
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
+from transformers import Trainer
 
 MODELS = {
     "llama": dict(modules_to_save=["embed_tokens", "lm_head"]),
     "llama_tied": dict(modules_to_save=["lm_head"]),
     "gemma3": dict(modules_to_save=["model.embed_tokens"]),
-    "gpt2": dict(modules_to_save=["wte", "lm_head"]),
+    "gpt2": dict(modules_to_save=["wte", "lm_head"], bias="all"),
+    "starcoder2": dict(bias="all"),
+    "llama_bias": dict(bias="lora_only", target_modules=["q_proj", "o_proj", "down_proj"]),
 }
+WEIGHT_DECAY = 0.1
 
 
 def attach(model, name):
-    return get_peft_model(model, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear",
-                                            task_type="CAUSAL_LM", **MODELS[name]))
+    options = {"target_modules": "all-linear"} | MODELS[name]
+    return get_peft_model(model, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM", **options))
 
 
 def trained(model):
@@ -61,7 +66,7 @@ def make(name):
     shutil.rmtree(folder, ignore_errors=True)
     docs = documents(base)
     golden = {"about": "tests/golden/tiny/whole.py", "versions": versions("torch", "transformers", "peft", "bitsandbytes"),
-              "documents": docs, "loss": {}, "grad_norm": {}, "learning_rate": LEARNING_RATE, "losses": []}
+              "documents": docs, "loss": {}, "grad_norm": {}, "learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY, "losses": []}
     tensors = {}
     for kind in ("fp32", "nf4"):
         if kind == "fp32":
@@ -74,7 +79,10 @@ def make(name):
         gradients = {key: parameter.grad.clone() for key, parameter in trained(model).items()}
         golden["grad_norm"][kind] = float(sum(g.double().square().sum() for g in gradients.values()).sqrt())
         tensors |= {f"grad.{kind}.{key}": value for key, value in gradients.items()}
-    optimizer = torch.optim.AdamW(trained(model).values(), lr=LEARNING_RATE, weight_decay=0.0)
+    decaying = Trainer.get_decay_parameter_names(None, model)
+    groups = [{"params": [p for n, p in model.named_parameters() if p.requires_grad and (n in decaying) == decays],
+               "weight_decay": WEIGHT_DECAY if decays else 0.0} for decays in (True, False)]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
     for _ in range(STEPS):
         golden["losses"].append(run(model, docs)[1])
         optimizer.step()

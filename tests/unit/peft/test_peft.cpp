@@ -91,6 +91,7 @@ TEST(PeftConfig, OursReadsBackAndIsSorted) {
     config.target_modules = {"q_proj", "v_proj"};
     config.layers_to_transform = {0, 3};
     config.modules_to_save = {"lm_head"};
+    config.bias = "lora_only";
     config.base_model = "a/b";
     const std::string text = peft_config_text(config);
     EXPECT_NE(text.find("\n  \"lora_alpha\": 32,\n  \"lora_dropout\": 0.05,\n"), std::string::npos)
@@ -100,6 +101,7 @@ TEST(PeftConfig, OursReadsBackAndIsSorted) {
     EXPECT_EQ(again.layers_to_transform, config.layers_to_transform);
     EXPECT_TRUE(again.use_rslora && again.use_dora);
     EXPECT_EQ(again.modules_to_save, config.modules_to_save);
+    EXPECT_EQ(again.bias, "lora_only");
 }
 
 TEST(PeftConfig, ParsesPatternsInFileOrder) {
@@ -151,7 +153,7 @@ TEST(PeftConfig, UnsupportedFeaturesAreRefusedByName) {
     const std::pair<const char*, const char*> cases[] = {
         {R"({"peft_type": "IA3"})", "IA3"},
         {R"({"use_dora": 1})", "use_dora"},
-        {R"({"bias": "all"})", "bias"},
+        {R"({"bias": "some"})", "bias"},
         {R"({"lora_bias": true})", "lora_bias"},
         {R"({"modules_to_save": [3]})", "modules_to_save"},
         {R"({"ensure_weight_tying": true})", "ensure_weight_tying"},
@@ -309,6 +311,29 @@ TEST(PeftFolder, WeightsTrainedWholeAreReadAndWrittenAsPeftHasThem) {
                   read_peft_adapter(folder.path());
               }).find("model.embed_tokens.weight\" is not supported"),
               std::string::npos);
+}
+
+TEST(PeftFolder, BiasesAreReadAndWrittenAsPeftHasThem) {
+    for (const auto& [model, biases] :
+         {std::pair{"gpt2", 13}, {"starcoder2", 17}, {"llama_bias", 6}}) {
+        const fs::path tiny = kGolden / "../tiny" / model / "whole";
+        const PeftAdapter adapter = read_peft_adapter(tiny);
+        EXPECT_EQ(std::ranges::count_if(
+                      adapter.tensors,
+                      [](const NamedTensor& tensor) { return tensor.name.ends_with(".bias"); }),
+                  biases);
+        const TempFolder folder;
+        write_peft_adapter(folder.path() / "adapter", state_of(adapter));
+        EXPECT_EQ(slurp(folder.path() / "adapter/adapter_model.safetensors"),
+                  slurp(tiny / "adapter_model.safetensors"));
+        PeftConfig config = adapter.config;
+        config.bias = "none";
+        fs::copy(tiny / "adapter_model.safetensors", folder.path());
+        write_file_atomic(folder.path() / "adapter_config.json", peft_config_text(config));
+        EXPECT_NE(
+            message_of([&] { read_peft_adapter(folder.path()); }).find(".bias\" is not supported"),
+            std::string::npos);
+    }
 }
 
 TEST(PeftFolder, RefusesTensorsItCannotApply) {

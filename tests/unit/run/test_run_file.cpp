@@ -81,7 +81,9 @@ TEST_F(RunFileTest, ModulesAreNamesOrAnExpressionAsInPeft) {
     EXPECT_EQ(load(run.to_yaml()).to_yaml(), run.to_yaml());
     EXPECT_EQ(load(run.to_yaml()).adapter.target_pattern, run.adapter.target_pattern);
     EXPECT_TRUE(run.adapter.modules_to_save.empty());
-    const RunFile saved = load(good_ + "adapter: {modules_to_save: [embed_tokens, lm_head]}\n");
+    const RunFile saved =
+        load(good_ + "adapter: {modules_to_save: [embed_tokens, lm_head], bias: all}\n");
+    EXPECT_EQ(load(saved.to_yaml()).adapter.bias, "all");
     EXPECT_EQ(load(saved.to_yaml()).adapter.modules_to_save,
               (std::vector<std::string>{"embed_tokens", "lm_head"}));
     EXPECT_EQ(load(good_, {"adapter.target_modules=self_attn.q_proj"}).adapter.target_modules,
@@ -132,7 +134,7 @@ TEST_F(RunFileTest, ErrorsNameFileLineKeyAndTheNearestKnownKey) {
         std::string::npos);
     EXPECT_NE(error(good_ + "train: {seed: 1, seed: 2}\n").find("given twice"), std::string::npos);
     EXPECT_NE(error(good_ + "adapter: {r: 0}\n").find("from 1 to 1024"), std::string::npos);
-    for (const char* key : {"bias: lora_only", "init_lora_weights: pissa"}) {
+    for (const char* key : {"init_lora_weights: olora", "init_lora_weights: pissa"}) {
         EXPECT_NE(error(good_ + "adapter: {" + key + "}\n").find("not supported yet"),
                   std::string::npos)
             << key;
