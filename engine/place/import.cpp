@@ -83,8 +83,7 @@ class UnitImport {
 
   private:
     bool rounds(const WeightSpec& weight) const {
-        const DType source = reader_.source_dtype(weight);
-        return options_.plain_dtype != DType::kF32 || source == DType::kBF16;
+        return rounds_on_import(reader_, weight, options_.plain_dtype);
     }
 
     std::int64_t copy_plain(const Field& field) {

@@ -133,8 +133,7 @@ std::shared_ptr<const QuantizedWeights::Codes> QuantizedWeights::codes_of(
     if (last_ != nullptr && last_->name == weight.name) return last_;
     auto made = std::make_shared<Codes>();
     made->name = weight.name;
-    const bool round =
-        options_.plain_dtype != DType::kF32 || weights_.source_dtype(weight) == DType::kBF16;
+    const bool round = rounds_on_import(weights_, weight, options_.plain_dtype);
     if (options_.quantization == Quantization::kInt8) {
         quantize_rows(weight, round, *made);
     } else {

@@ -185,4 +185,9 @@ std::vector<WeightSpec> head_weights(const ModelConfig& config) {
     return unit.take();
 }
 
+bool rounds_on_import(const WeightReader& reader, const WeightSpec& weight, DType plain_dtype) {
+    const bool rounded = plain_dtype != DType::kF32 || reader.source_dtype(weight) == DType::kBF16;
+    return rounded && !reader.reads_bf16(weight);
+}
+
 }  // namespace qshard

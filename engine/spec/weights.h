@@ -126,6 +126,8 @@ class WeightReader {
     /// Dtype the values come in before any rounding of ours: kF32, kF16 or kBF16; block-quantized
     /// GGUF types say kBF16, because their values are rounded to bf16 on import.
     virtual DType source_dtype(const WeightSpec& weight) const = 0;
+    /// Whether read() gives values that bf16 holds exactly: rounding them to it is a waste.
+    virtual bool reads_bf16(const WeightSpec&) const { return false; }
     /// Elements [first, first + out.size()) of the row-major [rows, cols] weight as fp32 (exact
     /// values of the source; GGUF's permuted q and k rows come back in Hugging Face's order).
     virtual void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const = 0;
@@ -142,5 +144,9 @@ class WeightReader {
     /// Bytes of the files that hold the weights.
     virtual std::int64_t file_bytes() const = 0;
 };
+
+/// Whether what `reader` gives is rounded to bf16 before anything else, as transformers does on
+/// loading: unless the source is fp32 or fp16 and plain_dtype is fp32, or has been rounded already.
+bool rounds_on_import(const WeightReader& reader, const WeightSpec& weight, DType plain_dtype);
 
 }  // namespace qshard

@@ -80,6 +80,11 @@ class GgufModel : public WeightReader {
                                         : DType::kBF16;
     }
 
+    bool reads_bf16(const WeightSpec& weight) const override {
+        const Located& located = at(weight);
+        return located.tensor->type == GgmlType::kBF16 && !located.plus_one;
+    }
+
     void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override {
         const Located& located = at(weight);
         const auto count = static_cast<std::int64_t>(out.size());

@@ -90,6 +90,11 @@ class HuggingFaceModel : public WeightReader {
         return type == SafetensorsType::kF16 ? DType::kF16 : DType::kF32;
     }
 
+    bool reads_bf16(const WeightSpec& weight) const override {
+        const Located& located = at(weight);
+        return !located.quantized && located.plain.tensor->type == SafetensorsType::kBF16;
+    }
+
     void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override {
         const Located& located = at(weight);
         check(first >= 0 && first <= weight.count() &&

@@ -92,6 +92,7 @@ TEST(Gguf, AnyRangeEqualsThatPartOfTheWhole) {
         EXPECT_THROW(model->read(weight, weight.count() - 1, outside), BugError);
     }
     EXPECT_EQ(model->source_dtype(weight_of(*model, Role::kQ)), DType::kBF16);
+    EXPECT_FALSE(model->reads_bf16(weight_of(*model, Role::kQ))) << "Q4_1 as fp32";
     EXPECT_EQ(model->source_dtype(weight_of(*model, Role::kEmbed)), DType::kF32);
 }
 

@@ -82,6 +82,7 @@ TEST(HuggingFaceModel, OneFile) {
                   static_cast<float>(weight.count() - 1))
             << weight.name;
         EXPECT_EQ(model.source_dtype(weight), DType::kBF16);
+        EXPECT_TRUE(model.reads_bf16(weight));
     }
     EXPECT_EQ(model.sha256().size(), 64u);
     EXPECT_GT(model.file_bytes(), 1000);
