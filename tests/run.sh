@@ -1,5 +1,6 @@
 #!/bin/bash
-# The whole test suite: build with warnings as errors, formatting, tests, sanitizers, job scripts.
+# The whole test suite: build with warnings as errors, tests, CUDA as far as it goes without a GPU, sanitizers, job
+# scripts. What is checked of the program's text is in tests/lint.sh.
 #
 #   tests/run.sh [--quick] [--backend NAME] [--transport NAME]
 #
@@ -23,7 +24,7 @@ while [ $# -gt 0 ]; do
             [ "$1" = --transport ] && export QSHARD_TEST_TRANSPORT=$2
             shift
             ;;
-        -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 0 ;;
+        -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 0 ;;
         *) echo "run.sh: unknown option $1" >&2 && exit 64 ;;
     esac
     shift
@@ -105,15 +106,6 @@ build() { # FOLDER TARGET CMAKE_FLAGS...
     nice ninja -C "$folder" "$target"
 }
 
-clang_format() {
-    find engine comm io tests \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 |
-        xargs -0 clang-format --dry-run -Werror
-}
-
-shell_check() {
-    shellcheck .ci/run jobs/*.sh jobs/*.sbatch tests/*.sh tests/jobs/*.sh tests/gpu/*.sh
-}
-
 # count_script LOG CODE: a test script that ends with "N passed, N failed", or with 77 if it cannot run here.
 count_script() {
     if [ "$2" = 77 ]; then count 0 0 1 && return; fi
@@ -136,12 +128,9 @@ run_python() {
 if [ "$(id -u)" = 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 export OMPI_MCA_btl_vader_single_copy_mechanism=none # containers forbid it, with a warning a rank
 
-one "formatting" clang_format
-one "shell scripts" shell_check
 for script in tests/jobs/test_*.py; do run_python "$script"; done
 
 one "build" build build all || summary
-one "clang-tidy" tests/tidy.sh
 
 headline "model"
 if QSHARD_TEST_MODEL=$(jobs/get_model.sh); then
