@@ -129,6 +129,7 @@ TrainerOptions TrainRun::trainer_options(PlacementMode mode) const {
         std::ceil(run_.train.warmup_ratio * static_cast<double>(total_steps_))));
     options.max_grad_norm = run_.train.max_grad_norm;
     options.seed = run_.train.seed;
+    options.saves = true;
     return options;
 }
 

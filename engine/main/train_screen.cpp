@@ -104,7 +104,7 @@ std::string start_screen(const StartScreen& s) {
                         s.backend->threads(), s.backend->threads() == 1 ? "" : "s",
                         run.model.compute_dtype, s.trainer->recomputed_layers(), config.layers));
     text += "memory of a rank, planned:\n";
-    text += memory_table(s.trainer->memory(), s.backend->workspace_bytes(), s.memory_limit);
+    text += memory_table(*s.trainer, s.memory_limit);
     return text;
 }
 
@@ -180,15 +180,8 @@ std::string report_html(const ReportFacts& f) {
              fmt::format("{:.2f}", std::exp(f.after.loss))}};
     }
     report.examples.assign(f.examples.begin(), f.examples.end());
-    std::size_t base = 0;
-    for (const Arena::Entry& entry : f.trainer->memory().entries()) {
-        if (entry.name.starts_with("base ")) {
-            base += entry.bytes;
-        } else if (entry.bytes > 0) {
-            report.memory.emplace_back(entry.name, human_bytes(entry.bytes));
-        }
-    }
-    report.memory.emplace_back("base weights", human_bytes(base));
+    for (const auto& [name, bytes] : f.trainer->memory_plan())
+        report.memory.emplace_back(name, human_bytes(bytes));
     report.memory.emplace_back("total", human_bytes(f.trainer->planned_bytes()));
     report.how_to_use = fmt::format("qshard generate --model {} --adapter {} --prompt '...'",
                                     f.run->model.base, (output / "adapter").string());

@@ -48,6 +48,9 @@ class Optimizer {
     /// step_number counts from 1.
     void step(Tensor parameter, Tensor gradient, double rate, std::int64_t step_number);
 
+    std::size_t state_bytes() const {
+        return moments_.size() * static_cast<std::size_t>(count_) * sizeof(float);
+    }
     std::map<std::string, std::vector<float>> state() const;
     /// UserError if the names or lengths are another optimizer's.
     void load(const std::map<std::string, std::vector<float>>& state);

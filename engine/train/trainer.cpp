@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "base/hash.h"
 #include "train/flops.h"
@@ -110,8 +111,45 @@ std::unique_ptr<Trainer::Parts> Trainer::make_parts(const TrainerOptions& option
 
 std::size_t Trainer::bytes_with(const TrainerOptions& options, std::int64_t recomputed) const {
     Arena arena;
-    make_parts(options, recomputed, arena);
-    return arena.total_bytes() + backend_.workspace_bytes();
+    return total_of(arena, *make_parts(options, recomputed, arena));
+}
+
+/// What saving takes of the memory that is planned. All ranks have one plan, though one of them
+/// writes.
+std::size_t Trainer::saving_bytes(const Parts& parts) const {
+    const bool in_host_memory = backend_.memory_bytes() == 0;
+    if (!options_.saves || parts.optimizer == nullptr || !in_host_memory) return 0;
+    const std::size_t values = static_cast<std::size_t>(adapter_.count) * sizeof(float);
+    // The values before training; the state, its file, and what that reads back as.
+    return values + 3 * (values + parts.optimizer->state_bytes());
+}
+
+std::size_t Trainer::total_of(const Arena& arena, const Parts& parts) const {
+    return arena.total_bytes() + backend_.workspace_bytes() + saving_bytes(parts);
+}
+
+std::vector<PlannedMemory> Trainer::plan_of(const Arena& arena, const Parts& parts) const {
+    std::vector<PlannedMemory> plan = {{"base weights", 0},
+                                       {"kernel workspace", backend_.workspace_bytes()},
+                                       {"saving checkpoints", saving_bytes(parts)}};
+    for (const Arena::Entry& entry : arena.entries()) {
+        if (entry.name.starts_with("base ")) {
+            plan[0].bytes += entry.bytes;
+        } else {
+            plan.push_back({entry.name, entry.bytes});
+        }
+    }
+    std::erase_if(plan, [](const PlannedMemory& part) { return part.bytes == 0; });
+    std::ranges::stable_sort(plan, std::greater(), &PlannedMemory::bytes);
+    return plan;
+}
+
+std::vector<PlannedMemory> Trainer::memory_plan() const {
+    return plan_of(*arena_, *parts_);
+}
+
+std::size_t Trainer::planned_bytes() const {
+    return total_of(*arena_, *parts_);
 }
 
 void Trainer::plan() {
@@ -140,21 +178,12 @@ void Trainer::plan() {
 
 void Trainer::refuse(std::size_t needed) const {
     Arena arena;
-    make_parts(options_, recomputed_layers_, arena);
-    std::size_t base = 0;
-    std::vector<Arena::Entry> entries = arena.entries();
-    std::erase_if(entries, [&](const Arena::Entry& entry) {
-        if (!entry.name.starts_with("base ")) return false;
-        base += entry.bytes;
-        return true;
-    });
-    entries.push_back({"base", base, 0});
-    std::sort(entries.begin(), entries.end(),
-              [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+    const std::vector<PlannedMemory> plan =
+        plan_of(arena, *make_parts(options_, recomputed_layers_, arena));
     std::string parts;
-    for (std::size_t i = 0; i < std::min<std::size_t>(5, entries.size()); ++i) {
-        parts += fmt::format("{}{} {}", i == 0 ? "" : ", ", entries[i].name,
-                             human_bytes(entries[i].bytes));
+    for (std::size_t i = 0; i < std::min<std::size_t>(5, plan.size()); ++i) {
+        parts +=
+            fmt::format("{}{} {}", i == 0 ? "" : ", ", plan[i].name, human_bytes(plan[i].bytes));
     }
     std::string tries;
     auto offer = [&](const std::string& what, const TrainerOptions& options,
@@ -363,27 +392,14 @@ std::string human_bytes(std::size_t bytes) {
     return fmt::format("{:.1f} KiB", value / 0x1p10);
 }
 
-std::string memory_table(const Arena& arena, std::size_t workspace_bytes, std::size_t limit) {
-    std::size_t base = 0;
-    std::vector<std::pair<std::string, std::size_t>> rows;
-    for (const Arena::Entry& entry : arena.entries()) {
-        if (entry.name.starts_with("base ")) {
-            base += entry.bytes;
-        } else if (entry.bytes > 0) {
-            rows.emplace_back(entry.name, entry.bytes);
-        }
-    }
-    rows.emplace_back("base weights", base);
-    if (workspace_bytes > 0) rows.emplace_back("kernel workspace", workspace_bytes);
-    std::sort(rows.begin(), rows.end(),
-              [](const auto& a, const auto& b) { return a.second > b.second; });
+std::string memory_table(const Trainer& trainer, std::size_t limit) {
     std::string table;
-    for (const auto& [name, bytes] : rows)
+    for (const auto& [name, bytes] : trainer.memory_plan())
         table += fmt::format("  {:<34} {:>10}\n", name, human_bytes(bytes));
     const std::string suffix =
         limit > 0 ? fmt::format("  of {}", human_bytes(limit)) : std::string();
-    table += fmt::format("  {:<34} {:>10}{}\n", "total",
-                         human_bytes(arena.total_bytes() + workspace_bytes), suffix);
+    table +=
+        fmt::format("  {:<34} {:>10}{}\n", "total", human_bytes(trainer.planned_bytes()), suffix);
     return table;
 }
 

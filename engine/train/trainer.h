@@ -35,6 +35,13 @@ struct TrainerOptions {
     double max_grad_norm = 1.0;  ///< 0 = no clipping
     std::uint64_t seed = 42;     ///< of the adapter's dropout
     bool train = true;           ///< false: evaluation only
+    bool saves = false;          ///< plan for the checkpoints of what it trains
+};
+
+/// A part of the memory plan.
+struct PlannedMemory {
+    std::string name;
+    std::size_t bytes = 0;
 };
 
 /// Seconds of one step by section; they add up to `total`.
@@ -75,8 +82,9 @@ class Trainer {
 
     const AdapterLayout& adapter_layout() const { return adapter_; }
     const ModelLayout& layout() const { return layout_; }
-    const Arena& memory() const { return *arena_; }
-    std::size_t planned_bytes() const { return arena_->total_bytes() + backend_.workspace_bytes(); }
+    /// Largest first; the base is one part.
+    std::vector<PlannedMemory> memory_plan() const;
+    std::size_t planned_bytes() const;
     std::int64_t recomputed_layers() const { return recomputed_layers_; }
     /// Bytes of the frozen base that stay on this rank.
     std::size_t resident_base_bytes() const;
@@ -110,6 +118,9 @@ class Trainer {
     std::unique_ptr<Parts> make_parts(const TrainerOptions& options, std::int64_t recomputed,
                                       Arena& arena) const;
     std::size_t bytes_with(const TrainerOptions& options, std::int64_t recomputed) const;
+    std::size_t saving_bytes(const Parts& parts) const;
+    std::vector<PlannedMemory> plan_of(const Arena& arena, const Parts& parts) const;
+    std::size_t total_of(const Arena& arena, const Parts& parts) const;
     void plan();
     [[noreturn]] void refuse(std::size_t needed) const;
     std::int64_t group_slots(const TrainerOptions& options) const;
@@ -127,8 +138,8 @@ class Trainer {
     std::int64_t recomputed_layers_ = 0;
 };
 
-/// The memory plan as a table, largest first, with its total and the limit.
-std::string memory_table(const Arena& arena, std::size_t workspace_bytes, std::size_t limit);
+/// The memory plan as a table with its total and the limit.
+std::string memory_table(const Trainer& trainer, std::size_t limit);
 /// "1.4 GiB", "23.0 MiB".
 std::string human_bytes(std::size_t bytes);
 

@@ -364,6 +364,13 @@ TEST(Equivalence, APlanThatDoesNotFitIsRefusedWithWhatWould) {
         const Trainer fitting(*backend, group, config, {}, adapter, options);
         EXPECT_GT(fitting.recomputed_layers(), 0);
         EXPECT_LE(fitting.planned_bytes(), options.memory_limit);
+        options.saves = true;
+        options.memory_limit = 0;
+        options.recompute = Recompute::kNever;
+        const Trainer saving(*backend, group, config, {}, adapter, options);
+        // The values before training, and three times values and both moments.
+        EXPECT_EQ(saving.planned_bytes() - large.planned_bytes(),
+                  static_cast<std::size_t>(saving.adapter_layout().count) * 4 * (1 + 3 * 3));
     });
 }
 
