@@ -93,11 +93,13 @@ Subject load_subject(const fs::path& path) {
 TensorPlace place_of(const std::string& key) {
     TensorPlace place;
     std::string rest = key;
-    const std::size_t at = rest.find(".layers.");
-    if (at != std::string::npos) {
-        const char* begin = rest.data() + at + 8;
+    for (const std::string_view list : {".layers.", ".h."}) {  // as GPT-2 has it
+        const std::size_t at = rest.find(list);
+        if (at == std::string::npos) continue;
+        const char* begin = rest.data() + at + list.size();
         const auto [end, error] = std::from_chars(begin, rest.data() + rest.size(), place.layer);
         if (error == std::errc{} && *end == '.') rest = rest.substr(end + 1 - rest.data());
+        break;
     }
     constexpr std::string_view kPrefix = "base_model.model.";
     if (rest.starts_with(kPrefix)) rest = rest.substr(kPrefix.size());

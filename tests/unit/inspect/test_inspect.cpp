@@ -104,6 +104,11 @@ TEST_F(InspectTest, AFileWithoutManifestIsShownAsUnverified) {
 
 TEST_F(InspectTest, TreeTensorsAndStats) {
     EXPECT_NE(inspect("tree " + run_.string()).out.find("self_attn.q_proj"), std::string::npos);
+    const auto gpt2 = parse_strict_json(
+        inspect(std::string("tree --json ") + QSHARD_TEST_DATA + "/golden/tiny/gpt2/whole").out,
+        "tree");
+    EXPECT_TRUE(gpt2.as_object().contains("layer 0")) << gpt2;
+    EXPECT_TRUE(gpt2.at("outside the layers").as_object().contains("lm_head")) << gpt2;
     const Result tensors = inspect("tensors --json " + run_.string());
     EXPECT_EQ(parse_strict_json(tensors.out, "tensors").as_array().size(), 8u) << tensors.out;
     const Result stats = inspect("stats " + run_.string());
