@@ -56,6 +56,7 @@ StoredUnit parse_unit(const json::value& value, std::uint64_t file_bytes,
     unit.bytes = whole(keys, "bytes");
     if (unit.offset % kStorePage != 0 || !inside(unit.offset, unit.bytes, file_bytes))
         keys.fail("offset", "a page inside the file");
+    if (unit.bytes % 8 != 0) keys.fail("bytes", "whole words of 8 bytes, as sums are of them");
     const auto sum = PositionSum::from_hex(required(keys, "sum"));
     if (!sum) keys.fail("sum", "32 hexadecimal digits");
     unit.sum = *sum;

@@ -174,6 +174,10 @@ TEST(WeightStore, EveryTruncationAndEveryFlippedByteIsFound) {
                            "unit " + table.units[u].name);
         }
     }
+    StoreTable uneven = table;
+    uneven.units[0].bytes -= 4;
+    expect_message([&] { parse_store_table(store_table_text(uneven), whole.size(), "uneven"); },
+                   "whole words");
     // The table and the end, byte by byte.
     for (std::size_t at = whole.size() - 200; at < whole.size(); ++at) {
         std::string flipped = whole;
