@@ -28,6 +28,8 @@ ON
     chmod 755 "$folder/on"
 }
 
+# Patient, as the host may be busy: a daemon that does not answer within MessageTimeout (10 s, if not said) makes Slurm itself
+# requeue the job. A requeued job waits for cred_expire (120 s, if not said) before it starts again.
 write_conf() {
     local i
     cat >"$folder/slurm.conf" <<CONF
@@ -37,7 +39,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket=$folder/munge/socket,cred_expire=5
+AuthInfo=socket=$folder/munge/socket,cred_expire=15
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool.%n
 SlurmctldPidFile=$folder/ctl.pid
@@ -59,7 +61,8 @@ ReturnToService=2
 JobRequeue=1
 KillWait=20
 MinJobAge=3600
-SlurmdTimeout=20
+SlurmdTimeout=300
+MessageTimeout=100
 CONF
     for i in "${!NODES[@]}"; do
         echo "NodeName=$prefix${NODES[i]} NodeAddr=$NET.$((11 + i)) CPUs=2 RealMemory=4000 State=UNKNOWN"
