@@ -154,16 +154,12 @@ std::string to_lines(const std::vector<EvalAnswer>& answers) {
 
 std::vector<EvalAnswer> from_lines(const std::string& lines) {
     std::vector<EvalAnswer> answers;
-    for (std::size_t begin = 0; begin < lines.size();) {
-        const std::size_t end = lines.find('\n', begin);
-        const boost::json::object line =
-            boost::json::parse(lines.substr(begin, end - begin)).as_object();
+    for (const boost::json::object& line : objects_of(lines)) {
         EvalAnswer answer{
             line.at("loss").to_number<double>(), line.at("tokens").to_number<std::int64_t>(), {}};
         if (const auto* text = line.if_contains("text"))
             answer.text = std::string(text->as_string());
         answers.push_back(std::move(answer));
-        begin = end + 1;
     }
     return answers;
 }
@@ -275,12 +271,7 @@ void add_eval_command(Command program) {
                    "override a key of the run file: key.path=value (may repeat)");
     command.flag("--json", arguments->json, "print the results as one JSON object");
     arguments->flags.add_compute(command);
-    command.action([arguments] {
-        return run_ranks("auto", 1, false,
-                         [&](Communicator& group, int local_ranks, const Launch*) {
-                             evaluate(*arguments, group, local_ranks);
-                         });
-    });
+    command.action(on_ranks<Arguments>(arguments, evaluate));
 }
 
 }  // namespace qshard

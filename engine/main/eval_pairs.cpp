@@ -84,11 +84,8 @@ std::string pair_table(const std::string& split, std::span<const PairExample> pa
              table_row("margin", margin) + table_row("accuracy", accuracy) + table_row("", counts) +
              table_row("accuracy by token", by_token) + table_row("reward margin", rewards) +
              table_row("reward accuracy", rewarded);
-    const std::size_t shown = std::min<std::size_t>(3, pairs.size());
-    for (std::size_t i = 0; i < shown; ++i) {
-        const std::size_t index = i * pairs.size() / shown;
+    for (const std::size_t index : shown_rows(pairs.size()))
         table += example_text(pairs[index], subjects, index);
-    }
     return table;
 }
 
@@ -135,14 +132,11 @@ std::string lines_of(std::span<const PairScore> scores) {
 
 std::vector<PairScore> pair_scores_of(const std::string& lines) {
     std::vector<PairScore> scores;
-    for (std::size_t begin = 0; begin < lines.size();) {
-        const std::size_t end = lines.find('\n', begin);
-        const json::object line = json::parse(lines.substr(begin, end - begin)).as_object();
+    for (const json::object& line : objects_of(lines)) {
         scores.push_back({line.at("chosen_logp").to_number<double>(),
                           line.at("rejected_logp").to_number<double>(),
                           line.at("chosen_tokens").to_number<std::int64_t>(),
                           line.at("rejected_tokens").to_number<std::int64_t>()});
-        begin = end + 1;
     }
     return scores;
 }

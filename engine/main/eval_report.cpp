@@ -86,6 +86,23 @@ std::string table_row(const std::string& name, const std::vector<std::string>& c
     return line + "\n";
 }
 
+std::vector<std::size_t> shown_rows(std::size_t count) {
+    const std::size_t shown = std::min<std::size_t>(3, count);
+    std::vector<std::size_t> rows;
+    for (std::size_t i = 0; i < shown; ++i) rows.push_back(i * count / shown);
+    return rows;
+}
+
+std::vector<boost::json::object> objects_of(const std::string& lines) {
+    std::vector<boost::json::object> objects;
+    for (std::size_t begin = 0; begin < lines.size();) {
+        const std::size_t end = lines.find('\n', begin);
+        objects.push_back(boost::json::parse(lines.substr(begin, end - begin)).as_object());
+        begin = end + 1;
+    }
+    return objects;
+}
+
 std::string labelled_text(const std::string& label, const std::string& text, const char* note) {
     return fmt::format("  {:<10}  {}{}\n", label, indented(text), note);
 }
@@ -142,9 +159,7 @@ std::string eval_table(const std::string& split, std::span<const EvalExample> ex
                            }));
         table += mask_table(subjects, summaries);
     }
-    const std::size_t shown = std::min<std::size_t>(3, examples.size());
-    for (std::size_t i = 0; i < shown; ++i) {
-        const std::size_t index = i * examples.size() / shown;
+    for (const std::size_t index : shown_rows(examples.size())) {
         table += example_text(examples[index], subjects, index);
     }
     return table;

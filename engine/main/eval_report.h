@@ -59,6 +59,12 @@ std::string table_row(const std::string& name, const std::vector<std::string>& c
 std::string table_name(const std::string& name);
 std::string percent(double share);
 
+/// Which rows are shown as examples: at most three, evenly spread.
+std::vector<std::size_t> shown_rows(std::size_t count);
+
+/// The objects of JSON lines, one each.
+std::vector<boost::json::object> objects_of(const std::string& lines);
+
 /// "base", "tuned", "tuned_2"...: keys of the subjects in files.
 std::string subject_key(std::size_t index);
 

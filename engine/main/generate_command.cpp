@@ -164,12 +164,7 @@ void add_generate_command(Command program) {
         .between(1, 4096);
     command.flag("--json", arguments->json, "a JSON line also for one prompt");
     arguments->flags.add_compute(command);
-    command.action([arguments] {
-        return run_ranks("auto", 1, false,
-                         [&](Communicator& group, int local_ranks, const Launch*) {
-                             generate(*arguments, group, local_ranks);
-                         });
-    });
+    command.action(on_ranks<Arguments>(arguments, generate));
 }
 
 }  // namespace qshard

@@ -88,6 +88,18 @@ std::vector<std::int32_t> encode_chat(const TextModel& model, const boost::json:
 /// model has no tokenizer.
 std::string decode_text(const TextModel& model, const std::vector<std::int32_t>& ids, bool prompt);
 
+/// What a command does: `body` on every rank, under mpirun or srun over MPI.
+template <class Arguments>
+Run on_ranks(std::shared_ptr<const Arguments> arguments,
+             void (*body)(const Arguments&, Communicator& group, int local_ranks)) {
+    return [arguments, body] {
+        return run_ranks("auto", 1, false,
+                         [&](Communicator& group, int local_ranks, const Launch*) {
+                             body(*arguments, group, local_ranks);
+                         });
+    };
+}
+
 /// Lines of all ranks, one after the other: rows are shared out in contiguous ranges, so they are
 /// in the order of the rows. Collective.
 std::string gather_lines(Communicator& group, const std::string& mine);

@@ -119,12 +119,7 @@ void add_score_command(Command program) {
     command.option("--top", arguments->top, "also the K likeliest tokens of every position")
         .between(0, 1 << 20);
     arguments->flags.add_compute(command);
-    command.action([arguments] {
-        return run_ranks("auto", 1, false,
-                         [&](Communicator& group, int local_ranks, const Launch*) {
-                             score(*arguments, group, local_ranks);
-                         });
-    });
+    command.action(on_ranks<Arguments>(arguments, score));
 }
 
 }  // namespace qshard

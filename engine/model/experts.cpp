@@ -99,7 +99,7 @@ class Products {
         return pack.target == nullptr || gradient_.values == nullptr;
     }
     Tensor at(std::int64_t offset, std::int64_t rows, std::int64_t cols) const {
-        return {gradient_.values + (offset - gradient_.begin), DType::kF32, {rows, cols}};
+        return {gradient_.at(offset), DType::kF32, {rows, cols}};
     }
 
     Backend& backend_;

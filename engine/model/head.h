@@ -47,7 +47,8 @@ class Head {
 
     /// Log-probabilities (host) of targets[i] at row rows[i] of x (fp32 [N, C], the last block's
     /// output). With dlogprob (host, as long), dx (fp32 [N, C]) becomes the derivative of the loss
-    /// by x, where rows not listed are zero, and `gradient` is overwritten.
+    /// by x, where rows not listed are zero, and `gradient` is overwritten. Without rows nothing is
+    /// written: what to do with dx and gradient then only the caller can tell.
     void run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> rows,
              std::span<const std::int32_t> targets, std::span<const float> dlogprob,
              std::span<float> logprob, Tensor dx, const HeadGradient& gradient, std::byte* scratch);

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "spec/adapter.h"
+#include "spec/mixture_adapter.h"
 
 namespace qshard {
 namespace {
@@ -56,9 +57,8 @@ std::vector<float> divided(const LooseTensor& b, std::int64_t r) {
 }
 
 bool names(const std::vector<std::string>& list, const std::string& path) {
-    return std::any_of(list.begin(), list.end(), [&](const std::string& name) {
-        return path == name || path.ends_with("." + name);
-    });
+    return std::any_of(list.begin(), list.end(),
+                       [&](const std::string& name) { return path_ends_in(path, name); });
 }
 
 /// As transformers 4 had experts: "...experts.3.w1".

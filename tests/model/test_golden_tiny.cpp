@@ -114,6 +114,16 @@ class Tiny : public testing::TestWithParam<std::string> {};
 class TinyDora : public testing::TestWithParam<std::string> {};
 class TinyWhole : public testing::TestWithParam<std::string> {};
 class TinyExperts : public testing::TestWithParam<std::string> {};
+/// A family, and the folder in its own of an adapter that has golden files for itself.
+class Recorded : public testing::TestWithParam<std::pair<std::string, std::string>> {};
+
+std::vector<std::pair<std::string, std::string>> recorded() {
+    std::vector<std::pair<std::string, std::string>> all;
+    for (const std::string& family : kDora) all.emplace_back(family, "dora");
+    for (const std::string& family : kWhole) all.emplace_back(family, "whole");
+    for (const std::string& family : kExperts) all.emplace_back(family, "experts");
+    return all;
+}
 
 /// `key` names the tensor of the golden files in `folder` (of the model's own).
 void compare_logits(const std::string& family, Quantization quantization,
@@ -152,24 +162,14 @@ TEST_P(Tiny, LogitsWithAdapterEqualPeft) {
 TEST_P(Tiny, LogitsOverNf4EqualBitsandbytes) {
     compare_logits(GetParam(), Quantization::kNf4, "adapter", "", "lora_nf4");
 }
-TEST_P(TinyDora, LogitsEqualPeft) {
-    compare_logits(GetParam(), Quantization::kNone, "dora", "/dora", "fp32");
-}
-TEST_P(TinyDora, LogitsOverNf4EqualPeftOverBitsandbytes) {
-    compare_logits(GetParam(), Quantization::kNf4, "dora", "/dora", "nf4");
-}
-TEST_P(TinyWhole, LogitsEqualPeft) {
-    compare_logits(GetParam(), Quantization::kNone, "whole", "/whole", "fp32");
-}
-TEST_P(TinyWhole, LogitsOverNf4EqualPeftOverBitsandbytes) {
-    compare_logits(GetParam(), Quantization::kNf4, "whole", "/whole", "nf4");
-}
 
-TEST_P(TinyExperts, LogitsEqualPeft) {
-    compare_logits(GetParam(), Quantization::kNone, "experts", "/experts", "fp32");
+TEST_P(Recorded, LogitsEqualPeft) {
+    const auto& [family, adapter] = GetParam();
+    compare_logits(family, Quantization::kNone, adapter, "/" + adapter, "fp32");
 }
-TEST_P(TinyExperts, LogitsOverNf4EqualPeftOverBitsandbytes) {
-    compare_logits(GetParam(), Quantization::kNf4, "experts", "/experts", "nf4");
+TEST_P(Recorded, LogitsOverNf4EqualPeftOverBitsandbytes) {
+    const auto& [family, adapter] = GetParam();
+    compare_logits(family, Quantization::kNf4, adapter, "/" + adapter, "nf4");
 }
 
 /// Loss and gradients of one slot are those of the golden files in `folder` (of the model's own).
@@ -226,24 +226,14 @@ TEST_P(Tiny, GradientsEqualPeft) {
 TEST_P(Tiny, GradientsOverNf4EqualPeftOverBitsandbytes) {
     compare_gradients(GetParam(), Quantization::kNf4, "adapter", "", "lora_nf4", "nf4");
 }
-TEST_P(TinyDora, GradientsEqualPeft) {
-    compare_gradients(GetParam(), Quantization::kNone, "dora", "/dora", "fp32", "fp32");
-}
-TEST_P(TinyDora, GradientsOverNf4EqualPeftOverBitsandbytes) {
-    compare_gradients(GetParam(), Quantization::kNf4, "dora", "/dora", "nf4", "nf4");
-}
-TEST_P(TinyWhole, GradientsEqualPeft) {
-    compare_gradients(GetParam(), Quantization::kNone, "whole", "/whole", "fp32", "fp32");
-}
-TEST_P(TinyWhole, GradientsOverNf4EqualPeftOverBitsandbytes) {
-    compare_gradients(GetParam(), Quantization::kNf4, "whole", "/whole", "nf4", "nf4");
-}
 
-TEST_P(TinyExperts, GradientsEqualPeft) {
-    compare_gradients(GetParam(), Quantization::kNone, "experts", "/experts", "fp32", "fp32");
+TEST_P(Recorded, GradientsEqualPeft) {
+    const auto& [family, adapter] = GetParam();
+    compare_gradients(family, Quantization::kNone, adapter, "/" + adapter, "fp32", "fp32");
 }
-TEST_P(TinyExperts, GradientsOverNf4EqualPeftOverBitsandbytes) {
-    compare_gradients(GetParam(), Quantization::kNf4, "experts", "/experts", "nf4", "nf4");
+TEST_P(Recorded, GradientsOverNf4EqualPeftOverBitsandbytes) {
+    const auto& [family, adapter] = GetParam();
+    compare_gradients(family, Quantization::kNf4, adapter, "/" + adapter, "nf4", "nf4");
 }
 
 /// PEFT's all-linear on a mixture chooses what ours does, with the same ranks and scales.
@@ -397,6 +387,8 @@ INSTANTIATE_TEST_SUITE_P(Families, TinyWhole, testing::ValuesIn(kWhole),
                          [](const auto& family) { return family.param; });
 INSTANTIATE_TEST_SUITE_P(Families, TinyExperts, testing::ValuesIn(kExperts),
                          [](const auto& family) { return family.param; });
+INSTANTIATE_TEST_SUITE_P(Adapters, Recorded, testing::ValuesIn(recorded()),
+                         [](const auto& one) { return one.param.first + "_" + one.param.second; });
 
 }  // namespace
 }  // namespace qshard

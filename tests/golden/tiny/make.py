@@ -164,14 +164,16 @@ def gradients(model, prefix):
 
 
 def save_adapter(model, folder, base_name):
-    """PEFT's own folder, without what changes from run to run: the path of the base and the order of a set."""
+    """PEFT's own folder, without what changes from run to run: the path of the base and the order of sets."""
     model.save_pretrained(folder)
     os.remove(os.path.join(folder, "README.md"))
     path = os.path.join(folder, "adapter_config.json")
     with open(path, encoding="utf-8") as file:
         config = json.load(file)
     config["base_model_name_or_path"] = base_name
-    config["target_modules"].sort()
+    for key in ("target_modules", "target_parameters"):
+        if config[key]:
+            config[key].sort()
     with open(path, "w", encoding="utf-8") as file:
         json.dump(config, file, indent=2, sort_keys=True)
 
