@@ -172,6 +172,10 @@ class Communicator {
 /// The group of one rank: operations are copies, done when the call returns.
 std::unique_ptr<Communicator> make_self_communicator();
 
+/// A group to plan for: `count` ranks of which only this one is here, and the others answer what it
+/// does. exchange() is a BugError.
+std::unique_ptr<Communicator> make_planning_communicator(int rank, int count);
+
 /// Copies the pieces an exchange sends to `self` into those it receives from itself. BugError if
 /// they do not match.
 void copy_self_pieces(const Operation& operation, int self);

@@ -45,6 +45,7 @@ CommandOption Command::option(const std::string& name, T& value, const std::stri
     template CommandOption Command::option(const std::string&, T&, const std::string&);
 QSHARD_OPTION_OF(int)
 QSHARD_OPTION_OF(double)
+QSHARD_OPTION_OF(std::optional<double>)
 QSHARD_OPTION_OF(std::int64_t)
 QSHARD_OPTION_OF(std::uint64_t)
 QSHARD_OPTION_OF(std::string)

@@ -9,6 +9,7 @@ void add_train_command(Command program);
 void add_eval_command(Command program);
 void add_generate_command(Command program);
 void add_score_command(Command program);
+void add_plan_command(Command program);
 void add_quantize_command(Command program);
 void add_export_command(Command program);
 void add_bench_command(Command program);

@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
     add_eval_command(program);
     add_generate_command(program);
     add_score_command(program);
+    add_plan_command(program);
     add_quantize_command(program);
     add_export_command(program);
     add_bench_command(program);

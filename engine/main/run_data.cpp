@@ -1,6 +1,25 @@
 #include "main/run_data.h"
 
+#include <cmath>
+
+#include "main/train_examples.h"
+
 namespace qshard {
+namespace {
+
+/// As TRL, which trains no supervised objective on pairs: what to learn from them is the user's
+/// choice.
+void refuse_pairs(const Split& split) {
+    if (split.pairs.empty()) return;
+    throw UserError(fmt::format(
+        "{}: the row is a preference pair (chosen, rejected), which objective.type sft does not "
+        "train on.\nTo train on the chosen answers, rename \"chosen\" to \"completion\", or set "
+        "data.template and data.completion_column: chosen. As data.test, pairs are measured by "
+        "qshard eval --split test.",
+        split.pairs.front().chosen.place));
+}
+
+}  // namespace
 
 class ModelEncoder::Text final : public TextEncoder {
   public:
@@ -75,6 +94,30 @@ void resolve_quantization(RunFile::Model& model, const WeightReader& weights) {
 WeightForm base_form(const RunFile::Model& model) {
     const Storage storage = storage_of(quantization_named(model.quantization));
     return {storage, is_four_bit(storage) && model.double_quant};
+}
+
+RunInputs::RunInputs(RunFile& run) : model(open_text_model(run.model.base, run.model.tokenizer)) {
+    resolve_quantization(run.model, *model.source.weights);
+    const ModelConfig& config = model.config();
+    if (run.data.max_length > config.max_positions && config.max_positions > 0) {
+        throw UserError(
+            ExitCode::kUsage,
+            fmt::format("data.max_length is {}, but the model was made for {} positions. Try {}.",
+                        run.data.max_length, config.max_positions, config.max_positions));
+    }
+    const ModelEncoder encoder(model, run.data);
+    Dataset dataset = load_dataset(dataset_options(run), encoder.rows());
+    refuse_pairs(dataset.train);
+    refuse_pairs(dataset.validation);
+    std::vector<EncodedRow>& rows = dataset.validation.rows;
+    if (run.eval.max_rows > 0 && static_cast<std::int64_t>(rows.size()) > run.eval.max_rows)
+        rows.resize(static_cast<std::size_t>(run.eval.max_rows));
+    validation_rows = static_cast<std::int64_t>(rows.size());
+    examples = choose_examples(rows);
+    validation = evaluation_slots(rows, run.train.micro_batch_size * run.data.max_length);
+    data = std::make_unique<TrainingSet>(std::move(dataset.train), batch_options(run));
+    total_steps = run.train.max_steps.value_or(static_cast<std::int64_t>(
+        std::ceil(run.train.epochs * static_cast<double>(data->steps_per_epoch()))));
 }
 
 }  // namespace qshard

@@ -9,6 +9,7 @@
 #include "io/data/training_set.h"
 #include "io/run/run_file.h"
 #include "main/session.h"
+#include "spec/batch.h"
 #include "spec/layout.h"
 
 /// A run file in the terms of the engine: its data through a model's tokenizer, its options.
@@ -36,5 +37,19 @@ void resolve_quantization(RunFile::Model& model, const WeightReader& weights);
 /// How the base's linears are stored, but for those of a source that are quantized otherwise;
 /// quantization is resolved, not "auto".
 WeightForm base_form(const RunFile::Model& model);
+
+/// What a run reads before it computes anything.
+struct RunInputs {
+    /// Opens model and data, and resolves what the run file leaves to the model. UserError if they
+    /// do not go together.
+    explicit RunInputs(RunFile& run);
+
+    TextModel model;
+    std::unique_ptr<TrainingSet> data;
+    std::vector<Slot> validation;
+    std::vector<EncodedRow> examples;  ///< of the validation data
+    std::int64_t validation_rows = 0;
+    std::int64_t total_steps = 0;
+};
 
 }  // namespace qshard

@@ -117,9 +117,9 @@ void TrainRun::prepare_output() {
 std::map<std::string, std::string> TrainRun::identity() const {
     const AdapterLayout& adapter = trainer_->adapter_layout();
     return {
-        {"base_sha256", model_.source.weights->sha256()},
-        {"data_sha256", data_->sha256()},
-        {"tokenizer_sha256", model_.tokenizer ? model_.tokenizer->sha256() : ""},
+        {"base_sha256", inputs_->model.source.weights->sha256()},
+        {"data_sha256", inputs_->data->sha256()},
+        {"tokenizer_sha256", inputs_->model.tokenizer ? inputs_->model.tokenizer->sha256() : ""},
         {"adapter", fmt::format("{} r={} alpha={} dropout={} rslora={} targets={} elements={}{}",
                                 run_.adapter.use_dora ? "dora" : "lora", run_.adapter.r,
                                 run_.adapter.alpha, run_.adapter.dropout, run_.adapter.use_rslora,
@@ -194,7 +194,7 @@ void TrainRun::share(CheckpointState& state) {
 /// The initial adapter from a PEFT folder, a checkpoint or an output folder.
 void TrainRun::start_from(const std::string& path) {
     const AdapterFile file = read_adapter_file(path);
-    const AdapterLayout theirs = fit_adapter(file, *model_.source.weights);
+    const AdapterLayout theirs = fit_adapter(file, *inputs_->model.source.weights);
     const AdapterLayout& mine = trainer_->adapter_layout();
     const bool same = theirs.count == mine.count &&
                       std::equal(theirs.targets.begin(), theirs.targets.end(), mine.targets.begin(),
@@ -261,7 +261,8 @@ void TrainRun::resume() {
         last_loss_ = state.loss;
         saved_step_ = state.step;
         std::fprintf(stderr, "resuming from step %lld of %lld\n",
-                     static_cast<long long>(first_step_), static_cast<long long>(total_steps_));
+                     static_cast<long long>(first_step_),
+                     static_cast<long long>(inputs_->total_steps));
     }
 }
 
@@ -269,7 +270,7 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     CheckpointState state;
     state.step = state.data_step = step;
     state.epoch = static_cast<double>(step) /
-                  static_cast<double>(std::max<std::int64_t>(1, data_->steps_per_epoch()));
+                  static_cast<double>(std::max<std::int64_t>(1, inputs_->data->steps_per_epoch()));
     state.seed = run_.train.seed;
     state.nonfinite_steps = nonfinite_steps_;
     state.nonfinite_in_a_row = nonfinite_in_a_row_;
@@ -285,13 +286,13 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     config.dropout = run_.adapter.dropout;
     config.use_rslora = run_.adapter.use_rslora;
     config.use_dora = run_.adapter.use_dora;
-    config.fan_in_fan_out = model_.config().conv1d;
+    config.fan_in_fan_out = inputs_->model.config().conv1d;
     config.init_lora_weights = run_.adapter.init_lora_weights;
     config.rank_pattern = layout.options.rank_pattern;
     config.alpha_pattern = layout.options.alpha_pattern;
     config.modules_to_save = run_.adapter.modules_to_save;
     config.bias = run_.adapter.bias;
-    set_targets(config, run_.adapter, layout, model_.config());
+    set_targets(config, run_.adapter, layout, inputs_->model.config());
     config.base_model = run_.model.base;
     state.adapter_config_json = peft_config_text(config);
     state.run_yaml = run_.to_yaml();

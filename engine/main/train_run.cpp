@@ -12,6 +12,7 @@
 #include "comm/signals.h"
 #include "io/checkpoint/atomic_file.h"
 #include "io/peft/adapter_folder.h"
+#include "main/run_plan.h"
 #include "main/train_examples.h"
 #include "main/train_screen.h"
 
@@ -26,18 +27,6 @@ constexpr double kSaveReserveSeconds = 20;  ///< a full save fits in this
 
 double since(std::chrono::steady_clock::time_point begin) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-/// As TRL, which trains no supervised objective on pairs: what to learn from them is the user's
-/// choice.
-void refuse_pairs(const Split& split) {
-    if (split.pairs.empty()) return;
-    throw UserError(fmt::format(
-        "{}: the row is a preference pair (chosen, rejected), which objective.type sft does not "
-        "train on.\nTo train on the chosen answers, rename \"chosen\" to \"completion\", or set "
-        "data.template and data.completion_column: chosen. As data.test, pairs are measured by "
-        "qshard eval --split test.",
-        split.pairs.front().chosen.place));
 }
 
 }  // namespace
@@ -80,89 +69,11 @@ void TrainRun::execute() {
     }
 }
 
-AdapterOptions TrainRun::adapter_options() const {
-    AdapterOptions options;
-    options.r = run_.adapter.r;
-    options.alpha = run_.adapter.alpha;
-    options.dropout = run_.adapter.dropout;
-    options.use_rslora = run_.adapter.use_rslora;
-    options.use_dora = run_.adapter.use_dora;
-    const std::string& init = run_.adapter.init_lora_weights;
-    options.init = init == "gaussian" ? AdapterInit::kGaussian
-                   : init == "false"  ? AdapterInit::kRandom
-                                      : AdapterInit::kDefault;
-    options.target_modules = run_.adapter.target_modules;
-    options.target_pattern = run_.adapter.target_pattern;
-    options.target_parameters = run_.adapter.target_parameters;
-    options.exclude_modules = run_.adapter.exclude_modules;
-    options.exclude_pattern = run_.adapter.exclude_pattern;
-    options.layers = parse_layers(run_.adapter.layers);
-    options.rank_pattern = run_.adapter.rank_pattern;
-    options.alpha_pattern = run_.adapter.alpha_pattern;
-    options.modules_to_save = run_.adapter.modules_to_save;
-    options.bias = bias_named(run_.adapter.bias);
-    return options;
-}
-
-TrainerOptions TrainRun::trainer_options(PlacementMode mode) const {
-    TrainerOptions options;
-    options.compute = dtype_named(run_.model.compute_dtype).value();
-    options.placement = mode;
-    options.recompute = recompute_named(run_.train.recompute);
-    options.memory_limit = memory_limit_;
-    options.max_slot_tokens = run_.train.micro_batch_size * run_.data.max_length;
-    options.max_step_slots = run_.train.global_batch_size / run_.train.micro_batch_size;
-    options.optimizer.kind = run_.train.optimizer == "sgd"       ? OptimizerKind::kSgd
-                             : run_.train.optimizer == "rmsprop" ? OptimizerKind::kRmsProp
-                                                                 : OptimizerKind::kAdamW;
-    options.optimizer.beta1 = run_.train.betas[0];
-    options.optimizer.beta2 = run_.train.betas[1];
-    options.optimizer.weight_decay = run_.train.weight_decay;
-    const std::string& scheduler = run_.train.lr_scheduler_type;
-    options.schedule.kind = scheduler == "constant"               ? LrScheduler::kConstant
-                            : scheduler == "linear"               ? LrScheduler::kLinear
-                            : scheduler == "constant_with_warmup" ? LrScheduler::kConstantWithWarmup
-                                                                  : LrScheduler::kCosine;
-    options.schedule.learning_rate = run_.train.learning_rate;
-    options.schedule.total_steps = total_steps_;
-    options.schedule.warmup_steps = run_.train.warmup_steps.value_or(static_cast<std::int64_t>(
-        std::ceil(run_.train.warmup_ratio * static_cast<double>(total_steps_))));
-    options.max_grad_norm = run_.train.max_grad_norm;
-    options.seed = run_.train.seed;
-    options.saves = true;
-    return options;
-}
-
 void TrainRun::open() {
-    agree(group_, "reading model and data", [this] {
-        model_ = open_text_model(run_.model.base, run_.model.tokenizer);
-        resolve_quantization(run_.model, *model_.source.weights);
-        encoder_ = std::make_unique<ModelEncoder>(model_, run_.data);
-        if (run_.data.max_length > model_.config().max_positions &&
-            model_.config().max_positions > 0) {
-            throw UserError(
-                ExitCode::kUsage,
-                fmt::format(
-                    "data.max_length is {}, but the model was made for {} positions. Try {}.",
-                    run_.data.max_length, model_.config().max_positions,
-                    model_.config().max_positions));
-        }
-        Dataset dataset = load_dataset(dataset_options(run_), encoder_->rows());
-        refuse_pairs(dataset.train);
-        refuse_pairs(dataset.validation);
-        std::vector<EncodedRow>& rows = dataset.validation.rows;
-        if (run_.eval.max_rows > 0 && static_cast<std::int64_t>(rows.size()) > run_.eval.max_rows) {
-            rows.resize(static_cast<std::size_t>(run_.eval.max_rows));
-        }
-        validation_rows_ = static_cast<std::int64_t>(rows.size());
-        example_rows_ = choose_examples(rows);
-        validation_ = evaluation_slots(rows, run_.train.micro_batch_size * run_.data.max_length);
-        data_ = std::make_unique<TrainingSet>(std::move(dataset.train), batch_options(run_));
-        total_steps_ = run_.train.max_steps.value_or(static_cast<std::int64_t>(
-            std::ceil(run_.train.epochs * static_cast<double>(data_->steps_per_epoch()))));
-    });
-    for (const std::string& other : group_.all_gather_strings(data_->sha256())) {
-        if (other == data_->sha256()) continue;
+    agree(group_, "reading model and data",
+          [this] { inputs_ = std::make_unique<RunInputs>(run_); });
+    for (const std::string& other : group_.all_gather_strings(inputs_->data->sha256())) {
+        if (other == inputs_->data->sha256()) continue;
         throw AgreedError(
             ExitCode::kRanksDisagree,
             "the ranks read different training data. Put the data on a file system that every node "
@@ -171,7 +82,6 @@ void TrainRun::open() {
 }
 
 void TrainRun::plan() {
-    const bool alone = group_.count() == 1;
     backend_ = make_agreed_backend({run_.placement.backend, run_.placement.cpu_isa,
                                     run_.placement.threads, run_.placement.ranks_per_gpu},
                                    group_, local_ranks_);
@@ -181,44 +91,23 @@ void TrainRun::plan() {
     for (std::size_t limit : group_.all_gather_value(memory_limit_))
         smallest = std::min(smallest, limit);
     memory_limit_ = smallest;  // the plan must be one for all ranks
-    auto make = [&](PlacementMode mode) {
-        agree(group_, "planning the memory", [&] {
-            const LayoutOptions layout = layout_options_for(
-                *model_.source.weights, quantization_named(run_.model.quantization),
-                run_.model.double_quant, dtype_named(run_.model.compute_dtype).value());
-            trainer_ = std::make_unique<Trainer>(*backend_, group_, model_.config(), layout,
-                                                 adapter_options(), trainer_options(mode));
-        });
-    };
-    if (run_.placement.mode == "gathered") {
-        why_placement_ = "gathered, as asked for";
-        return make(PlacementMode::kGathered);
-    }
-    if (run_.placement.mode == "replicated" || alone) {
-        why_placement_ = alone ? "one rank" : "replicated, as asked for";
-        return make(PlacementMode::kReplicated);
-    }
-    try {
-        make(PlacementMode::kReplicated);
-        why_placement_ = "replicated: the base fits on every rank";
-    } catch (const Error&) {
-        make(PlacementMode::kGathered);
-        why_placement_ = "gathered: the base does not fit on every rank";
-    }
+    PlacedTrainer placed = place_trainer(run_, *inputs_, *backend_, group_, memory_limit_);
+    trainer_ = std::move(placed.trainer);
+    why_placement_ = std::move(placed.why);
 }
 
 void TrainRun::print_start() const {
     StartScreen screen;
     screen.run = &run_;
-    screen.model = &model_;
-    screen.data = data_.get();
-    screen.validation_rows = validation_rows_;
+    screen.model = &inputs_->model;
+    screen.data = inputs_->data.get();
+    screen.validation_rows = inputs_->validation_rows;
     screen.trainer = trainer_.get();
     screen.backend = backend_.get();
     screen.group = &group_;
     screen.why_placement = why_placement_;
     screen.memory_limit = memory_limit_;
-    screen.total_steps = total_steps_;
+    screen.total_steps = inputs_->total_steps;
     std::fputs(start_screen(screen).c_str(), stdout);
     if (arguments_.dry_run) std::fputs(run_.to_yaml().c_str(), stdout);
     std::fflush(stdout);
@@ -240,11 +129,11 @@ void TrainRun::lost(const Culprit& culprit) {
 void TrainRun::load_model() {
     const Section section(watchdog_.get(), kLoad, 0);
     const bool quantizes =
-        run_.model.quantization != "none" && !quantized_form_of(*model_.source.weights);
+        run_.model.quantization != "none" && !quantized_form_of(*inputs_->model.source.weights);
     ProgressBar bar(quantizes ? "quantizing" : "loading   ", 100, style_, speaks());
     agree(group_, "loading the model", [&] {
         trainer_->load(
-            *model_.source.weights, backend_->threads(),
+            *inputs_->model.source.weights, backend_->threads(),
             [&](std::int64_t done, std::int64_t total) {
                 bar.update(done * 100 / std::max<std::int64_t>(total, 1),
                            fmt::format("{:.0f} M weights a rank", static_cast<double>(done) / 1e6));
@@ -255,13 +144,13 @@ void TrainRun::load_model() {
 }
 
 void TrainRun::train_loop() {
-    ProgressBar bar("training  ", total_steps_, style_, speaks());
+    ProgressBar bar("training  ", inputs_->total_steps, style_, speaks());
     bar.start_at(first_step_);
-    for (std::int64_t step = first_step_; step < total_steps_; ++step) {
+    for (std::int64_t step = first_step_; step < inputs_->total_steps; ++step) {
         StepResult result;
         {
             const Section section(watchdog_.get(), kStep, step);
-            result = trainer_->step(*data_, step, step, watchdog_.get());
+            result = trainer_->step(*inputs_->data, step, step, watchdog_.get());
         }
         nonfinite_in_a_row_ = result.finite ? 0 : nonfinite_in_a_row_ + 1;
         nonfinite_steps_ += result.finite ? 0 : 1;
@@ -274,7 +163,7 @@ void TrainRun::train_loop() {
                     "adapter was not changed by them. Try a smaller train.learning_rate.",
                     kMaxNonfinite, step + 1));
         }
-        const bool last = step + 1 == total_steps_;
+        const bool last = step + 1 == inputs_->total_steps;
         const bool stop = !last && stop_requested(result.seconds.total);
         const bool due = run_.checkpoint.every > 0 && (step + 1) % run_.checkpoint.every == 0;
         if (due || last || stop || stop_early_) save(step + 1, result.loss);
@@ -284,7 +173,7 @@ void TrainRun::train_loop() {
                 ExitCode::kPreempted,
                 fmt::format(
                     "saved step {} of {} as asked (signal or time limit); start again to go on",
-                    step + 1, total_steps_));
+                    step + 1, inputs_->total_steps));
         }
         if (stop_early_) {
             bar.message(fmt::format("stopping early: no better evaluation in {} evaluations",
@@ -301,14 +190,15 @@ void TrainRun::after_step(const StepResult& result, std::int64_t step, ProgressB
     if (speaks()) {
         if (!result.finite)
             bar.message(fmt::format("step {}: loss or gradient is not finite; skipped", step + 1));
-        if ((step + 1) % run_.log.every == 0 || step + 1 == total_steps_) log_step(result, step);
+        if ((step + 1) % run_.log.every == 0 || step + 1 == inputs_->total_steps)
+            log_step(result, step);
         const double rate =
             static_cast<double>(result.info.tokens) / std::max(1e-9, result.seconds.total);
         bar.update(step + 1, fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s", step + 1,
-                                         total_steps_, result.loss, rate));
+                                         inputs_->total_steps, result.loss, rate));
     }
-    if (validation_.empty() || run_.eval.every == 0 || (step + 1) % run_.eval.every != 0 ||
-        step + 1 == total_steps_) {
+    if (inputs_->validation.empty() || run_.eval.every == 0 || (step + 1) % run_.eval.every != 0 ||
+        step + 1 == inputs_->total_steps) {
         return;
     }
     const EvalResult eval = evaluate_validation();
@@ -355,7 +245,7 @@ bool TrainRun::stop_requested(double step_seconds) {
 
 EvalResult TrainRun::evaluate_validation() {
     const Section section(watchdog_.get(), kEvaluate, status_step_);
-    return trainer_->evaluate(validation_);
+    return trainer_->evaluate(inputs_->validation);
 }
 
 void TrainRun::write_status(const std::string& state, int exit_code,
@@ -363,7 +253,7 @@ void TrainRun::write_status(const std::string& state, int exit_code,
     RunStatus status;
     status.state = state;
     status.step = status_step_;
-    status.total_steps = total_steps_;
+    status.total_steps = inputs_->total_steps;
     status.exit_code = exit_code;
     status.starts_without_progress = starts_without_progress_;
     status.cause = std::move(cause);
@@ -372,7 +262,7 @@ void TrainRun::write_status(const std::string& state, int exit_code,
 
 void TrainRun::finish() {
     EvalResult before, after;
-    if (!validation_.empty()) {
+    if (!inputs_->validation.empty()) {
         after = evaluate_validation();
         const std::vector<float> trained = trainer_->adapter();
         std::vector<float> none(trained.size(), 0.0f);
@@ -387,7 +277,7 @@ void TrainRun::finish() {
     std::vector<Report::Example> examples;
     {
         const Section section(watchdog_.get(), kEvaluate, status_step_);
-        examples = answer_examples(*trainer_, *backend_, group_, model_, example_rows_,
+        examples = answer_examples(*trainer_, *backend_, group_, inputs_->model, inputs_->examples,
                                    run_.eval.generate_max_new_tokens, memory_limit_);
     }
     agree(group_, "writing the results", [&] {
@@ -395,7 +285,7 @@ void TrainRun::finish() {
         const std::filesystem::path output = run_.output;
         CheckpointState state =
             make_state(status_step_ == 0 ? first_step_ : status_step_, last_loss_);
-        if (!validation_.empty()) {
+        if (!inputs_->validation.empty()) {
             metrics_->append(fmt::format(
                 R"({{"step":{},"eval_loss":{},"eval_loss_base":{},"eval_tokens":{}}})", state.step,
                 json_number(after.loss), json_number(before.loss), after.supervised_tokens));
@@ -408,7 +298,7 @@ void TrainRun::finish() {
         screen.run = &run_;
         screen.before = before;
         screen.after = after;
-        screen.validation_rows = validation_rows_;
+        screen.validation_rows = inputs_->validation_rows;
         screen.adapter_sha256 = adapter_sha256(state);
         screen.steps = state.step;
         screen.seconds = since(begin_);
@@ -423,11 +313,11 @@ void TrainRun::write_report(const EvalResult& before, const EvalResult& after,
                             std::span<const Report::Example> examples) {
     ReportFacts facts;
     facts.run = &run_;
-    facts.model = &model_;
+    facts.model = &inputs_->model;
     facts.trainer = trainer_.get();
     facts.before = before;
     facts.after = after;
-    facts.validation_rows = validation_rows_;
+    facts.validation_rows = inputs_->validation_rows;
     facts.steps = status_step_;
     facts.seconds = since(begin_);
     facts.loss = last_loss_;

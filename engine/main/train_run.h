@@ -62,8 +62,6 @@ class TrainRun {
     CheckpointState make_state(std::int64_t step, double loss) const;
     std::map<std::string, std::string> identity() const;
     void check_identity(const CheckpointState& state) const;
-    AdapterOptions adapter_options() const;
-    TrainerOptions trainer_options(PlacementMode mode) const;
     std::string checkpoint_name() const;
     bool speaks() const { return group_.rank() == 0; }
 
@@ -75,17 +73,12 @@ class TrainRun {
     const TerminalStyle style_;
     std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 
-    TextModel model_;
-    std::unique_ptr<ModelEncoder> encoder_;
-    std::vector<Slot> validation_;
-    std::vector<EncodedRow> example_rows_;  ///< of the validation data
-    std::int64_t validation_rows_ = 0;
-    std::unique_ptr<TrainingSet> data_;
+    std::unique_ptr<RunInputs> inputs_;
     std::unique_ptr<Backend> backend_;
     std::unique_ptr<Trainer> trainer_;
     std::size_t memory_limit_ = 0;
     std::string why_placement_;
-    std::int64_t total_steps_ = 0, first_step_ = 0;
+    std::int64_t first_step_ = 0;
     std::string base_fingerprint_;
     std::vector<float> initial_adapter_;
     std::optional<CheckpointState> resumed_;  ///< rank 0 only

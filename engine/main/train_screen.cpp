@@ -121,7 +121,7 @@ std::string metrics_line(const StepResult& r, std::int64_t step) {
         R"("seconds":{{"data":{:.4f},"gather":{:.4f},"expand":{:.4f},"forward":{:.4f},"head":{:.4f},"backward":{:.4f},)"
         R"("reduce":{:.4f},"optimizer":{:.4f},"other":{:.4f}}},"bytes":{{"gather":{},"reduce":{}}},"useful_flops":{:.6g}}})",
         s.data, s.gather, s.expand, s.forward, s.head, s.backward, s.reduce, s.optimizer, s.other,
-        r.gather_bytes, r.reduce_bytes, r.useful_flops);
+        r.received.gather, r.received.reduce, r.useful_flops);
     return line;
 }
 

@@ -244,12 +244,16 @@ void SlotRunner::begin(std::span<const Slot> slots, bool backward) {
         }
         state.logprob.resize(state.rows.size());
     }
+    source_->expect(units(backward));
+}
+
+std::vector<std::size_t> SlotRunner::units(bool backward) const {
     std::vector<std::size_t> order{layout_.embed_unit()};
     for (std::int64_t l = 0; l < config_.layers; ++l) order.push_back(layout_.layer_unit(l));
     order.push_back(layout_.head_unit());
     for (std::int64_t l = config_.layers - 1; backward && l >= 0; --l)
         order.push_back(layout_.layer_unit(l));
-    source_->expect(order);
+    return order;
 }
 
 Tensor SlotRunner::input(std::size_t index, std::int64_t layer) const {

@@ -70,6 +70,9 @@ class SlotRunner {
     /// Forward only.
     void evaluate(std::span<const Slot> slots, const Losses& losses);
 
+    /// The units that a group of slots goes through, in order.
+    std::vector<std::size_t> units(bool backward) const;
+
     RunnerSeconds take_seconds() { return std::exchange(seconds_, {}); }
 
   private:

@@ -127,6 +127,15 @@ std::size_t SlotTree::combine(TreeNode node, const std::vector<TreeNode>& all_ro
     return sum;
 }
 
+std::uint64_t SlotTree::bytes_received(std::int64_t slot_count) const {
+    std::size_t pieces = 0;
+    for (int from = 0; from < world_; ++from) {
+        if (from != rank_)
+            pieces += 1 + subtree_roots(slots_of(from, world_, slot_count), slot_count).size();
+    }
+    return pieces * static_cast<std::size_t>(piece_) * sizeof(float);
+}
+
 Tensor SlotTree::reduce(Communicator& group) {
     if (world_ == 1) return {root(0), DType::kF32, {layout_.count}};
     backend_.synchronize();

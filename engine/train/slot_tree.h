@@ -48,6 +48,9 @@ class SlotTree {
     /// all-gather) if W > 1.
     Tensor reduce(Communicator& group);
 
+    /// Bytes that reduce() brings to this rank from others in a step of `slot_count` slots.
+    std::uint64_t bytes_received(std::int64_t slot_count) const;
+
     /// Buffers of a rank: roots, and partial sums inside the root being built.
     static std::int64_t max_roots(int rank, int world, std::int64_t max_slots);
 

@@ -216,6 +216,18 @@ std::size_t Trainer::resident_base_bytes() const {
     return parts_->base->resident_bytes();
 }
 
+StepTraffic Trainer::planned_traffic(std::int64_t slot_count) const {
+    check(parts_->tree != nullptr, "the trainer was made for training");
+    StepTraffic traffic;
+    const auto world = static_cast<std::size_t>(group_.count());
+    if (options_.placement == PlacementMode::kGathered) {
+        for (const std::size_t unit : parts_->runner->units(true))
+            traffic.gather += layout_.units[unit].shard_bytes(group_.count()) * (world - 1);
+    }
+    traffic.reduce = parts_->tree->bytes_received(slot_count);
+    return traffic;
+}
+
 void Trainer::load(const WeightReader& reader, int threads, const ImportProgress& progress) {
     arena_->commit();
     parts_->base->load(reader, layout_options_, threads, progress);
@@ -326,11 +338,11 @@ StepResult Trainer::step(const BatchSource& source, std::int64_t step, std::int6
         const Section section(watchdog, kReduce, step);
         const Clock clock;
         const Traffic gathered = group_.traffic();
-        result.gather_bytes = gathered.bytes_received - before.bytes_received;
+        result.received.gather = gathered.bytes_received - before.bytes_received;
         gradient = parts_->tree->reduce(group_);
         result.loss = sum_over_slots(losses) /
                       static_cast<double>(std::max<std::int64_t>(result.info.supervised_tokens, 1));
-        result.reduce_bytes = group_.traffic().bytes_received - gathered.bytes_received;
+        result.received.reduce = group_.traffic().bytes_received - gathered.bytes_received;
         result.seconds.reduce = clock.seconds();
     }
     const Clock clock;

@@ -44,6 +44,12 @@ struct PlannedMemory {
     std::size_t bytes = 0;
 };
 
+/// Bytes that one step brings to a rank from others.
+struct StepTraffic {
+    std::uint64_t gather = 0;  ///< of the base
+    std::uint64_t reduce = 0;  ///< of the gradient
+};
+
 /// Seconds of one step by section; they add up to `total`.
 struct StepSeconds {
     double data = 0, gather = 0, expand = 0, forward = 0, head = 0, backward = 0, reduce = 0,
@@ -56,10 +62,10 @@ struct StepResult {
     double loss = 0;       ///< mean over the supervised tokens of the step
     double grad_norm = 0;  ///< before clipping
     double learning_rate = 0;
-    bool finite = true;                                ///< false: no update was made
-    double useful_flops = 0;                           ///< of all ranks
-    StepSeconds seconds;                               ///< of this rank
-    std::uint64_t gather_bytes = 0, reduce_bytes = 0;  ///< received by this rank
+    bool finite = true;       ///< false: no update was made
+    double useful_flops = 0;  ///< of all ranks
+    StepSeconds seconds;      ///< of this rank
+    StepTraffic received;     ///< by this rank
 };
 
 struct EvalResult {
@@ -88,6 +94,8 @@ class Trainer {
     std::int64_t recomputed_layers() const { return recomputed_layers_; }
     /// Bytes of the frozen base that stay on this rank.
     std::size_t resident_base_bytes() const;
+    /// What a training step of `slot_count` slots will receive.
+    StepTraffic planned_traffic(std::int64_t slot_count) const;
 
     /// Allocates and imports the base. Collective.
     void load(const WeightReader& reader, int threads, const ImportProgress& progress);

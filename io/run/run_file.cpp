@@ -145,6 +145,25 @@ void check_together(const RunFile& run, const std::string& origin) {
     parse_layers(run.adapter.layers);
 }
 
+using Units = std::vector<std::pair<std::string, double>>;
+
+/// "1.5 GiB": a positive number times the factor of its unit.
+std::optional<double> quantity(const std::string& text, const Units& units) {
+    std::size_t end = 0;
+    double value = 0;
+    try {
+        value = std::stod(text, &end);
+    } catch (const std::exception&) {
+        return std::nullopt;
+    }
+    std::string unit = text.substr(end);
+    std::erase(unit, ' ');
+    for (const auto& [name, factor] : units) {
+        if (unit == name && std::isfinite(value) && value > 0) return value * factor;
+    }
+    return std::nullopt;
+}
+
 }  // namespace
 
 std::string RunFile::to_yaml() const {
@@ -193,27 +212,24 @@ RunFile parse_run_file(const std::string& text, const std::filesystem::path& pat
 }
 
 std::int64_t parse_bytes(const std::string& text) {
-    std::size_t end = 0;
-    double value = -1;
-    try {
-        value = std::stod(text, &end);
-    } catch (const std::exception&) {
-        end = 0;
-    }
-    std::string unit = text.substr(end);
-    std::erase(unit, ' ');
-    static const std::vector<std::pair<std::string, double>> units = {
-        {"", 1},         {"B", 1},      {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30},
-        {"TiB", 0x1p40}, {"KB", 1e3},   {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12},
-        {"K", 0x1p10},   {"M", 0x1p20}, {"G", 0x1p30}};
-    for (const auto& [name, factor] : units) {
-        if (unit == name && end > 0 && std::isfinite(value) && value > 0 &&
-            value * factor < 0x1p62) {
-            return static_cast<std::int64_t>(value * factor);
-        }
-    }
+    static const Units units = {{"", 1},         {"B", 1},        {"KiB", 0x1p10}, {"MiB", 0x1p20},
+                                {"GiB", 0x1p30}, {"TiB", 0x1p40}, {"KB", 1e3},     {"MB", 1e6},
+                                {"GB", 1e9},     {"TB", 1e12},    {"K", 0x1p10},   {"M", 0x1p20},
+                                {"G", 0x1p30}};
+    if (const auto bytes = quantity(text, units); bytes && *bytes < 0x1p62)
+        return static_cast<std::int64_t>(*bytes);
     throw UserError(ExitCode::kUsage,
                     fmt::format("\"{}\" is no number of bytes; expected 24GiB, 512MiB, ...", text));
+}
+
+double parse_bandwidth(const std::string& text) {
+    static const Units units = {{"Mb/s", 1e6 / 8},   {"Gb/s", 1e9 / 8}, {"Mbit/s", 1e6 / 8},
+                                {"Gbit/s", 1e9 / 8}, {"MB/s", 1e6},     {"GB/s", 1e9},
+                                {"MiB/s", 0x1p20},   {"GiB/s", 0x1p30}};
+    if (const auto bytes = quantity(text, units)) return *bytes;
+    throw UserError(
+        ExitCode::kUsage,
+        fmt::format("\"{}\" is no bandwidth; expected 10Gb/s (bits), 1.2GB/s (bytes), ...", text));
 }
 
 std::vector<std::int64_t> parse_layers(const std::vector<std::string>& ranges) {

@@ -120,6 +120,8 @@ RunFile parse_run_file(const std::string& text, const std::filesystem::path& pat
 
 /// "24GiB", "512 MiB", "1000000" to bytes; UserError otherwise.
 std::int64_t parse_bytes(const std::string& text);
+/// "10Gb/s" (bits), "1.2 GB/s" to bytes a second; UserError otherwise.
+double parse_bandwidth(const std::string& text);
 /// Layers listed by "all", "3", "0-11"; empty for all. UserError on anything else.
 std::vector<std::int64_t> parse_layers(const std::vector<std::string>& ranges);
 

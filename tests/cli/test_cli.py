@@ -296,6 +296,26 @@ class Programs(unittest.TestCase):
         self.assertEqual(self.sha(done), want)
         self.assertEqual(self.status()["state"], "finished")
 
+    def test_plan_is_that_of_the_ranks_to_come(self):
+        path = self.run_file()
+        even = ["--set", "train.global_batch_size=8"]  # one rank needs and receives as much as another
+        flags = [*even, "--nodes", 2, "--ranks-per-node", 2, "--memory", "1GiB"]
+        done = self.call("plan", path, *flags)
+        self.assertIn("sbatch --nodes=2 --ntasks-per-node=2", done.stdout)
+        self.assertFalse((self.folder / "out").exists())
+        plan = json.loads(self.call("plan", path, *flags, "--json").stdout)
+        self.assertEqual((plan["ranks"], plan["memory_limit"], plan["chosen"]), (4, 1 << 29, "replicated"))
+        for placement in plan["placements"]:
+            path = self.run_file(steps=2, mode=placement["mode"], output=placement["mode"])
+            here = self.call("train", path, *even, ranks=4)
+            total = re.search(r"  total +([0-9.]+) MiB", here.stdout).group(1)
+            self.assertEqual(f"{placement['planned_bytes'] / 2**20:.1f}", total)
+            lines = (self.folder / placement["mode"] / "metrics.jsonl").read_text().splitlines()
+            measured = json.loads(lines[0])["bytes"]
+            self.assertEqual((placement["gather_bytes"], placement["reduce_bytes"]), (measured["gather"], measured["reduce"]))
+        self.assertIn("Try", self.call("plan", path, "--memory", "2MiB", code=69).stderr)
+        self.call("plan", path, "--bandwidth", "10", code=64)
+
     def test_the_adapter_serves_score_and_inspect(self):
         self.call("train", self.run_file())
         (self.folder / "in.jsonl").write_text('{"input_ids": [5, 9, 100, 7, 3]}\n{"input_ids": [1, 2]}\n')

@@ -76,7 +76,13 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
         trainer.set_adapter(values);
         const Traffic before = group.traffic();
         std::vector<double> losses;
-        for (int s = 0; s < steps; ++s) losses.push_back(trainer.step(batches, s, s, nullptr).loss);
+        for (int s = 0; s < steps; ++s) {
+            const StepResult result = trainer.step(batches, s, s, nullptr);
+            losses.push_back(result.loss);
+            const StepTraffic planned = trainer.planned_traffic(result.info.slot_count);
+            EXPECT_EQ(result.received.gather, planned.gather);
+            EXPECT_EQ(result.received.reduce, planned.reduce);
+        }
         const Traffic after = group.traffic();
         const std::vector<float> trained = trainer.adapter();
         const std::string base = trainer.base_fingerprint();

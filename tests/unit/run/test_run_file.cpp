@@ -158,6 +158,13 @@ TEST_F(RunFileTest, ErrorsNameFileLineKeyAndTheNearestKnownKey) {
     EXPECT_NE(error(good_, {"adapter.layers=[x]"}).find("0-11"), std::string::npos);
 }
 
+TEST(ParseBandwidth, BitsAndBytes) {
+    EXPECT_EQ(parse_bandwidth("10Gb/s"), 1.25e9);
+    EXPECT_EQ(parse_bandwidth("1.5 GB/s"), 1.5e9);
+    for (const char* bad : {"", "10", "10Gb", "-1Gb/s", "0Gb/s", "fast", "infGb/s"})
+        EXPECT_THROW(parse_bandwidth(bad), UserError) << bad;
+}
+
 TEST(ParseBytes, UnitsOfTwoAndTen) {
     EXPECT_EQ(parse_bytes("24GiB"), std::int64_t{24} << 30);
     EXPECT_EQ(parse_bytes("512 MiB"), std::int64_t{512} << 20);

@@ -1,0 +1,102 @@
+#include "main/run_plan.h"
+
+#include <cmath>
+
+#include "comm/agree.h"
+
+namespace qshard {
+namespace {
+
+LayoutOptions layout_options(const RunFile& run, const RunInputs& inputs) {
+    return layout_options_for(*inputs.model.source.weights,
+                              quantization_named(run.model.quantization), run.model.double_quant,
+                              dtype_named(run.model.compute_dtype).value());
+}
+
+AdapterOptions adapter_options(const RunFile& run) {
+    AdapterOptions options;
+    options.r = run.adapter.r;
+    options.alpha = run.adapter.alpha;
+    options.dropout = run.adapter.dropout;
+    options.use_rslora = run.adapter.use_rslora;
+    options.use_dora = run.adapter.use_dora;
+    const std::string& init = run.adapter.init_lora_weights;
+    options.init = init == "gaussian" ? AdapterInit::kGaussian
+                   : init == "false"  ? AdapterInit::kRandom
+                                      : AdapterInit::kDefault;
+    options.target_modules = run.adapter.target_modules;
+    options.target_pattern = run.adapter.target_pattern;
+    options.target_parameters = run.adapter.target_parameters;
+    options.exclude_modules = run.adapter.exclude_modules;
+    options.exclude_pattern = run.adapter.exclude_pattern;
+    options.layers = parse_layers(run.adapter.layers);
+    options.rank_pattern = run.adapter.rank_pattern;
+    options.alpha_pattern = run.adapter.alpha_pattern;
+    options.modules_to_save = run.adapter.modules_to_save;
+    options.bias = bias_named(run.adapter.bias);
+    return options;
+}
+
+TrainerOptions trainer_options(const RunFile& run, const RunInputs& inputs, PlacementMode mode,
+                               std::size_t memory_limit) {
+    TrainerOptions options;
+    options.compute = dtype_named(run.model.compute_dtype).value();
+    options.placement = mode;
+    options.recompute = recompute_named(run.train.recompute);
+    options.memory_limit = memory_limit;
+    options.max_slot_tokens = run.train.micro_batch_size * run.data.max_length;
+    options.max_step_slots = run.train.global_batch_size / run.train.micro_batch_size;
+    options.optimizer.kind = run.train.optimizer == "sgd"       ? OptimizerKind::kSgd
+                             : run.train.optimizer == "rmsprop" ? OptimizerKind::kRmsProp
+                                                                : OptimizerKind::kAdamW;
+    options.optimizer.beta1 = run.train.betas[0];
+    options.optimizer.beta2 = run.train.betas[1];
+    options.optimizer.weight_decay = run.train.weight_decay;
+    const std::string& scheduler = run.train.lr_scheduler_type;
+    options.schedule.kind = scheduler == "constant"               ? LrScheduler::kConstant
+                            : scheduler == "linear"               ? LrScheduler::kLinear
+                            : scheduler == "constant_with_warmup" ? LrScheduler::kConstantWithWarmup
+                                                                  : LrScheduler::kCosine;
+    options.schedule.learning_rate = run.train.learning_rate;
+    options.schedule.total_steps = inputs.total_steps;
+    options.schedule.warmup_steps = run.train.warmup_steps.value_or(static_cast<std::int64_t>(
+        std::ceil(run.train.warmup_ratio * static_cast<double>(inputs.total_steps))));
+    options.max_grad_norm = run.train.max_grad_norm;
+    options.seed = run.train.seed;
+    options.saves = true;
+    return options;
+}
+
+}  // namespace
+
+std::unique_ptr<Trainer> plan_trainer(const RunFile& run, const RunInputs& inputs, Backend& backend,
+                                      Communicator& group, std::size_t memory_limit,
+                                      PlacementMode mode) {
+    std::unique_ptr<Trainer> trainer;
+    agree(group, "planning the memory", [&] {
+        trainer = std::make_unique<Trainer>(backend, group, inputs.model.config(),
+                                            layout_options(run, inputs), adapter_options(run),
+                                            trainer_options(run, inputs, mode, memory_limit));
+    });
+    return trainer;
+}
+
+PlacedTrainer place_trainer(const RunFile& run, const RunInputs& inputs, Backend& backend,
+                            Communicator& group, std::size_t memory_limit) {
+    const auto planned = [&](PlacementMode mode, const char* why) {
+        return PlacedTrainer{plan_trainer(run, inputs, backend, group, memory_limit, mode), mode,
+                             why};
+    };
+    if (run.placement.mode == "gathered")
+        return planned(PlacementMode::kGathered, "gathered, as asked for");
+    if (group.count() == 1) return planned(PlacementMode::kReplicated, "one rank");
+    if (run.placement.mode == "replicated")
+        return planned(PlacementMode::kReplicated, "replicated, as asked for");
+    try {
+        return planned(PlacementMode::kReplicated, "replicated: the base fits on every rank");
+    } catch (const AgreedError&) {
+        return planned(PlacementMode::kGathered, "gathered: the base does not fit on every rank");
+    }
+}
+
+}  // namespace qshard
