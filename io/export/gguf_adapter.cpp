@@ -1,6 +1,5 @@
 #include "io/export/gguf_adapter.h"
 
-#include <array>
 #include <vector>
 
 #include "base/error.h"
@@ -11,23 +10,52 @@
 namespace qshard {
 namespace {
 
-/// B[out, r] as the file has it.
-std::vector<float> file_b(const ModelConfig& config, const AdapterTarget& target, double alpha,
+/// A tensor of the file's base that a target adapts: these rows of B, of each expert.
+struct FileTarget {
+    const AdapterTarget* target;
+    Role role;
+    std::int64_t first_row, rows;
+
+    std::vector<std::int64_t> extents(std::int64_t fastest, std::int64_t slower) const {
+        if (target->experts == 0) return {fastest, slower};
+        return {fastest, slower, target->experts};
+    }
+};
+
+/// GGUF has the experts' gates and ups apart.
+std::vector<FileTarget> file_targets(const AdapterLayout& layout) {
+    std::vector<FileTarget> list;
+    for (const AdapterTarget& target : layout.targets) {
+        if (target.role == Role::kExpertGateUp) {
+            const std::int64_t half = target.out / 2;
+            list.push_back({&target, Role::kExpertGate, 0, half});
+            list.push_back({&target, Role::kExpertUp, half, half});
+        } else {
+            list.push_back({&target, target.role, 0, target.out});
+        }
+    }
+    return list;
+}
+
+/// B[rows, r], of experts [experts, rows, r], as the file has it.
+std::vector<float> file_b(const ModelConfig& config, const FileTarget& part, double alpha,
                           bool permuted, std::span<const float> values) {
-    const auto r = static_cast<std::size_t>(target.r);
+    const AdapterTarget& target = *part.target;
     const double theirs = alpha / static_cast<double>(target.r);
     const auto factor = static_cast<float>(static_cast<double>(target.scale) / theirs);
-    const std::int64_t heads = target.role == Role::kQ   ? config.heads
-                               : target.role == Role::kK ? config.kv_heads
-                                                         : 0;
+    const std::int64_t heads = part.role == Role::kQ   ? config.heads
+                               : part.role == Role::kK ? config.kv_heads
+                                                       : 0;
     const std::int64_t d = permuted && heads > 0 ? target.out / heads : 0;
-    std::vector<float> b(static_cast<std::size_t>(target.out) * r);
-    for (std::int64_t row = 0; row < target.out; ++row) {
-        std::int64_t ours = row;
-        if (d > 0) ours = row - row % d + row % d % 2 * (d / 2) + row % d / 2;
-        const float* from = values.data() + target.b + ours * target.r;
-        for (std::size_t k = 0; k < r; ++k)
-            b[static_cast<std::size_t>(row) * r + k] = from[k] * factor;
+    std::vector<float> b;
+    b.reserve(static_cast<std::size_t>(target.pairs() * part.rows * target.r));
+    for (std::int64_t pair = 0; pair < target.pairs(); ++pair) {
+        for (std::int64_t row = part.first_row; row < part.first_row + part.rows; ++row) {
+            std::int64_t ours = row;
+            if (d > 0) ours = row - row % d + row % d % 2 * (d / 2) + row % d / 2;
+            const float* from = values.data() + target.b_of_row(pair * target.out + ours);
+            for (std::int64_t k = 0; k < target.r; ++k) b.push_back(from[k] * factor);
+        }
     }
     return b;
 }
@@ -52,14 +80,6 @@ void write_gguf_adapter(const std::filesystem::path& file, const ModelConfig& co
                 "this adapter has trained. Export --to merged-gguf instead (or peft, merged-hf).",
                 file.string(), layout.weights.front().tensor.name));
     }
-    for (const AdapterTarget& target : layout.targets) {
-        if (!target.is_parameter()) continue;
-        throw UserError(
-            ExitCode::kUsage,
-            fmt::format("cannot write {}: {} of a mixture of experts is not supported in a GGUF "
-                        "adapter. Export --to merged-gguf instead (or peft, merged-hf).",
-                        file.string(), target.path()));
-    }
     const Family& family = gguf_family(family_named(config.family));
     const double alpha = layout.options.alpha;
     GgufHeader header;
@@ -67,20 +87,23 @@ void write_gguf_adapter(const std::filesystem::path& file, const ModelConfig& co
     header.text("general.architecture", family.architectures.front());
     header.text("adapter.type", "lora");
     header.f32("adapter.lora.alpha", static_cast<float>(alpha));
-    for (const AdapterTarget& target : layout.targets) {
-        const std::string name = gguf_name(family, target.role, target.layer);
-        header.tensor(name + ".lora_a", std::array{target.in, target.r}, GgmlType::kF32);
-        header.tensor(name + ".lora_b", std::array{target.r, target.out}, GgmlType::kF32);
+    const std::vector<FileTarget> parts = file_targets(layout);
+    for (const FileTarget& part : parts) {
+        const AdapterTarget& target = *part.target;
+        const std::string name = gguf_name(family, part.role, target.layer);
+        header.tensor(name + ".lora_a", part.extents(target.in, target.r), GgmlType::kF32);
+        header.tensor(name + ".lora_b", part.extents(target.r, part.rows), GgmlType::kF32);
     }
     PendingFile pending(file);
     const std::string text = header.bytes();
     write_padded(pending, std::as_bytes(std::span(text)));
-    for (const AdapterTarget& target : layout.targets) {
-        write_padded(pending,
-                     std::as_bytes(values.subspan(static_cast<std::size_t>(target.a),
-                                                  static_cast<std::size_t>(target.r * target.in))));
-        write_padded(pending, std::as_bytes(std::span<const float>(
-                                  file_b(config, target, alpha, family.permuted_gguf, values))));
+    for (const FileTarget& part : parts) {
+        const AdapterTarget& target = *part.target;
+        const std::int64_t a_count = target.pairs() * target.r * target.in;
+        write_padded(pending, std::as_bytes(values.subspan(static_cast<std::size_t>(target.a),
+                                                           static_cast<std::size_t>(a_count))));
+        const std::vector<float> b = file_b(config, part, alpha, family.permuted_gguf, values);
+        write_padded(pending, std::as_bytes(std::span(b)));
     }
     pending.finish();
     pending.rename();

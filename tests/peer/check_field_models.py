@@ -7,8 +7,9 @@ whose adapters must have the same bits; eval; generate; score; inspect; export t
 adapter; a weight store; the model as a bnb-4bit folder saved by transformers; the model as GGUF files written by the gguf package with
 llama.cpp's names. What comes out is loaded in transformers and PEFT: log-probabilities in fp32 must agree within 1e-4 (1e-3 over NF4,
 where bitsandbytes' mean of the absmax values may differ in its last bit), greedy continuations exactly. --llama-cpp compares continuations
-of the GGUF files in llama.cpp (package xllamacpp). A cell is "ok", "refused" (exit code 64 or 65 with a message, which is printed) or
-"FAILED". Exit status 0 if nothing failed. Run by hand where torch, transformers, peft, bitsandbytes and gguf are installed.
+of the GGUF files, and of the GGUF adapter on its base, in llama.cpp (package xllamacpp). A cell is "ok", "refused" (exit code 64 or 65
+with a message, which is printed) or "FAILED". Exit status 0 if nothing failed.
+Run by hand where torch, transformers, peft, bitsandbytes and gguf are installed.
 """
 
 import argparse
@@ -207,6 +208,10 @@ class Journey:
         names = {tensor.name for tensor in GGUFReader(out).tensors}
         if not names or len(names) % 2:
             raise RuntimeError(f"{len(names)} tensors")
+        if self.llama_cpp:
+            base = self.work / "base.gguf"
+            write_gguf(self.folder, base, "F32")
+            self.compare_llama_cpp(base, out)
 
     def step_store(self):
         out = self.work / "store.qs"
@@ -268,13 +273,13 @@ class Journey:
         self.run(self.qshard, "export", self.work / "from-gguf", "--to", "merged-gguf", "--dtype", "float32", merged)
         self.score(merged)
 
-    def compare_llama_cpp(self, file):
+    def compare_llama_cpp(self, file, adapter=None):
         if not self.llama_cpp or self.folder.name.startswith(("starcoder2", "mistral-7b-v0.1")):  # whose windows it does not know
             return
         from check_llama_cpp import LlamaCpp, common_bytes
         ours = self.run(self.qshard, "generate", "--model", file, "--prompt", TEXTS[0], "--max-new-tokens", "12", "--compute-dtype", "float32",
-                        "--quantization", "none", "--threads", "2")[:-1]
-        theirs, steps = LlamaCpp(file).continuation(TEXTS[0], 12)
+                        "--quantization", "none", "--threads", "2", *(("--adapter", self.work / "one") if adapter else ()))[:-1]
+        theirs, steps = LlamaCpp(file, adapter).continuation(TEXTS[0], 12)
         # llama.cpp prints nothing for tokens without a text, and the space that a piece begins with
         theirs, ours = theirs.lstrip(" "), re.sub(r"\[PAD\d+\]", "", ours).lstrip(" ")
         gaps = [gap for begin, gap in steps if begin <= common_bytes(theirs, ours)]

@@ -360,15 +360,55 @@ TEST(GgufAdapter, HasNoPlaceForMagnitudesAndWholeWeights) {
     EXPECT_FALSE(fs::exists(path));
 }
 
-TEST(GgufAdapter, HasNoPlaceForExperts) {
+/// llama.cpp multiplies the rows that go to expert e by slice e of A, then of B.
+TEST(GgufAdapter, HasAPairForEachExpertsGateUpAndDown) {
     const TempFolder folder;
     const auto model = open_model(kTiny / "mixtral");
-    const Adapted adapted = adapter_for(model->config(), {"q_proj", "w2"});
+    const ModelConfig& config = model->config();
+    const Adapted adapted = adapter_for(config, {"all-linear"});
     const fs::path path = folder.path() / "adapter.gguf";
-    expect_refused(
-        [&] { write_gguf_adapter(path, model->config(), adapted.layout, adapted.values); },
-        "model.layers.0.mlp.experts.down_proj", "experts");
-    EXPECT_FALSE(fs::exists(path));
+    write_gguf_adapter(path, config, adapted.layout, adapted.values);
+    const GgufFile file{InputFile(path)};
+    const auto tensor = [&](const std::string& name, std::vector<std::int64_t> extents) {
+        const GgufTensor& found = *file.find(name);
+        EXPECT_EQ(found.extents, extents) << name;
+        std::vector<float> values(static_cast<std::size_t>(found.count()));
+        file.file().read(found.offset, values.data(), found.bytes);
+        return values;
+    };
+    struct Part {
+        const char* name;
+        Role role;
+        std::int64_t first, rows, r, experts;
+    };
+    const std::int64_t f = config.expert_width, c = config.width, e = config.experts;
+    for (const Part& part : {Part{"ffn_gate_exps", Role::kExpertGateUp, 0, f, 8, e},
+                             Part{"ffn_up_exps", Role::kExpertGateUp, f, f, 8, e},
+                             Part{"ffn_down_exps", Role::kExpertDown, 0, c, 4, e},
+                             Part{"ffn_gate_inp", Role::kRouter, 0, e, 4, 1}}) {
+        const AdapterTarget& target = *adapted.layout.find(1, part.role);
+        const std::string name = fmt::format("blk.1.{}.weight", part.name);
+        std::vector<std::int64_t> shape_a = {target.in, part.r}, shape_b = {part.r, part.rows};
+        if (part.experts > 1) {
+            shape_a.push_back(e);
+            shape_b.push_back(e);
+        }
+        const std::vector<float> a = tensor(name + ".lora_a", shape_a),
+                                 b = tensor(name + ".lora_b", shape_b);
+        EXPECT_TRUE(std::equal(a.begin(), a.end(), adapted.values.begin() + target.a)) << name;
+        // Gate and up have twice r and twice alpha: llama.cpp multiplies by 8 / 8, we by 16 / 8.
+        const float factor = part.r == 8 ? 2.0f : 1.0f;
+        std::size_t at = 0;
+        for (std::int64_t expert = 0; expert < part.experts; ++expert) {
+            const std::int64_t from = target.b_of_row(expert * target.out + part.first);
+            for (std::int64_t i = 0; i < part.rows * part.r; ++i, ++at) {
+                ASSERT_EQ(b[at], factor * adapted.values[static_cast<std::size_t>(from + i)])
+                    << name << " expert " << expert;
+            }
+        }
+    }
+    // Of two layers: q, k, v, o, gate, up, down and router, a pair each.
+    EXPECT_EQ(file.tensors().size(), 2u * 8u * 2u);
 }
 
 TEST(MergedWeights, RowsOfDoraHaveTheLengthsOfTheirMagnitudes) {
