@@ -12,6 +12,7 @@
 #include "io/formats/safetensors.h"
 #include "io/formats/safetensors_writer.h"
 #include "io/peft/expert_tensors.h"
+#include "io/peft/former_experts.h"
 
 namespace qshard {
 namespace {
@@ -209,6 +210,8 @@ PeftAdapter read_peft_adapter(const fs::path& folder) {
         loose[name] = {checked_shape(name, tensor, adapter.config, weights_path.string()),
                        widened(file, key, tensor)};
     }
+    if (fuse_former_experts(loose, adapter.config, weights_path.string()))
+        adapter.config_json = peft_config_text(adapter.config);
     loose = checkpoint_tensors(loose, adapter.config, weights_path.string());
     for (const auto& [name, tensor] : loose) {
         adapter.tensors.push_back({name, tensor.shape, std::ssize(adapter.values)});

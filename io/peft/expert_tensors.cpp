@@ -1,7 +1,6 @@
 #include "io/peft/expert_tensors.h"
 
 #include <algorithm>
-#include <cctype>
 #include <utility>
 
 #include "base/error.h"
@@ -61,13 +60,6 @@ bool names(const std::vector<std::string>& list, const std::string& path) {
                        [&](const std::string& name) { return path_ends_in(path, name); });
 }
 
-/// As transformers 4 had experts: "...experts.3.w1".
-bool is_linear_of_expert(const std::string& module) {
-    const std::size_t at = module.find(".experts.");
-    return at != std::string::npos && at + 9 < module.size() &&
-           std::isdigit(static_cast<unsigned char>(module[at + 9])) != 0;
-}
-
 std::string without_prefix(const std::string& module) {
     constexpr std::string_view kPrefix = "base_model.model.";
     return module.starts_with(kPrefix) ? module.substr(kPrefix.size()) : module;
@@ -112,13 +104,6 @@ LooseTensors checkpoint_tensors(LooseTensors& tensors, const PeftConfig& config,
     LooseTensors made;
     for (auto& [name, tensor] : tensors) {
         auto [module, ending] = split(name);
-        if (is_linear_of_expert(module)) {
-            throw UserError(
-                fmt::format("{}: {} adapts an expert as a linear of its own, as before "
-                            "transformers 5, which is "
-                            "not supported. Load it in PEFT 0.21 and save it again.",
-                            file, name));
-        }
         const bool inner = drop_end(module, kNested);
         if (!module.ends_with(kExperts)) {
             made.emplace(name, std::move(tensor));

@@ -23,9 +23,8 @@ using LooseTensors = std::map<std::string, LooseTensor>;
 /// Tensors of a checkpoint as adapter_model.safetensors has them.
 LooseTensors peft_tensors(const std::vector<NamedTensor>& tensors, std::span<const float> values);
 
-/// The way back; takes the values out of `tensors`. UserError (naming `file`) for experts that are
-/// linears of their own, as transformers 4 had them, and for shapes that contradict r and
-/// rank_pattern.
+/// The way back; takes the values out of `tensors`, but leaves those that have a checkpoint's form.
+/// UserError (naming `file`) for shapes that contradict r and rank_pattern.
 LooseTensors checkpoint_tensors(LooseTensors& tensors, const PeftConfig& config,
                                 const std::string& file);
 

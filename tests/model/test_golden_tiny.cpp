@@ -236,6 +236,12 @@ TEST_P(Recorded, GradientsOverNf4EqualPeftOverBitsandbytes) {
     compare_gradients(family, Quantization::kNf4, adapter, "/" + adapter, "nf4", "nf4");
 }
 
+/// Of an adapter from before transformers 5, which PEFT converts too.
+TEST_P(TinyExperts, LogitsOfFormerAdapterEqualPeft) {
+    compare_logits(GetParam(), Quantization::kNone, "former", "/former", "fp32");
+    compare_logits(GetParam(), Quantization::kNf4, "former", "/former", "nf4");
+}
+
 /// PEFT's all-linear on a mixture chooses what ours does, with the same ranks and scales.
 TEST_P(TinyExperts, AllLinearIsThatOfPeft) {
     const TinyModel model(GetParam(), Quantization::kNone, "experts");

@@ -2,6 +2,7 @@
 
 #include <boost/json.hpp>
 #include <fstream>
+#include <functional>
 #include <sstream>
 
 #include "../checkpoint/sample_state.h"
@@ -11,6 +12,7 @@
 #include "io/formats/safetensors_writer.h"
 #include "io/peft/adapter_folder.h"
 #include "io/peft/expert_tensors.h"
+#include "io/peft/former_experts.h"
 #include "io/peft/peft_config.h"
 #include "spec/json.h"
 
@@ -233,12 +235,89 @@ TEST(PeftFolder, OneParameterOfExpertsIsNotNested) {
         EXPECT_NE(message_of([&] { checkpoint_tensors(made, config, "f"); }).find("of rank 4"),
                   std::string::npos);
     }
-    LooseTensors old = {
-        {"base_model.model.model.layers.0.block_sparse_moe.experts.3.w1.lora_A.weight",
-         {{1, 3}, {0, 0, 0}}}};
-    EXPECT_NE(message_of([&] {
-                  checkpoint_tensors(old, {}, "f");
-              }).find("as a linear of its own, as before transformers 5"),
+}
+
+/// Two experts of one layer, with a value for each tensor.
+LooseTensors former_experts() {
+    LooseTensors tensors;
+    const std::string layer = "base_model.model.model.layers.0.block_sparse_moe.";
+    float value = 1;
+    for (const char* linear : {"experts.0.w1", "experts.0.w3", "experts.1.w1", "experts.1.w3"}) {
+        tensors[layer + linear + ".lora_A.weight"] = {{1, 2}, {value, value}};
+        tensors[layer + linear + ".lora_B.weight"] = {{3, 1}, {10 * value, 10 * value, 10 * value}};
+        ++value;
+    }
+    tensors[layer + "gate.lora_A.weight"] = {{1, 2}, {8, 8}};
+    tensors[layer + "gate.lora_B.weight"] = {{2, 1}, {9, 9}};
+    return tensors;
+}
+
+PeftConfig former_config() {
+    PeftConfig config;
+    config.r = 1;
+    config.alpha = 4;
+    config.dropout = 0.1;
+    config.target_modules = {"w1", "w3", "gate"};
+    return config;
+}
+
+TEST(FormerExperts, BecomeOneParameter) {
+    LooseTensors tensors = former_experts();
+    PeftConfig config = former_config();
+    ASSERT_TRUE(fuse_former_experts(tensors, config, "f"));
+    const std::string mlp = "base_model.model.model.layers.0.mlp.";
+    const LooseTensor& a = tensors.at(mlp + "experts.gate_up_proj.lora_A.weight");
+    const LooseTensor& b = tensors.at(mlp + "experts.gate_up_proj.lora_B.weight");
+    EXPECT_EQ(a.shape, (std::vector<std::int64_t>{2, 2, 2}));
+    EXPECT_EQ(a.values, (std::vector<float>{1, 1, 2, 2, 3, 3, 4, 4}));
+    EXPECT_EQ(b.shape, (std::vector<std::int64_t>{2, 6, 2}));
+    EXPECT_EQ(b.values, (std::vector<float>{10, 0, 10, 0, 10, 0, 0, 20, 0, 20, 0, 20,
+                                            30, 0, 30, 0, 30, 0, 0, 40, 0, 40, 0, 40}));
+    EXPECT_TRUE(tensors.contains(mlp + "gate.lora_A.weight"));
+    EXPECT_EQ(tensors.size(), 4u);
+    EXPECT_EQ(config.target_parameters,
+              (std::vector<std::string>{"model.layers.0.mlp.experts.gate_up_proj",
+                                        "model.layers.0.mlp.gate.weight"}));
+    EXPECT_TRUE(config.target_modules.empty());
+    const ModuleScale scale =
+        ModuleScales(adapter_options(config, {})).of("model.layers.0.mlp.experts.gate_up_proj");
+    EXPECT_EQ(scale.r, 2);
+    EXPECT_EQ(scale.scale, 4.0);
+    EXPECT_EQ(config.dropout, 0);
+    EXPECT_FALSE(fuse_former_experts(tensors, config, "f"));
+}
+
+TEST(FormerExperts, GoTogetherOrNotAtAll) {
+    const std::string expert = "base_model.model.model.layers.0.block_sparse_moe.experts.1.";
+    const auto refused = [&](const std::function<void(LooseTensors&, PeftConfig&)>& change) {
+        LooseTensors tensors = former_experts();
+        PeftConfig config = former_config();
+        change(tensors, config);
+        return message_of([&] { fuse_former_experts(tensors, config, "f"); });
+    };
+    for (const char* factor : {"w3.lora_A.weight", "w1.lora_B.weight"}) {
+        EXPECT_NE(refused([&](LooseTensors& tensors, PeftConfig&) {
+                      tensors.erase(expert + factor);
+                  }).find("all are adapted or none"),
+                  std::string::npos);
+        EXPECT_NE(refused([&](LooseTensors& tensors, PeftConfig&) {
+                      tensors[expert + factor] = {{2, 2}, {0, 0, 0, 0}};
+                  }).find("of rank 1"),
+                  std::string::npos);
+    }
+    EXPECT_NE(refused([&](LooseTensors& tensors, PeftConfig&) {
+                  tensors[expert + "w2.lora_A.weight"] = {{1, 3}, {0, 0, 0}};
+              }).find("w2 or down_proj"),
+              std::string::npos);
+    EXPECT_NE(refused([&](LooseTensors&, PeftConfig& config) {
+                  config.rank_pattern = {{"w1", 4}};
+              }).find("a rank or alpha of its own"),
+              std::string::npos);
+    EXPECT_NE(refused([&](LooseTensors& tensors, PeftConfig&) {
+                  tensors
+                      ["base_model.model.model.layers.0.block_sparse_moe.experts.99999.w1."
+                       "lora_A.weight"] = {{1, 2}, {0, 0}};
+              }).find("99999"),
               std::string::npos);
 }
 
