@@ -44,14 +44,15 @@ def load_base(path, dtype, quantization, scratch):
 
 
 def check_loaded(model, folder):
-    """Every tensor of the file must have arrived in the model with its values: PEFT ignores keys it does not know."""
+    """Every tensor of the file must have arrived in the model with its values: PEFT ignores keys it does not know. A weight of
+    modules_to_save has the dtype of the base in PEFT."""
     loaded = get_peft_model_state_dict(model)
     with safe_open(os.path.join(folder, "adapter_model.safetensors"), framework="pt") as file:
         names = set(file.keys())
         for name in sorted(names):
             if name not in loaded:
                 sys.exit(f"PEFT has no parameter for {name}")
-            if not torch.equal(loaded[name].float(), file.get_tensor(name).float()):
+            if not torch.equal(loaded[name], file.get_tensor(name).to(loaded[name].dtype)):
                 sys.exit(f"PEFT holds other values for {name}")
     missing = sorted(set(loaded) - names)
     if missing:

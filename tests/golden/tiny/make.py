@@ -116,12 +116,12 @@ def run(model, docs):
     return torch.cat(logits).contiguous(), total.item()
 
 
-def load(folder, quantized):
-    options = dict(dtype=torch.float32, attn_implementation="eager")
+def load(folder, quantized, dtype=torch.float32):
+    options = dict(dtype=dtype, attn_implementation="eager")
     if quantized:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.float32)
+            bnb_4bit_compute_dtype=dtype)
         options["device_map"] = "cpu"
     model = AutoModelForCausalLM.from_pretrained(folder, **options).requires_grad_(False)
     if quantized:
