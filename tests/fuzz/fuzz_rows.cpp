@@ -22,7 +22,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t byte
     }
     ::unlink(path.c_str());
     for (const DataRow& row : rows) {
-        for (int format = 0; format <= static_cast<int>(RowFormat::kTokenized); ++format) {
+        for (int format = 0; format <= static_cast<int>(RowFormat::kPreference); ++format) {
             try {
                 interpret_row(row,
                               {static_cast<RowFormat>(format), "{text} and {{{prompt}}}\n", "a"});

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Seed files for the fuzzers: python make_seeds.py FOLDER writes FOLDER/{config,gguf,safetensors,tokenizer,template,rows,run}/."""
+"""Seed files for the fuzzers: python make_seeds.py FOLDER writes a corpus for each, FOLDER/{config,gguf,peft,rows,...}/."""
 import json
+import math
 import pathlib
 import struct
 import sys
@@ -103,9 +104,50 @@ def store():
     return struct.pack("<H", len(text)) + text + bytes(8) + kept
 
 
+def peft_folder(more, tensors):
+    """Configuration and tensors (name without its prefix, shape) of an adapter folder."""
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "m", "bias": "none", "r": 2, "lora_alpha": 4,
+              "lora_dropout": 0.0, "init_lora_weights": True, "target_modules": ["q_proj", "v_proj"]} | more
+    text = json.dumps(config, separators=(",", ":")).encode()
+    prefix = "base_model.model.model.layers.0."
+    file = safetensors_of([(prefix + name, "F32", shape, bytes(4 * math.prod(shape))) for name, shape in tensors])
+    return struct.pack("<H", len(text)) + text + file
+
+
+def pair(module, rows, cols, r=2):
+    return [(module + ".lora_A.weight", [r, cols]), (module + ".lora_B.weight", [rows, r])]
+
+
+def peft_folders():
+    """Every key of adapter_config.json that is read, for the models of fuzz_peft.cpp: a Llama and a Mixtral of one layer."""
+    q, v = pair("self_attn.q_proj", 8, 8), pair("self_attn.v_proj", 4, 8)
+    experts = pair("mlp.experts.base_layer", 24, 8, 2 * 4) + pair("mlp.experts", 8, 12, 2 * 2)
+    gate_up = pair("mlp.experts", 24, 8, 2 * 4)
+    return {
+        "names": peft_folder({}, q + v),
+        "all": peft_folder({"target_modules": "all-linear", "exclude_modules": ["o_proj", "mlp.gate_proj"], "revision": "main",
+                            "layers_to_transform": [0], "layers_pattern": "layers", "use_rslora": True,
+                            "peft_version": "0.21.2", "inference_mode": True, "fan_in_fan_out": False}, q + v),
+        "patterns": peft_folder({"target_modules": r".*\.self_attn\.(q|v)_proj", "exclude_modules": r".*layers\.[1-5]\..*",
+                                 "rank_pattern": {"q_proj": 3, r"model\.layers\.0\..*": 2}, "alpha_pattern": {"(q|k)_proj": 0.5},
+                                 "init_lora_weights": "gaussian", "layers_to_transform": 0},
+                                pair("self_attn.q_proj", 8, 8, 3) + v),
+        "dora": peft_folder({"use_dora": True}, q + v + [("self_attn.q_proj.lora_magnitude_vector", [8]),
+                                                         ("self_attn.v_proj.lora_magnitude_vector.weight", [1, 4])]),
+        "whole": peft_folder({"modules_to_save": ["o_proj", "mlp.gate_proj"]}, q + v + [("self_attn.o_proj.weight", [8, 8])]),
+        "bias_all": peft_folder({"bias": "all"}, q + v + [("self_attn.q_proj.bias", [8]), ("input_layernorm.bias", [8])]),
+        "bias_lora_only": peft_folder({"bias": "lora_only"}, q + v + [("self_attn.q_proj.base_layer.bias", [8])]),
+        "experts": peft_folder({"target_parameters": ["mlp.experts.gate_up_proj", "down_proj", "gate.weight"],
+                                "rank_pattern": {r".*\.gate_up_proj": 4}, "alpha_pattern": {r".*\.gate_up_proj": 8}},
+                               q + v + experts + pair("mlp.gate", 2, 8)),
+        "gate_up": peft_folder({"target_modules": [], "target_parameters": ["gate_up_proj"], "rank_pattern": {"gate_up_proj": 4}},
+                               gate_up),
+    }
+
+
 def main():
     root = pathlib.Path(sys.argv[1])
-    for name in ("config", "gguf", "safetensors", "hf_model", "weight_store", "tokenizer", "template", "rows", "run"):
+    for name in ("config", "gguf", "safetensors", "hf_model", "weight_store", "peft", "tokenizer", "template", "rows", "run"):
         (root / name).mkdir(parents=True, exist_ok=True)
     for path in sorted((HERE.parent / "golden" / "tiny").glob("*/config.json")):
         (root / "config" / path.parent.name).write_bytes(path.read_bytes())
@@ -122,8 +164,15 @@ def main():
             (root / "tokenizer" / path.name).write_bytes(path.read_bytes())
     for path in sorted((golden / "chat" / "templates").iterdir()):
         (root / "template" / path.name).write_bytes(path.read_bytes())
+    for name, data in peft_folders().items():
+        (root / "peft" / name).write_bytes(data)
     rows = {"jsonl": b'\0{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n'
                      b'{"prompt":"p","completion":"c"}\n{"input_ids":[1,2],"labels":[-100,2]}\n',
+            "pairs": b'\0{"prompt":"p","chosen":"c","rejected":"r"}\n'
+                     b'{"prompt":[{"role":"user","content":"p"}],"chosen":[{"role":"assistant","content":"c"}],'
+                     b'"rejected":[{"role":"assistant","content":"r"}]}\n'
+                     b'{"chosen":[{"role":"user","content":"p"},{"role":"assistant","content":"c"}],'
+                     b'"rejected":[{"role":"user","content":"p"},{"role":"assistant","content":"r"}]}\n',
             "json": b'\1[{"instruction":"i","input":"x","output":"o"},{"conversations":[{"from":"human","value":"v"}]}]',
             "csv": b'\2text,completion\r\n"a ""quoted"", one",b\r\n'}
     for name, data in rows.items():
