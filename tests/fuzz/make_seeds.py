@@ -123,6 +123,8 @@ def peft_folders():
     q, v = pair("self_attn.q_proj", 8, 8), pair("self_attn.v_proj", 4, 8)
     experts = pair("mlp.experts.base_layer", 24, 8, 2 * 4) + pair("mlp.experts", 8, 12, 2 * 2)
     gate_up = pair("mlp.experts", 24, 8, 2 * 4)
+    former = [tensor for expert in range(2) for name, rows, cols in (("w1", 12, 8), ("w2", 8, 12), ("w3", 12, 8))
+              for tensor in pair(f"block_sparse_moe.experts.{expert}.{name}", rows, cols)]
     return {
         "names": peft_folder({}, q + v),
         "all": peft_folder({"target_modules": "all-linear", "exclude_modules": ["o_proj", "mlp.gate_proj"], "revision": "main",
@@ -142,6 +144,8 @@ def peft_folders():
                                q + v + experts + pair("mlp.gate", 2, 8)),
         "gate_up": peft_folder({"target_modules": [], "target_parameters": ["gate_up_proj"], "rank_pattern": {"gate_up_proj": 4}},
                                gate_up),
+        "former_experts": peft_folder({"target_modules": ["q_proj", "v_proj", "w1", "w2", "w3", "gate"]},
+                                      q + v + former + pair("block_sparse_moe.gate", 2, 8)),
     }
 
 
