@@ -184,9 +184,9 @@ void TrainRun::share(CheckpointState& state) {
     const auto count = static_cast<std::size_t>(trainer_->adapter_layout().count);
     state.adapter.resize(count);
     group_.broadcast(std::as_writable_bytes(std::span(state.adapter)), 0).wait();
-    for (const auto& [name, values] : trainer_->optimizer().state()) {
+    for (const std::string& name : trainer_->optimizer().state_names()) {
         std::vector<float>& moment = state.optimizer[name];
-        moment.resize(values.size());
+        moment.resize(count);
         group_.broadcast(std::as_writable_bytes(std::span(moment)), 0).wait();
     }
 }
@@ -241,16 +241,18 @@ void TrainRun::resume() {
                             "model's files changed, or this build quantizes differently",
                             it->second, base_fingerprint_));
         }
-        for (const auto& [name, values] : trainer_->optimizer().state()) {
+        for (const std::string& name : trainer_->optimizer().state_names()) {
             const auto found = resumed_->optimizer.find(name);
-            if (found == resumed_->optimizer.end() || found->second.size() != values.size()) {
+            if (found == resumed_->optimizer.end() ||
+                found->second.size() != initial_adapter_.size()) {
                 throw UserError(fmt::format(
                     "the checkpoint has no optimizer state \"{}\" for this adapter", name));
             }
         }
     });
     CheckpointState state;
-    if (resumed_) state = *resumed_;
+    if (resumed_) state = std::move(*resumed_);
+    resumed_.reset();
     share(state);
     trainer_->set_adapter(state.adapter);
     trainer_->optimizer().load(state.optimizer);

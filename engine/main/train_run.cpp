@@ -285,6 +285,7 @@ void TrainRun::finish() {
         const std::filesystem::path output = run_.output;
         CheckpointState state =
             make_state(status_step_ == 0 ? first_step_ : status_step_, last_loss_);
+        state.optimizer.clear();  // no part of the adapter's folder
         if (!inputs_->validation.empty()) {
             metrics_->append(fmt::format(
                 R"({{"step":{},"eval_loss":{},"eval_loss_base":{},"eval_tokens":{}}})", state.step,

@@ -85,6 +85,12 @@ void Optimizer::update(const Stretch& stretch, Tensor parameter, Tensor gradient
     }
 }
 
+std::vector<std::string> Optimizer::state_names() const {
+    std::vector<std::string> names;
+    for (const Moment& one : moments_) names.push_back(one.name);
+    return names;
+}
+
 std::map<std::string, std::vector<float>> Optimizer::state() const {
     std::map<std::string, std::vector<float>> state;
     for (std::size_t i = 0; i < moments_.size(); ++i) {

@@ -52,6 +52,7 @@ class Optimizer {
         return moments_.size() * static_cast<std::size_t>(count_) * sizeof(float);
     }
     std::map<std::string, std::vector<float>> state() const;
+    std::vector<std::string> state_names() const;
     /// UserError if the names or lengths are another optimizer's.
     void load(const std::map<std::string, std::vector<float>>& state);
 

@@ -120,8 +120,9 @@ std::size_t Trainer::saving_bytes(const Parts& parts) const {
     const bool in_host_memory = backend_.memory_bytes() == 0;
     if (!options_.saves || parts.optimizer == nullptr || !in_host_memory) return 0;
     const std::size_t values = static_cast<std::size_t>(adapter_.count) * sizeof(float);
-    // The values before training; the state, its file, and what that reads back as.
-    return values + 3 * (values + parts.optimizer->state_bytes());
+    // The values before training; the state, which turns into its file vector by vector, and one of
+    // them twice. The adapter's folder: values before training, values, tensors, file.
+    return std::max(3 * values + parts.optimizer->state_bytes(), 4 * values);
 }
 
 std::size_t Trainer::total_of(const Arena& arena, const Parts& parts) const {

@@ -14,6 +14,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <string>
 
 #include "base/error.h"
@@ -90,7 +91,7 @@ bool write_all(int fd, const void* data, std::size_t bytes) {
     limit(RLIMIT_AS, (rlim_t{1} << 30) + 12 * image.size());
 #endif
     char status = 'x';
-    std::vector<std::byte> fresh;
+    std::optional<FileImage> fresh;
     std::string message = "the system has no seccomp, so the file cannot be opened safely";
     if (forbid_system_calls()) {
         try {
@@ -101,7 +102,7 @@ bool write_all(int fd, const void* data, std::size_t bytes) {
         }
     }
     const bool sent = write_all(out, &status, 1) &&
-                      (status == 'k' ? write_all(out, fresh.data(), fresh.size())
+                      (status == 'k' ? write_all(out, fresh->bytes().data(), fresh->size())
                                      : write_all(out, message.data(), message.size()));
     ::_exit(sent ? 0 : 1);
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 
@@ -189,15 +190,14 @@ ImageWriter::~ImageWriter() {
     std::free(memory_);
 }
 
-std::vector<std::byte> ImageWriter::take() {
+FileImage ImageWriter::take() {
     constexpr std::size_t kEndOfFileField = 28;  // in a superblock of version 2 or 3
     check(H5Fget_obj_count(file_.get(), H5F_OBJ_ALL) == 1, "only the file itself is still open");
     file_.close();
     check(memory_ != nullptr, "HDF5 hands over the file's memory when it closes");
     std::uint64_t bytes = 0;
     std::memcpy(&bytes, static_cast<const std::byte*>(memory_) + kEndOfFileField, sizeof bytes);
-    const auto* begin = static_cast<const std::byte*>(memory_);
-    return {begin, begin + bytes};
+    return {std::exchange(memory_, nullptr), bytes};
 }
 
 Handle open_image(std::span<const std::byte> image) {

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "io/checkpoint/file_image.h"
+
 /// HDF5 in RAII handles and checked calls, on files that live in memory: libhdf5 never opens a path
 /// here, so it reads and writes nothing outside the bytes it is given. Every failure is a
 /// SystemError with HDF5's own reason.
@@ -48,7 +50,7 @@ class ImageWriter {
 
     hid_t file() const { return file_.get(); }
     /// Closes the file and returns its bytes. Every other handle into it must be closed. Call once.
-    std::vector<std::byte> take();
+    FileImage take();
 
   private:
     void* memory_ = nullptr;  // HDF5's own buffer, caught when the file closes

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstring>
+#include <functional>
 
 #include "base/error.h"
 #include "io/checkpoint/h5.h"
@@ -115,6 +116,10 @@ void visit_attributes(State& state, Visit&& visit) {
     visit("created", state.created);
 }
 
+std::string unlike_the_adapter(const std::string& vector) {
+    return fmt::format("optimizer vector {} has another length than the adapter", vector);
+}
+
 template <class Value>
 void write_map(hid_t parent, const std::string& name, const std::map<std::string, Value>& values) {
     const h5::Handle group = h5::create_group(parent, name);
@@ -129,7 +134,10 @@ void read_map(hid_t parent, const std::string& name, std::map<std::string, Value
     }
 }
 
-CheckpointState decode(std::span<const std::byte> image) {
+using TakeVector = std::function<void(const std::string& name, std::vector<float> values)>;
+
+/// Gives the vectors to `take` one by one, the adapter first and without a name.
+CheckpointFacts decode(std::span<const std::byte> image, const TakeVector& take) {
     const h5::Handle file = h5::open_image(image);
     std::string format;
     std::int64_t version = 0;
@@ -139,36 +147,60 @@ CheckpointState decode(std::span<const std::byte> image) {
         throw SystemError(fmt::format("format \"{}\" version {}, expected \"{}\" version {}",
                                       format, version, kFormat, kVersion));
     }
-    CheckpointState state;
+    CheckpointFacts facts;
     visit_attributes(
-        state, [&](const char* name, auto& value) { h5::read_attribute(file.get(), name, value); });
-    state.run_yaml = h5::read_text(file.get(), "run.yaml");
-    read_map(file.get(), "identity", state.identity);
-    read_map(file.get(), "counters", state.counters);
+        facts, [&](const char* name, auto& value) { h5::read_attribute(file.get(), name, value); });
+    facts.run_yaml = h5::read_text(file.get(), "run.yaml");
+    read_map(file.get(), "identity", facts.identity);
+    read_map(file.get(), "counters", facts.counters);
 
     const h5::Handle adapter = h5::open_group(file.get(), "adapter");
-    state.adapter_config_json = h5::read_text(adapter.get(), "adapter_config.json");
-    state.tensors = read_index(adapter.get());
-    state.adapter = h5::read_floats(adapter.get(), "values");
+    facts.adapter_config_json = h5::read_text(adapter.get(), "adapter_config.json");
+    facts.tensors = read_index(adapter.get());
+    std::vector<float> values = h5::read_floats(adapter.get(), "values");
+    const std::size_t count = values.size();
     std::string digest;
     h5::read_attribute(adapter.get(), "sha256", digest);
-    if (digest != adapter_sha256(state)) throw SystemError("the adapter's digest differs");
+    if (digest != adapter_sha256(values)) throw SystemError("the adapter's digest differs");
+    const std::string problem = problem_of(facts, static_cast<std::int64_t>(count));
+    if (!problem.empty()) throw SystemError(problem);
+    take("", std::move(values));
 
     const h5::Handle optimizer = h5::open_group(file.get(), "optimizer");
-    h5::read_attribute(optimizer.get(), "name", state.optimizer_name);
+    h5::read_attribute(optimizer.get(), "name", facts.optimizer_name);
     for (const std::string& name : h5::member_names(optimizer.get(), kMaxMembers)) {
-        state.optimizer[name] = h5::read_floats(optimizer.get(), name);
+        values = h5::read_floats(optimizer.get(), name);
+        if (values.size() != count) throw SystemError(unlike_the_adapter(name));
+        take(name, std::move(values));
     }
-    const std::string problem = problem_of(state);
-    if (!problem.empty()) throw SystemError(problem);
-    return state;
+    return facts;
+}
+
+CheckpointFacts decode_or_refuse(std::span<const std::byte> image, const TakeVector& take) {
+    try {
+        return decode(image, take);
+    } catch (const SystemError& error) {
+        throw UserError(fmt::format("not a readable qshard checkpoint: {}", error.what()));
+    }
+}
+
+void check_consistent(const CheckpointState& state) {
+    std::string problem = problem_of(state, std::ssize(state.adapter));
+    for (const auto& [name, values] : state.optimizer) {
+        if (values.size() != state.adapter.size()) problem = unlike_the_adapter(name);
+    }
+    if (!problem.empty()) throw BugError("checkpoint state is not consistent: " + problem);
+}
+
+void write_and_free(hid_t group, const std::string& name, std::vector<float>& values) {
+    h5::write_floats(group, name, values);
+    std::vector<float>().swap(values);
 }
 
 }  // namespace
 
-std::vector<std::byte> encode_checkpoint(const CheckpointState& state) {
-    const std::string problem = problem_of(state);
-    if (!problem.empty()) throw BugError("checkpoint state is not consistent: " + problem);
+FileImage encode_checkpoint(CheckpointState state) {
+    check_consistent(state);
     h5::ImageWriter image;
     const hid_t file = image.file();
     h5::write_attribute(file, "format", std::string(kFormat));
@@ -184,22 +216,34 @@ std::vector<std::byte> encode_checkpoint(const CheckpointState& state) {
         h5::write_attribute(adapter.get(), "sha256", adapter_sha256(state));
         h5::write_text(adapter.get(), "adapter_config.json", state.adapter_config_json);
         write_index(adapter.get(), state.tensors);
-        h5::write_floats(adapter.get(), "values", state.adapter);
+        write_and_free(adapter.get(), "values", state.adapter);
         const h5::Handle optimizer = h5::create_group(file, "optimizer");
         h5::write_attribute(optimizer.get(), "name", state.optimizer_name);
-        for (const auto& [name, values] : state.optimizer) {
-            h5::write_floats(optimizer.get(), name, values);
-        }
+        for (auto& [name, values] : state.optimizer) write_and_free(optimizer.get(), name, values);
     }
     return image.take();
 }
 
 CheckpointState decode_checkpoint(std::span<const std::byte> image) {
-    try {
-        return decode(image);
-    } catch (const SystemError& error) {
-        throw UserError(fmt::format("not a readable qshard checkpoint: {}", error.what()));
-    }
+    CheckpointState state;
+    static_cast<CheckpointFacts&>(state) =
+        decode_or_refuse(image, [&](const std::string& name, std::vector<float> values) {
+            (name.empty() ? state.adapter : state.optimizer[name]) = std::move(values);
+        });
+    return state;
+}
+
+VectorDigests digests_of(const CheckpointState& state) {
+    VectorDigests digests{adapter_sha256(state), {}};
+    for (const auto& [name, values] : state.optimizer)
+        digests.optimizer[name] = adapter_sha256(values);
+    return digests;
+}
+
+CheckpointFacts decode_facts(std::span<const std::byte> image, VectorDigests& digests) {
+    return decode_or_refuse(image, [&](const std::string& name, std::vector<float> values) {
+        (name.empty() ? digests.adapter : digests.optimizer[name]) = adapter_sha256(values);
+    });
 }
 
 }  // namespace qshard

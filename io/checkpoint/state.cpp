@@ -42,16 +42,15 @@ void fill_update_norms(CheckpointState& state, std::span<const float> initial) {
     }
 }
 
-std::string problem_of(const CheckpointState& state) {
-    if (state.step < 0 || state.data_step < 0 || state.metrics_bytes < 0 ||
-        state.nonfinite_steps < 0 || state.nonfinite_in_a_row < 0) {
+std::string problem_of(const CheckpointFacts& facts, std::int64_t elements) {
+    if (facts.step < 0 || facts.data_step < 0 || facts.metrics_bytes < 0 ||
+        facts.nonfinite_steps < 0 || facts.nonfinite_in_a_row < 0) {
         return "a counter is negative";
     }
-    if (state.tensors.empty()) return "there are no tensors";
-    const auto total = static_cast<std::int64_t>(state.adapter.size());
+    if (facts.tensors.empty()) return "there are no tensors";
     std::int64_t next = 0;
     std::set<std::string> names;
-    for (const NamedTensor& tensor : state.tensors) {
+    for (const NamedTensor& tensor : facts.tensors) {
         if (tensor.name.empty() || tensor.name.size() > 512 || tensor.name.back() == '\0' ||
             !names.insert(tensor.name).second) {
             return fmt::format("tensor name \"{}\" is empty, too long or repeated", tensor.name);
@@ -66,17 +65,12 @@ std::string problem_of(const CheckpointState& state) {
             }
             count *= extent;
         }
-        if (tensor.offset != next || count > total - next) {
+        if (tensor.offset != next || count > elements - next) {
             return fmt::format("tensor {} does not follow its predecessor", tensor.name);
         }
         next += count;
     }
-    if (next != total) return "the tensors do not cover the adapter";
-    for (const auto& [name, values] : state.optimizer) {
-        if (values.size() != state.adapter.size()) {
-            return fmt::format("optimizer vector {} has another length than the adapter", name);
-        }
-    }
+    if (next != elements) return "the tensors do not cover the adapter";
     return "";
 }
 

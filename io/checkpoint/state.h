@@ -21,20 +21,16 @@ struct NamedTensor {
     bool operator==(const NamedTensor&) const = default;
 };
 
-/// Everything a run needs to go on, independent of the number of ranks and of placement. The base
-/// is not in it.
-struct CheckpointState {
+/// What is small of a checkpoint.
+struct CheckpointFacts {
     std::int64_t step = 0;  ///< completed optimizer steps
     double epoch = 0;
     std::int64_t data_step = 0;  ///< position in the data: the next global batch
     std::uint64_t seed = 0;      ///< with data_step it determines every random number still to come
     std::int64_t nonfinite_steps = 0, nonfinite_in_a_row = 0;
 
-    std::vector<NamedTensor> tensors;  ///< tile `adapter` in order, without gaps
-    std::vector<float> adapter;
+    std::vector<NamedTensor> tensors;  ///< tile the adapter in order, without gaps
     std::string optimizer_name;
-    std::map<std::string, std::vector<float>>
-        optimizer;  ///< "exp_avg"...: each as long as `adapter`
     std::map<std::string, double>
         counters;  ///< the trainer's own numbers: best evaluation loss, tokens seen...
 
@@ -48,6 +44,16 @@ struct CheckpointState {
     double loss = 0;      ///< of the last step
     std::string created;  ///< UTC, ISO 8601
 
+    bool operator==(const CheckpointFacts&) const = default;
+};
+
+/// Everything a run needs to go on, independent of the number of ranks and of placement. The base
+/// is not in it.
+struct CheckpointState : CheckpointFacts {
+    std::vector<float> adapter;
+    std::map<std::string, std::vector<float>>
+        optimizer;  ///< "exp_avg"...: each as long as `adapter`
+
     bool operator==(const CheckpointState&) const = default;
 };
 
@@ -59,9 +65,9 @@ std::string adapter_sha256(const CheckpointState& state);
 /// Sets initial_norm and update_norm of every tensor; `initial` is the flat vector before step 1.
 void fill_update_norms(CheckpointState& state, std::span<const float> initial);
 
-/// What is wrong with the state's shape (tensors tile the adapter, vectors are of equal length,
-/// counters are not negative), or "" if nothing is.
-std::string problem_of(const CheckpointState& state);
+/// What is wrong with the facts of an adapter of `elements` values (its tensors do not tile it, a
+/// counter is negative), or "" if nothing is.
+std::string problem_of(const CheckpointFacts& facts, std::int64_t elements);
 
 /// Now, in UTC: 2025-01-31T12:00:00Z.
 std::string utc_now();

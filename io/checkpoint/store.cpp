@@ -78,23 +78,12 @@ void expect_same(const fs::path& written, std::span<const std::byte> image) {
     }
 }
 
-bool same_bytes(const std::vector<float>& a, const std::vector<float>& b) {
-    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-bool same_vectors(const CheckpointState& a, const CheckpointState& b) {
-    return a.step == b.step && same_bytes(a.adapter, b.adapter) &&
-           std::ranges::equal(a.optimizer, b.optimizer, [](const auto& x, const auto& y) {
-               return x.first == y.first && same_bytes(x.second, y.second);
-           });
-}
-
 bool same_but_for_time(const CheckpointState& state, const fs::path& file) {
     try {
-        const std::vector<std::byte> image = CheckpointStore::read_verified(file);
-        CheckpointState twin = state;
-        twin.created = decode_checkpoint(image).created;
-        return encode_checkpoint(twin) == image;
+        VectorDigests digests;
+        CheckpointFacts facts = decode_facts(CheckpointStore::read_verified(file), digests);
+        facts.created = state.created;
+        return facts == state && digests == digests_of(state);
     } catch (const Error&) {
         return false;
     }
@@ -104,7 +93,7 @@ bool same_but_for_time(const CheckpointState& state, const fs::path& file) {
 
 CheckpointStore::CheckpointStore(fs::path folder) : folder_(std::move(folder)) {}
 
-fs::path CheckpointStore::save(const CheckpointState& state, int keep) {
+fs::path CheckpointStore::save(CheckpointState state, int keep) {
     make_folder(folder_);
     remove_leftovers(folder_);
     // A name with a manifest may be the last durable state, so it is never written over.
@@ -115,22 +104,31 @@ fs::path CheckpointStore::save(const CheckpointState& state, int keep) {
         if (!fs::exists(Generation{state.step, revision, file, true}.manifest())) break;
         if (same_but_for_time(state, file)) return file;
     }
-    publish(state, encode_checkpoint(state), file);
+    publish(std::move(state), file);
     verified_.insert(file);
     prune(std::max(keep, kMinKeep));
     return file;
 }
 
-void CheckpointStore::publish(const CheckpointState& state, const std::vector<std::byte>& image,
-                              const fs::path& file) const {
+void CheckpointStore::publish(CheckpointState state, const fs::path& file) const {
+    Manifest manifest;
+    manifest.file = file.filename().string();
+    manifest.step = state.step;
+    manifest.created = state.created;
+    manifest.engine_version = QSHARD_VERSION;
+    const VectorDigests digests = digests_of(state);
+    manifest.adapter_sha256 = digests.adapter;
+    const FileImage image = encode_checkpoint(std::move(state));
+    manifest.bytes = image.size();
+    manifest.sha256 = sha256_hex(image);
     check_space(folder_, image.size());
-    check(same_vectors(decode_checkpoint(image), state), "a checkpoint decodes to what was saved");
-    const Manifest manifest{file.filename().string(), image.size(),  sha256_hex(image), state.step,
-                            adapter_sha256(state),    state.created, QSHARD_VERSION};
+    VectorDigests decoded;
+    const bool same = decode_facts(image, decoded).step == manifest.step && decoded == digests;
+    check(same, "a checkpoint decodes to what was saved");
     PendingFile data(file, image);
     expect_same(data.path(), image);
     const std::string text = manifest_text(manifest);
-    const Generation generation{state.step, 0, file, true};
+    const Generation generation{manifest.step, 0, file, true};
     PendingFile note(generation.manifest(), std::as_bytes(std::span(text.data(), text.size())));
     data.rename();
     note.rename();

@@ -42,7 +42,7 @@ class CheckpointStore {
     /// max(keep, 3) verified generations. Returns the file once it is durable. An identical save of
     /// the same step is left as it is. SystemError: kCannotCreate, or kIo (disk full, failed fsync,
     /// what was read back differs).
-    std::filesystem::path save(const CheckpointState& state, int keep = 3);
+    std::filesystem::path save(CheckpointState state, int keep = 3);
 
     /// Newest first; files of other names are not listed.
     std::vector<Generation> list() const;
@@ -60,8 +60,7 @@ class CheckpointStore {
     static std::vector<std::byte> read_verified(const std::filesystem::path& file);
 
   private:
-    void publish(const CheckpointState& state, const std::vector<std::byte>& image,
-                 const std::filesystem::path& file) const;
+    void publish(CheckpointState state, const std::filesystem::path& file) const;
     void prune(int keep);
 
     std::filesystem::path folder_;

@@ -50,6 +50,17 @@ TEST(Image, EqualStatesGiveEqualBytes) {
     EXPECT_NE(encode_checkpoint(sample_state(3)), encode_checkpoint(sample_state(4)));
 }
 
+TEST(Image, FactsAndDigestsAreThoseOfTheState) {
+    const CheckpointState state = sample_state(3);
+    VectorDigests digests;
+    const CheckpointFacts facts = decode_facts(encode_checkpoint(state), digests);
+    EXPECT_EQ(facts, state);
+    EXPECT_EQ(digests, digests_of(state));
+    CheckpointState other = state;
+    other.optimizer.at("exp_avg")[1] += 1;
+    EXPECT_NE(digests, digests_of(other));
+}
+
 TEST(Image, PlainSgdHasNoMomentsAndLongTextsFit) {
     CheckpointState state = sample_state(1);
     state.optimizer.clear();
@@ -130,7 +141,7 @@ TEST(Store, SavesLoadsAndPrunes) {
 }
 
 TEST(Image, TheSameStateIsTheSameBytesAtAnyTime) {
-    const std::vector<std::byte> first = encode_checkpoint(sample_state(5));
+    const FileImage first = encode_checkpoint(sample_state(5));
     std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // HDF5 counts seconds
     EXPECT_EQ(encode_checkpoint(sample_state(5)), first);
 }
