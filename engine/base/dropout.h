@@ -22,20 +22,25 @@ struct DropoutMask {
     /// What kept elements are multiplied by: the mean stays.
     float scale() const { return 65536.0f / static_cast<float>(65536u - dropped); }
 
-    /// Calls visit(i, kept) for elements first .. first + count - 1. Eight elements share a block
-    /// of the stream, 16 bits each.
+    /// Calls visit(i, kept) for elements first .. first + count - 1.
     template <class Visit>
     void each(std::int64_t first, std::int64_t count, Visit&& visit) const {
-        const Philox random(seed, Purpose::kDropout, target, slot);
-        const std::uint64_t high = std::uint64_t{step} << 32;  // 2^35 elements a tensor
         const std::int64_t end = first + count;
         for (std::int64_t i = first; i < end;) {
-            const PhiloxBlock block = random.block(high | static_cast<std::uint64_t>(i >> 3));
-            for (const std::int64_t stop = std::min(end, (i | 7) + 1); i < stop; ++i) {
-                const auto lane = static_cast<std::uint32_t>(i & 7);
-                visit(i, (block[lane >> 1] >> (lane % 2 * 16) & 0xFFFFu) >= dropped);
-            }
+            const PhiloxBlock block = block_of(i);
+            for (const std::int64_t stop = std::min(end, (i | 7) + 1); i < stop; ++i)
+                visit(i, keeps(block, static_cast<std::uint32_t>(i & 7)));
         }
+    }
+
+    /// Eight elements share a block of the stream, 16 bits each: that of element i, which is
+    /// lane i % 8 of it. A tensor has at most 2^35 elements.
+    constexpr PhiloxBlock block_of(std::int64_t i) const {
+        const Philox random(seed, Purpose::kDropout, target, slot);
+        return random.block(std::uint64_t{step} << 32 | static_cast<std::uint64_t>(i >> 3));
+    }
+    constexpr bool keeps(const PhiloxBlock& block, std::uint32_t lane) const {
+        return (block[lane >> 1] >> (lane % 2 * 16) & 0xFFFFu) >= dropped;
     }
 };
 

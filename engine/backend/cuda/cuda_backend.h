@@ -64,6 +64,7 @@ class CudaBackend final : public Backend {
     void activate(Activation kind, Tensor gate, Tensor up, Tensor out) override;
     void activate_backward(Activation kind, Tensor gate, Tensor up, Tensor dout, Tensor dgate,
                            Tensor dup) override;
+    void dropout(const DropoutMask& mask, Tensor x, bool accumulate, Tensor y) override;
     void add(Tensor x, float scale, Tensor y) override;
     void add_rows(Tensor in, std::span<const std::int32_t> rows, std::span<const float> factors,
                   Tensor out) override;

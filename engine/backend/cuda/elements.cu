@@ -97,6 +97,31 @@ __device__ __forceinline__ float activation(Activation kind, float x, float& slo
     return x;
 }
 
+/// A thread has the eight elements of a block of the mask's stream.
+template <class A, class B>
+__global__ void dropout_kernel(DropoutMask mask, float scale, const A* x, bool accumulate, B* y,
+                               std::int64_t count, bool wide) {
+    const std::int64_t first = (std::int64_t{blockIdx.x} * kThreads + threadIdx.x) * 8;
+    if (first >= count) return;
+    const PhiloxBlock block = mask.block_of(first);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const std::int64_t at = first + 4 * half, left = count - at;
+        if (left <= 0) return;
+        const int four = left < 4 ? static_cast<int>(left) : 4;
+        float v[4], sum[4] = {};
+        load4(x + at, four, wide, v);
+        if (accumulate) load4(y + at, four, wide, sum);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const bool kept = mask.keeps(block, static_cast<std::uint32_t>(4 * half + i));
+            const float value = kept ? __fmul_rn(scale, v[i]) : 0.0f;
+            v[i] = accumulate ? __fadd_rn(sum[i], value) : value;
+        }
+        store4(y + at, four, wide, v);
+    }
+}
+
 template <class T>
 __global__ void activate_kernel(Activation kind, const T* gate, const T* up, T* out,
                                 std::int64_t count, bool wide) {
@@ -185,6 +210,20 @@ void add_bias(const float* in, const float* bias, Out c, std::int64_t rows, std:
             using T = std::remove_pointer_t<decltype(t)>;
             launch(add_bias_kernel<T>, grid, dim3(kThreads), 0, stream, in + row * cols, bias,
                    as<T>(c) + row * cols, cols, accumulate);
+        });
+    });
+}
+
+void dropout(const DropoutMask& mask, In x, bool accumulate, Out y, std::int64_t count,
+             Stream stream) {
+    const bool wide = aligned(x.data) && aligned(y.data);
+    typed(x.is_bf16, [&](auto* a) {
+        typed(y.is_bf16, [&](auto* b) {
+            using A = std::remove_pointer_t<decltype(a)>;
+            using B = std::remove_pointer_t<decltype(b)>;
+            launch(dropout_kernel<A, B>, dim3(blocks_of(count, std::int64_t{kThreads} * 8)),
+                   dim3(kThreads), 0, stream, mask, mask.scale(), as<A>(x), accumulate, as<B>(y),
+                   count, wide);
         });
     });
 }

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/dropout.h"
 #include "spec/model_config.h"
 
 struct CUstream_st;
@@ -35,6 +36,8 @@ void copy_columns(In in, std::int64_t rows, std::int64_t cols, Out out, std::int
 /// c[rows, cols] = (or +=) in[rows, cols] + bias[cols], which may be null.
 void add_bias(const float* in, const float* bias, Out c, std::int64_t rows, std::int64_t cols,
               bool accumulate, Stream stream);
+void dropout(const DropoutMask& mask, In x, bool accumulate, Out y, std::int64_t count,
+             Stream stream);
 void activate(Activation kind, In gate, In up, Out out, std::int64_t count, Stream stream);
 void activate_backward(Activation kind, In gate, In up, In dout, Out dgate, Out dup,
                        std::int64_t count, Stream stream);

@@ -109,6 +109,12 @@ void CudaBackend::activate_backward(Activation kind, Tensor gate, Tensor up, Ten
     require_launched("activate_backward");
 }
 
+void CudaBackend::dropout(const DropoutMask& mask, Tensor x, bool accumulate, Tensor y) {
+    check_dropout(x, accumulate, y);
+    cuda::dropout(mask, in_of(x), accumulate, out_of(y), x.count(), stream_);
+    require_launched("dropout");
+}
+
 void CudaBackend::add(Tensor x, float factor, Tensor y) {
     check(x.count() == y.count(), "add operands fit");
     add_scaled(in_of(x), factor, y.as<float>(), y.count(), stream_);
