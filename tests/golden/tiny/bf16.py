@@ -3,8 +3,8 @@ others.
 
 As QLoRA's users compute: the base loaded in bfloat16, Linear4bit computing in bfloat16, LoRA in fp32 as PEFT keeps it, with every
 adapter that a model has (adapter/, dora/, whole/, experts/) on the documents of its golden.json. A tensor MODEL.ADAPTER has
-[tokens, vocabulary], the documents one after the other, bfloat16 as they come out. bf16.json has the distance of each from the fp32
-logits of the same weights over NF4: the largest, and the root of the mean square, relative to that of the fp32 logits.
+[tokens, vocabulary], the documents one after the other, bfloat16 as they come out. bf16.json has the distance of the gradients of all
+that learns from those in fp32 over NF4: the root of the sum of squares, relative to that of the fp32 gradients.
 """
 
 import json
@@ -12,7 +12,8 @@ import os
 
 import torch
 import transformers
-from make import FAMILIES, HERE, load, run  # makes common importable
+from adapters import trained  # makes make and common importable
+from make import FAMILIES, HERE, load, run
 from common import use_exact_nested_codes, versions, write_json
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -21,14 +22,19 @@ KINDS = ("adapter", "dora", "whole", "experts")
 
 
 def golden_files(name, kind):
-    """Documents and fp32 logits over NF4."""
+    """Documents, and fp32 logits and gradients."""
     folder = os.path.join(HERE, name, "" if kind == "adapter" else kind)
     with open(os.path.join(folder, "golden.json"), encoding="utf-8") as file:
         docs = json.load(file).get("documents")
     if docs is None:
         docs = golden_files(name, "adapter")[0]
-    logits = load_file(os.path.join(folder, "golden.safetensors"))
-    return docs, logits["logits.lora_nf4" if kind == "adapter" else "logits.nf4"]
+    return docs, load_file(os.path.join(folder, "golden.safetensors"))
+
+
+def relative(pairs):
+    """Root of the sum of squares of value - exact, relative to that of `exact`."""
+    sums = torch.tensor([[(value.double() - exact.double()).square().sum(), exact.double().square().sum()] for value, exact in pairs])
+    return (sums[:, 0].sum() / sums[:, 1].sum()).sqrt().item()
 
 
 def main():
@@ -36,7 +42,7 @@ def main():
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     use_exact_nested_codes()
-    tensors, distances = {}, {}
+    tensors, gradients = {}, {}
     for name in FAMILIES:
         for kind in KINDS:
             folder = os.path.join(HERE, name, kind)
@@ -45,16 +51,15 @@ def main():
             docs, exact = golden_files(name, kind)
             base = load(os.path.join(HERE, name), quantized=True, dtype=torch.bfloat16)
             base.set_experts_implementation("eager")  # torch's grouped products want rows of whole 16 bytes
-            model = PeftModel.from_pretrained(base, folder)
+            model = PeftModel.from_pretrained(base, folder, is_trainable=True)
             logits = run(model, docs)[0]
             assert torch.equal(logits, logits.bfloat16().float())
             tensors[f"{name}.{kind}"] = logits.bfloat16()
-            error = logits.double() - exact.double()
-            distances[f"{name}.{kind}"] = {"largest": error.abs().max().item(),
-                                           "relative": (error.square().mean() / exact.double().square().mean()).sqrt().item()}
-            print(name, kind, distances[f"{name}.{kind}"], exact.abs().max().item(), flush=True)
+            gradients[f"{name}.{kind}"] = relative([(p.grad, exact["grad.nf4." + key]) for key, p in trained(model).items()])
+            exact_logits = exact["logits.lora_nf4" if kind == "adapter" else "logits.nf4"]
+            print(name, kind, "logits", relative([(logits, exact_logits)]), "gradients", gradients[f"{name}.{kind}"], flush=True)
     save_file(tensors, os.path.join(HERE, "bf16.safetensors"))
-    write_json(os.path.join(HERE, "bf16.json"), {"about": "tests/golden/tiny/bf16.py", "distances": distances,
+    write_json(os.path.join(HERE, "bf16.json"), {"about": "tests/golden/tiny/bf16.py", "gradients": gradients,
                                                  "versions": versions("torch", "transformers", "peft", "bitsandbytes")})
 
 
