@@ -25,8 +25,9 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path += [os.path.join(HERE, "..", "bench"), os.path.join(HERE, "..", "golden")]
+sys.path += [os.path.join(HERE, "..", folder) for folder in ("bench", "golden", "golden/tiny")]
 from common import use_exact_nested_codes
+from make import quantize_experts
 from peer import hugging_face_folder
 
 TOLERANCE = {"none": 1e-4, "nf4": 1e-3}
@@ -40,7 +41,10 @@ def load_base(path, dtype, quantization, scratch):
     if quantization == "nf4":
         options = dict(device_map="cpu", quantization_config=BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype))
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+    if quantization == "nf4":
+        quantize_experts(model)
+    return model
 
 
 def check_loaded(model, folder):
