@@ -126,6 +126,24 @@ class Backend {
     virtual void release(void* pointer) = 0;
     virtual void upload(void* device, const void* host, std::size_t bytes) = 0;
     virtual void download(void* host, const void* device, std::size_t bytes) = 0;
+
+    // Uploads beside the operations, for weights that come and go. They are done in the order of
+    // their start; at most two are started and not finished.
+    /// Lets uploads read this memory of the host while its thread goes on, until unpin(). False if
+    /// the host locks no more memory: uploads from it then make their caller wait.
+    virtual bool pin(void* /*host*/, std::size_t /*bytes*/) { return true; }
+    virtual void unpin(void* /*host*/) {}
+    /// Waits for the operations issued before, which may still read `device`, but lets those issued
+    /// after go on. `host` stays as it is until operations after finish_upload() are done.
+    virtual void start_upload(void* device, const void* host, std::size_t bytes) {
+        upload(device, host, bytes);
+    }
+    /// Operations issued from now on read what the oldest upload not finished yet has copied.
+    virtual void finish_upload() {}
+    /// Seconds for which operations waited for uploads since the last call, on a device that
+    /// computes beside its host. Waits for what was issued.
+    virtual double take_upload_wait() { return 0; }
+
     virtual void fill_zero(Tensor out) = 0;
     virtual void copy(Tensor in, Tensor out) = 0;  ///< any dtypes; rounds to out's
     virtual void synchronize() = 0;

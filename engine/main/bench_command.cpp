@@ -227,8 +227,10 @@ void add_step_flags(Command command, BenchArguments& arguments) {
         .between(5, 10000);
     command.option("--slots", arguments.slots, "slots of a step (default: one a rank)")
         .between(1, 1 << 16);
-    command.option("--placement", arguments.placement, "replicated (default) | gathered")
-        .one_of({"replicated", "gathered"});
+    command
+        .option("--placement", arguments.placement,
+                "replicated (default) | gathered | host_streamed (of a GPU)")
+        .one_of({"replicated", "gathered", "host_streamed"});
     command.option("--quantization", arguments.quantization, "nf4 (default) | fp4 | int8 | none")
         .one_of(quantization_names());
     command.option("--recompute", arguments.recompute, "auto (default) | always | never")

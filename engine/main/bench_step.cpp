@@ -35,13 +35,13 @@ std::int64_t peak_resident_bytes() {
 }
 
 TrainerOptions trainer_options(const BenchArguments& arguments, std::int64_t slots,
-                               std::size_t memory_limit) {
+                               const Backend& backend, int local_ranks) {
     TrainerOptions options;
     options.compute = arguments.compute();
-    options.placement =
-        arguments.placement == "gathered" ? PlacementMode::kGathered : PlacementMode::kReplicated;
+    options.placement = placement_named(arguments.placement);
     options.recompute = recompute_named(arguments.recompute);
-    options.memory_limit = memory_limit;
+    options.memory_limit = default_memory_limit(backend, local_ranks);
+    options.host_memory_limit = host_memory_limit(local_ranks);
     options.max_slot_tokens = arguments.max_length * arguments.micro_batch_size;
     options.max_step_slots = slots;
     options.schedule = {LrScheduler::kConstant, 1e-4, 0, arguments.steps + 1};
@@ -121,9 +121,9 @@ void bench_step(const BenchArguments& arguments, Communicator& group, int local_
     agree(group, "planning the memory", [&] {
         const LayoutOptions layout = layout_options_for(
             *weights, quantization_named(arguments.quantization), true, arguments.compute());
-        trainer = std::make_unique<Trainer>(
-            *backend, group, weights->config(), layout, adapter,
-            trainer_options(arguments, slots, default_memory_limit(*backend, local_ranks)));
+        trainer =
+            std::make_unique<Trainer>(*backend, group, weights->config(), layout, adapter,
+                                      trainer_options(arguments, slots, *backend, local_ranks));
     });
     trainer->load(*weights, backend->threads(), {});
     std::vector<float> values(static_cast<std::size_t>(trainer->adapter_layout().count));
@@ -171,6 +171,9 @@ void bench_step(const BenchArguments& arguments, Communicator& group, int local_
         {"resident_bytes", resident},
         {"planned_bytes", trainer->planned_bytes()},
         {"resident_base_bytes", trainer->resident_base_bytes()},
+        {"host_bytes", trainer->host_bytes()},
+        {"host_pinned", trainer->host_pinned()},
+        {"gather_bytes", steps.back().received.gather},
         {"seconds_to_first_step", first_step},
         {"loss", steps.back().loss},
         {"seconds", figures.sections}};

@@ -82,7 +82,9 @@ InferenceSession::~InferenceSession() = default;
 void InferenceSession::import() {
     const int world = group_.count();
     auto memory = std::make_unique<DeviceArena>(backend_);
-    auto base = std::make_unique<FrozenBase>(backend_, group_, layout_, world > 1, *memory);
+    auto base = std::make_unique<FrozenBase>(
+        backend_, group_, layout_,
+        world > 1 ? PlacementMode::kGathered : PlacementMode::kReplicated, *memory);
     memory->commit();
     ProgressBar bar("loading the model", 100, TerminalStyle::of_stderr("auto"),
                     group_.rank() == 0 && isatty(STDERR_FILENO) == 1);

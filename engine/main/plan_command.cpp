@@ -25,10 +25,6 @@ struct Arguments {
     bool json = false;
 };
 
-const char* name_of(PlacementMode mode) {
-    return mode == PlacementMode::kGathered ? "gathered" : "replicated";
-}
-
 Cluster cluster_of(const Arguments& arguments, const RunFile& run, const RunInputs& inputs,
                    Backend& backend) {
     Cluster cluster;
@@ -64,11 +60,11 @@ std::string bytes_text(double bytes) {
 
 std::string table(std::span<const RunEstimate> estimates, std::int64_t steps) {
     std::string text =
-        fmt::format("{:<11} {:>15} {:>10} {:>14} {:>10} {:>10} {:>12}\n", "", "memory a rank",
+        fmt::format("{:<13} {:>15} {:>10} {:>14} {:>10} {:>10} {:>12}\n", "", "memory a rank",
                     "computing", "into a node", "takes", "a step", fmt::format("{} steps", steps));
     for (const RunEstimate& estimate : estimates) {
         text += fmt::format(
-            "{:<11} {:>15} {:>10} {:>14} {:>10} {:>10} {:>12}\n", name_of(estimate.mode),
+            "{:<13} {:>15} {:>10} {:>14} {:>10} {:>10} {:>12}\n", name_of(estimate.mode),
             human_bytes(estimate.bytes) + (estimate.fits ? "" : " (!)"),
             seconds_text(estimate.compute_seconds), bytes_text(estimate.node_bytes),
             seconds_text(estimate.network_seconds), seconds_text(estimate.step_seconds),
@@ -107,7 +103,7 @@ std::string remarks(const Arguments& arguments, const Cluster& cluster, std::int
 
 /// With a quarter more memory and time, and five minutes to start in.
 std::string next_command(const Arguments& arguments, const RunEstimate& estimate) {
-    const double mebibytes = 1.25 * static_cast<double>(estimate.bytes) *
+    const double mebibytes = 1.25 * static_cast<double>(estimate.bytes + estimate.host_bytes) *
                              static_cast<double>(arguments.ranks_per_node) / 0x1p20;
     const auto minutes = static_cast<std::int64_t>(std::ceil(estimate.run_seconds * 1.25 / 60)) + 5;
     std::string text = fmt::format(
@@ -123,6 +119,7 @@ boost::json::object facts_of(const RunEstimate& estimate) {
     return {{"mode", name_of(estimate.mode)},
             {"fits", estimate.fits},
             {"planned_bytes", estimate.bytes},
+            {"host_bytes", estimate.host_bytes},
             {"recomputed_layers", estimate.recomputed_layers},
             {"gather_bytes", estimate.received.gather},
             {"reduce_bytes", estimate.received.reduce},
@@ -143,15 +140,16 @@ int plan(const Arguments& arguments) {
                                              *node, local_ranks);
     const Cluster cluster = cluster_of(arguments, run, inputs, *backend);
     std::vector<RunEstimate> estimates;
-    for (const PlacementMode mode : {PlacementMode::kReplicated, PlacementMode::kGathered}) {
-        if (mode == PlacementMode::kReplicated || cluster.ranks() > 1)
-            estimates.push_back(estimate_run(run, inputs, *backend, cluster, mode));
-    }
+    std::vector<PlacementMode> modes = {PlacementMode::kReplicated};
+    if (cluster.ranks() > 1) modes.push_back(PlacementMode::kGathered);
+    if (!backend->host_accessible()) modes.push_back(PlacementMode::kHostStreamed);
+    for (const PlacementMode mode : modes)
+        estimates.push_back(estimate_run(run, inputs, *backend, cluster, mode));
     const auto group = make_group_to_come(run, cluster);
     PlacedTrainer placed;
     std::exception_ptr problem;
     try {
-        placed = place_trainer(run, inputs, *backend, *group, cluster.memory);
+        placed = place_trainer(run, inputs, *backend, *group, {cluster.memory, 0});
     } catch (const AgreedError&) {
         problem = std::current_exception();
     }

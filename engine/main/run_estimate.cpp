@@ -9,6 +9,7 @@ namespace qshard {
 namespace {
 
 constexpr std::int64_t kSampledSteps = 8;
+constexpr double kUploadRate = 20e9;  ///< bytes a second over PCIe 4.0 x16
 
 struct StepWork {
     double flops = 0;    ///< of all ranks
@@ -62,21 +63,24 @@ RunEstimate estimate_run(const RunFile& run, const RunInputs& inputs, Backend& b
     estimate.mode = mode;
     std::unique_ptr<Trainer> trainer;
     try {
-        trainer = plan_trainer(run, inputs, backend, *group, cluster.memory, mode);
+        trainer = plan_trainer(run, inputs, backend, *group, {cluster.memory, 0}, mode);
         estimate.fits = true;
     } catch (const AgreedError&) {
         RunFile least = run;
         if (run.train.recompute == "auto") least.train.recompute = "always";
-        trainer = plan_trainer(least, inputs, backend, *group, 0, mode);
+        trainer = plan_trainer(least, inputs, backend, *group, {}, mode);
     }
     estimate.bytes = trainer->planned_bytes();
+    estimate.host_bytes = trainer->host_bytes();
     estimate.recomputed_layers = trainer->recomputed_layers();
     estimate.received = trainer->planned_traffic(slots_of_step(run));
 
     // What a rank gets from the ranks of its own node stays there.
     const double ranks = cluster.ranks(), local = cluster.ranks_per_node;
     const double into_node = ranks > 1 ? local * (ranks - local) / (ranks - 1) : 0;
-    const double gather = into_node * static_cast<double>(estimate.received.gather),
+    const bool streamed = mode == PlacementMode::kHostStreamed;
+    const auto base = static_cast<double>(estimate.received.gather);
+    const double gather = streamed ? 0 : into_node * base,
                  reduce = into_node * static_cast<double>(estimate.received.reduce);
     estimate.node_bytes = gather + reduce;
     estimate.network_seconds = estimate.node_bytes / cluster.bandwidth;
@@ -90,8 +94,8 @@ RunEstimate estimate_run(const RunFile& run, const RunInputs& inputs, Backend& b
         0.5 * static_cast<double>(estimate.recomputed_layers) / static_cast<double>(config.layers);
     estimate.compute_seconds = work.slowest * (1 + again) / cluster.flops;
     // Layers travel while others are computed, gradients when all are done.
-    estimate.step_seconds =
-        std::max(estimate.compute_seconds, gather / cluster.bandwidth) + reduce / cluster.bandwidth;
+    const double travel = streamed ? base / kUploadRate : gather / cluster.bandwidth;
+    estimate.step_seconds = std::max(estimate.compute_seconds, travel) + reduce / cluster.bandwidth;
     const std::int64_t between =
         run.eval.every > 0 ? std::max<std::int64_t>(0, inputs.total_steps - 1) / run.eval.every : 0;
     const double evaluation = 0.5 * flops.of(inputs.validation) / (cluster.flops * ranks);

@@ -19,6 +19,7 @@ struct RunEstimate {
     PlacementMode mode = PlacementMode::kReplicated;
     bool fits = false;
     std::size_t bytes = 0;  ///< of the rank with most; if that does not fit, the least it can be
+    std::size_t host_bytes = 0;  ///< of the host's memory beside them
     std::int64_t recomputed_layers = 0;
     double step_flops = 0;       ///< useful ones of all ranks
     StepTraffic received;        ///< by that rank, in a step

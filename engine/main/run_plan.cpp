@@ -38,12 +38,13 @@ AdapterOptions adapter_options(const RunFile& run) {
 }
 
 TrainerOptions trainer_options(const RunFile& run, const RunInputs& inputs, PlacementMode mode,
-                               std::size_t memory_limit) {
+                               const MemoryLimits& limits) {
     TrainerOptions options;
     options.compute = dtype_named(run.model.compute_dtype).value();
     options.placement = mode;
     options.recompute = recompute_named(run.train.recompute);
-    options.memory_limit = memory_limit;
+    options.memory_limit = limits.rank;
+    options.host_memory_limit = limits.host;
     options.max_slot_tokens = run.train.micro_batch_size * run.data.max_length;
     options.max_step_slots = run.train.global_batch_size / run.train.micro_batch_size;
     options.optimizer.kind = run.train.optimizer == "sgd"       ? OptimizerKind::kSgd
@@ -70,31 +71,33 @@ TrainerOptions trainer_options(const RunFile& run, const RunInputs& inputs, Plac
 }  // namespace
 
 std::unique_ptr<Trainer> plan_trainer(const RunFile& run, const RunInputs& inputs, Backend& backend,
-                                      Communicator& group, std::size_t memory_limit,
+                                      Communicator& group, const MemoryLimits& limits,
                                       PlacementMode mode) {
     std::unique_ptr<Trainer> trainer;
     agree(group, "planning the memory", [&] {
         trainer = std::make_unique<Trainer>(backend, group, inputs.model.config(),
                                             layout_options(run, inputs), adapter_options(run),
-                                            trainer_options(run, inputs, mode, memory_limit));
+                                            trainer_options(run, inputs, mode, limits));
     });
     return trainer;
 }
 
 PlacedTrainer place_trainer(const RunFile& run, const RunInputs& inputs, Backend& backend,
-                            Communicator& group, std::size_t memory_limit) {
-    const auto planned = [&](PlacementMode mode, const char* why) {
-        return PlacedTrainer{plan_trainer(run, inputs, backend, group, memory_limit, mode), mode,
-                             why};
+                            Communicator& group, const MemoryLimits& limits) {
+    const auto planned = [&](PlacementMode mode, const std::string& why) {
+        return PlacedTrainer{plan_trainer(run, inputs, backend, group, limits, mode), mode, why};
     };
-    if (run.placement.mode == "gathered")
-        return planned(PlacementMode::kGathered, "gathered, as asked for");
-    if (group.count() == 1) return planned(PlacementMode::kReplicated, "one rank");
-    if (run.placement.mode == "replicated")
-        return planned(PlacementMode::kReplicated, "replicated, as asked for");
+    const bool alone = group.count() == 1;
+    if (run.placement.mode != "auto")
+        return planned(placement_named(run.placement.mode), run.placement.mode + ", as asked for");
+    if (alone && backend.host_accessible()) return planned(PlacementMode::kReplicated, "one rank");
     try {
-        return planned(PlacementMode::kReplicated, "replicated: the base fits on every rank");
+        return planned(PlacementMode::kReplicated,
+                       alone ? "one rank" : "replicated: the base fits on every rank");
     } catch (const AgreedError&) {
+        if (alone)
+            return planned(PlacementMode::kHostStreamed,
+                           "host_streamed: the base does not fit on the GPU");
         return planned(PlacementMode::kGathered, "gathered: the base does not fit on every rank");
     }
 }

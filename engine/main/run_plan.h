@@ -8,10 +8,15 @@
 /// Where a run computes and the memory that takes, decided in the same way before and at training.
 namespace qshard {
 
-/// A trainer in one placement. AgreedError if that does not fit in memory_limit (bytes of a rank,
-/// 0 = none). Collective.
+/// Bytes that a rank may take, 0 = no limit.
+struct MemoryLimits {
+    std::size_t rank = 0;  ///< where it computes
+    std::size_t host = 0;  ///< of the host's memory beside a GPU's
+};
+
+/// A trainer in one placement. AgreedError if that does not fit. Collective.
 std::unique_ptr<Trainer> plan_trainer(const RunFile& run, const RunInputs& inputs, Backend& backend,
-                                      Communicator& group, std::size_t memory_limit,
+                                      Communicator& group, const MemoryLimits& limits,
                                       PlacementMode mode);
 
 struct PlacedTrainer {
@@ -22,6 +27,6 @@ struct PlacedTrainer {
 /// In the placement that the run file asks for, or the first that fits. AgreedError if none does.
 /// Collective.
 PlacedTrainer place_trainer(const RunFile& run, const RunInputs& inputs, Backend& backend,
-                            Communicator& group, std::size_t memory_limit);
+                            Communicator& group, const MemoryLimits& limits);
 
 }  // namespace qshard

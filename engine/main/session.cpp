@@ -234,8 +234,7 @@ int run_ranks(
     return 0;
 }
 
-std::size_t default_memory_limit(const Backend& backend, int local_ranks) {
-    if (backend.memory_bytes() > 0) return backend.memory_bytes();
+std::size_t host_memory_limit(int local_ranks) {
     std::int64_t available = 0;
     std::ifstream meminfo("/proc/meminfo");
     for (std::string line; std::getline(meminfo, line);) {
@@ -251,6 +250,10 @@ std::size_t default_memory_limit(const Backend& backend, int local_ranks) {
         if (limit > 0) available = available > 0 ? std::min(available, limit) : limit;
     }
     return static_cast<std::size_t>(available / 10 * 8 / std::max(1, local_ranks));
+}
+
+std::size_t default_memory_limit(const Backend& backend, int local_ranks) {
+    return backend.memory_bytes() > 0 ? backend.memory_bytes() : host_memory_limit(local_ranks);
 }
 
 }  // namespace qshard

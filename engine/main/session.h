@@ -61,8 +61,10 @@ inline bool wants_gpus(const std::string& backend) {
     return backend == "auto" || backend == "cuda";
 }
 
-/// Memory this process may use when nothing says otherwise: what the backend's device has, else
 /// 80 % of what the machine (or its cgroup, or Slurm) has free, shared by the ranks of the host.
+std::size_t host_memory_limit(int local_ranks);
+/// Memory this process may use when nothing says otherwise: what the backend's device has, else
+/// the host's.
 std::size_t default_memory_limit(const Backend& backend, int local_ranks);
 
 }  // namespace qshard

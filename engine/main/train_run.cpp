@@ -91,7 +91,8 @@ void TrainRun::plan() {
     for (std::size_t limit : group_.all_gather_value(memory_limit_))
         smallest = std::min(smallest, limit);
     memory_limit_ = smallest;  // the plan must be one for all ranks
-    PlacedTrainer placed = place_trainer(run_, *inputs_, *backend_, group_, memory_limit_);
+    PlacedTrainer placed = place_trainer(run_, *inputs_, *backend_, group_,
+                                         {memory_limit_, host_memory_limit(local_ranks_)});
     trainer_ = std::move(placed.trainer);
     why_placement_ = std::move(placed.why);
 }
@@ -140,6 +141,12 @@ void TrainRun::load_model() {
             });
     });
     bar.finish();
+    if (!trainer_->host_pinned()) {
+        std::fprintf(stderr,
+                     "warning: rank %d: the host locks no memory for the base, so uploads to the "
+                     "GPU are slower. Try a larger ulimit -l.\n",
+                     group_.rank());
+    }
     base_fingerprint_ = trainer_->base_fingerprint();
 }
 

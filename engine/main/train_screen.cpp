@@ -98,11 +98,13 @@ std::string start_screen(const StartScreen& s) {
                     100 * s.data->packing_efficiency(), s.data->steps_per_epoch()));
     text +=
         row("placement",
-            fmt::format("{} (transport {}); {} {} kernels, {} thread{} a rank, {}; {} of {} layers "
-                        "computed again for the backward",
+            fmt::format("{} (transport {}); {} {} kernels, {} thread{} a rank, {}; {} slot{} at a "
+                        "time, {} of {} layers computed again for the backward",
                         s.why_placement, s.group->transport(), s.backend->name(), s.backend->isa(),
                         s.backend->threads(), s.backend->threads() == 1 ? "" : "s",
-                        run.model.compute_dtype, s.trainer->recomputed_layers(), config.layers));
+                        run.model.compute_dtype, s.trainer->group_slots(),
+                        s.trainer->group_slots() == 1 ? "" : "s", s.trainer->recomputed_layers(),
+                        config.layers));
     text += "memory of a rank, planned:\n";
     text += memory_table(*s.trainer, s.memory_limit);
     return text;
@@ -183,6 +185,10 @@ std::string report_html(const ReportFacts& f) {
     for (const auto& [name, bytes] : f.trainer->memory_plan())
         report.memory.emplace_back(name, human_bytes(bytes));
     report.memory.emplace_back("total", human_bytes(f.trainer->planned_bytes()));
+    if (f.trainer->host_bytes() > 0) {
+        report.memory.emplace_back("beside it, the base on the host",
+                                   human_bytes(f.trainer->host_bytes()));
+    }
     report.how_to_use = fmt::format("qshard generate --model {} --adapter {} --prompt '...'",
                                     f.run->model.base, (output / "adapter").string());
     report.run_yaml = f.run->to_yaml();

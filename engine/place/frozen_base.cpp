@@ -7,50 +7,72 @@
 
 namespace qshard {
 
+const char* name_of(PlacementMode mode) {
+    switch (mode) {
+        case PlacementMode::kReplicated:
+            return "replicated";
+        case PlacementMode::kGathered:
+            return "gathered";
+        case PlacementMode::kHostStreamed:
+            return "host_streamed";
+    }
+    throw BugError("a placement has a name");
+}
+
+PlacementMode placement_named(std::string_view name) {
+    for (const PlacementMode mode :
+         {PlacementMode::kReplicated, PlacementMode::kGathered, PlacementMode::kHostStreamed}) {
+        if (name == name_of(mode)) return mode;
+    }
+    throw BugError("a placement has that name");
+}
+
 FrozenBase::FrozenBase(Backend& backend, Communicator& group, const ModelLayout& layout,
-                       bool gathered, Arena& arena)
+                       PlacementMode placement, Arena& arena)
     : backend_(backend),
       group_(group),
       layout_(layout),
-      gathered_(gathered),
-      staged_(gathered && needs_staging(backend, group)),
-      arena_(arena) {
+      gathered_(placement == PlacementMode::kGathered),
+      on_host_(placement == PlacementMode::kHostStreamed ||
+               (gathered_ && needs_staging(backend, group))),
+      arena_(arena),
+      host_(backend) {
     const int world = group.count();
+    Arena& memory = on_host_ ? static_cast<Arena&>(host_) : arena;
     for (const UnitLayout& unit : layout.units) {
-        const std::size_t shards = gathered ? 1 : static_cast<std::size_t>(world);
-        units_.push_back(
-            arena.reserve("base " + unit.name, staged_ ? 0 : unit.shard_bytes(world) * shards));
+        const std::size_t shards = gathered_ ? 1 : static_cast<std::size_t>(world);
+        units_.push_back(memory.reserve("base " + unit.name, unit.shard_bytes(world) * shards));
     }
-    if (gathered)
-        buffer_ = arena.reserve("gather buffer", GatheredSource::buffer_bytes(layout, world));
+    if (gathered_) {
+        const std::size_t bytes = GatheredSource::buffer_bytes(layout, world);
+        buffer_ = arena.reserve("gather buffer", bytes);
+        if (on_host_) host_buffer_ = host_.reserve("gather buffer", bytes);
+    } else if (on_host_) {
+        buffer_ = arena.reserve("buffers of uploads", StreamedSource::buffer_bytes(layout));
+    }
 }
 
 std::byte* FrozenBase::place(std::size_t unit) const {
-    return arena_.at(units_[unit]);
+    return on_host_ ? host_.at(units_[unit]) : arena_.at(units_[unit]);
 }
 
 std::span<std::byte> FrozenBase::shard(std::size_t unit) const {
     const std::size_t bytes = layout_.units[unit].shard_bytes(group_.count());
-    if (staged_) return {const_cast<std::byte*>(host_shards_[unit].data()), bytes};
     const std::size_t at = gathered_ ? 0 : bytes * static_cast<std::size_t>(group_.rank());
     return {place(unit) + at, bytes};
 }
 
 std::size_t FrozenBase::resident_bytes() const {
     std::size_t bytes = 0;
-    for (Arena::Handle handle : units_) bytes += arena_.bytes(handle);
-    for (const auto& host : host_shards_) bytes += host.size();
+    for (std::size_t u = 0; u < units_.size(); ++u)
+        bytes += on_host_ ? host_.bytes(units_[u]) : arena_.bytes(units_[u]);
     return bytes;
 }
 
 void FrozenBase::load(const WeightReader& reader, const LayoutOptions& options, int threads,
                       const ImportProgress& progress) {
     const int world = group_.count();
-    if (staged_) {
-        for (const UnitLayout& unit : layout_.units)
-            host_shards_.emplace_back(unit.shard_bytes(world));
-        host_buffer_.resize(GatheredSource::buffer_bytes(layout_, world));
-    }
+    host_.commit();
     std::int64_t total = 0, done = 0;
     for (const UnitLayout& unit : layout_.units) {
         for (const Field& field : unit.fields) total += field.weight.count() / world;
@@ -59,31 +81,43 @@ void FrozenBase::load(const WeightReader& reader, const LayoutOptions& options, 
     DeviceGroup device_group(backend_, group_, gathering);
     for (std::size_t u = 0; u < layout_.units.size(); ++u) {
         const std::span<std::byte> mine = shard(u);
-        const bool direct = staged_ || backend_.host_accessible();
+        const std::span<std::byte> all(place(u), mine.size() * static_cast<std::size_t>(world));
+        const bool direct = on_host_ || backend_.host_accessible();
         if (!direct) host.resize(mine.size());
         const std::span<std::byte> target = direct ? mine : std::span(host);
         done += import_unit(reader, layout_.units[u], options, group_, threads, target);
         if (!direct) backend_.upload(mine.data(), host.data(), host.size());
-        if (!gathered_ && world > 1) {
+        if (!gathered_ && world > 1 && on_host_) {
+            group_.all_gather(mine, all).wait();
+        } else if (!gathered_ && world > 1) {
             backend_.synchronize();
-            device_group.all_gather(mine, {place(u), arena_.bytes(units_[u])});
+            device_group.all_gather(mine, all);
         }
         if (progress) progress(std::min(done, total), total);
     }
+    make_source();
+}
+
+void FrozenBase::make_source() {
     std::vector<const std::byte*> units;
     std::vector<std::span<const std::byte>> shards;
     for (std::size_t u = 0; u < layout_.units.size(); ++u) {
         units.push_back(place(u));
         shards.push_back(shard(u));
     }
-    if (!gathered_) {
-        source_ = std::make_unique<ResidentSource>(std::move(units));
-    } else if (staged_) {
+    if (gathered_ && on_host_) {
         source_ = std::make_unique<GatheredSource>(layout_, backend_, group_, std::move(shards),
-                                                   host_buffer_.data(), arena_.at(buffer_));
-    } else {
+                                                   host_.at(host_buffer_), arena_.at(buffer_));
+    } else if (gathered_) {
         source_ = std::make_unique<GatheredSource>(layout_, backend_, group_, std::move(shards),
                                                    arena_.at(buffer_));
+    } else if (on_host_) {
+        auto streamed = std::make_unique<StreamedSource>(layout_, backend_, std::move(units),
+                                                         arena_.at(buffer_));
+        streamed_ = streamed.get();
+        source_ = std::move(streamed);
+    } else {
+        source_ = std::make_unique<ResidentSource>(std::move(units));
     }
 }
 
@@ -93,7 +127,7 @@ std::string FrozenBase::fingerprint() {
     std::vector<std::byte> host;
     for (std::size_t u = 0; u < layout_.units.size(); ++u) {
         std::span<const std::byte> mine = shard(u);
-        if (!staged_ && !backend_.host_accessible()) {
+        if (!on_host_ && !backend_.host_accessible()) {
             host.resize(mine.size());
             backend_.download(host.data(), mine.data(), mine.size());
             mine = host;

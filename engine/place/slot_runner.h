@@ -32,8 +32,9 @@ struct SlotPosition {
     std::int64_t first = 0;  ///< slot of the step
 };
 
-/// Seconds spent since the last take_seconds(); acquire is waiting for weights, expand dequantizing
-/// them.
+/// Seconds of the host since the last take_seconds(); acquire is waiting for weights, expand
+/// dequantizing them. Where weights are uploaded while the device computes, acquire is what the
+/// device waited for them, by its own clock: the host may have been elsewhere meanwhile.
 struct RunnerSeconds {
     double forward = 0, head = 0, backward = 0, acquire = 0, expand = 0;
 };
@@ -73,7 +74,11 @@ class SlotRunner {
     /// The units that a group of slots goes through, in order.
     std::vector<std::size_t> units(bool backward) const;
 
-    RunnerSeconds take_seconds() { return std::exchange(seconds_, {}); }
+    /// Waits for the device where weights are uploaded.
+    RunnerSeconds take_seconds() {
+        seconds_.acquire += backend_.take_upload_wait();
+        return std::exchange(seconds_, {});
+    }
 
   private:
     struct SlotState {

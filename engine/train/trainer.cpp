@@ -79,24 +79,32 @@ Trainer::Trainer(Backend& backend, Communicator& group, const ModelConfig& confi
 
 Trainer::~Trainer() = default;
 
-std::int64_t Trainer::group_slots(const TrainerOptions& options) const {
+/// Of a group: where weights travel, all of a rank's slots go through a layer together, unless the
+/// plan says less; else one.
+std::int64_t Trainer::most_slots(const TrainerOptions& options) const {
     const std::int64_t mine = (options.max_step_slots + group_.count() - 1) / group_.count();
-    return options.placement == PlacementMode::kGathered ? mine : 1;
+    return options.placement == PlacementMode::kReplicated ? 1 : mine;
+}
+
+/// The choice that takes the least memory. Groups of a gathered base are as large on every rank.
+Trainer::Choice Trainer::smallest(const TrainerOptions& options) const {
+    const bool streamed = options.placement == PlacementMode::kHostStreamed;
+    return {options.recompute == Recompute::kNever ? 0 : config_.layers,
+            streamed ? 1 : most_slots(options)};
 }
 
 std::unique_ptr<Trainer::Parts> Trainer::make_parts(const TrainerOptions& options,
-                                                    std::int64_t recomputed, Arena& arena) const {
+                                                    const Choice& choice, Arena& arena) const {
     auto parts = std::make_unique<Parts>();
-    const bool gathered = options.placement == PlacementMode::kGathered;
     const int world = group_.count();
-    parts->base = std::make_unique<FrozenBase>(backend_, group_, layout_, gathered, arena);
+    parts->base = std::make_unique<FrozenBase>(backend_, group_, layout_, options.placement, arena);
     const auto count = static_cast<std::size_t>(adapter_.count);
     parts->parameters = arena.reserve("adapter", count * sizeof(float));
     RunnerOptions runner;
     runner.compute = options.compute;
     runner.max_tokens = options.max_slot_tokens;
-    runner.max_group_slots = group_slots(options);
-    runner.recomputed_layers = recomputed;
+    runner.max_group_slots = choice.group_slots;
+    runner.recomputed_layers = choice.recomputed_layers;
     runner.backward = options.train;
     parts->runner =
         std::make_unique<SlotRunner>(backend_, config_, layout_, &adapter_, runner, arena);
@@ -109,29 +117,35 @@ std::unique_ptr<Trainer::Parts> Trainer::make_parts(const TrainerOptions& option
     return parts;
 }
 
-std::size_t Trainer::bytes_with(const TrainerOptions& options, std::int64_t recomputed) const {
+std::size_t Trainer::bytes_with(const TrainerOptions& options, const Choice& choice) const {
     Arena arena;
-    return total_of(arena, *make_parts(options, recomputed, arena));
+    return total_of(arena, *make_parts(options, choice, arena));
 }
 
 /// What saving takes of the memory that is planned. All ranks have one plan, though one of them
 /// writes.
 std::size_t Trainer::saving_bytes(const Parts& parts) const {
-    const bool in_host_memory = backend_.memory_bytes() == 0;
-    if (!options_.saves || parts.optimizer == nullptr || !in_host_memory) return 0;
+    if (!options_.saves || parts.optimizer == nullptr || !in_host_memory()) return 0;
     const std::size_t values = static_cast<std::size_t>(adapter_.count) * sizeof(float);
     // The values before training; the state, which turns into its file vector by vector, and one of
     // them twice. The adapter's folder: values before training, values, tensors, file.
     return std::max(3 * values + parts.optimizer->state_bytes(), 4 * values);
 }
 
+/// Of a base that stays in host memory, where that is the memory planned.
+std::size_t Trainer::counted_host_bytes(const Parts& parts) const {
+    return in_host_memory() ? parts.base->host_bytes() : 0;
+}
+
 std::size_t Trainer::total_of(const Arena& arena, const Parts& parts) const {
-    return arena.total_bytes() + backend_.workspace_bytes() + saving_bytes(parts);
+    return arena.total_bytes() + backend_.workspace_bytes() + saving_bytes(parts) +
+           counted_host_bytes(parts);
 }
 
 std::vector<PlannedMemory> Trainer::plan_of(const Arena& arena, const Parts& parts) const {
     std::vector<PlannedMemory> plan = {{"base weights", 0},
                                        {"kernel workspace", backend_.workspace_bytes()},
+                                       {"base weights on the host", counted_host_bytes(parts)},
                                        {"saving checkpoints", saving_bytes(parts)}};
     for (const Arena::Entry& entry : arena.entries()) {
         if (entry.name.starts_with("base ")) {
@@ -154,58 +168,85 @@ std::size_t Trainer::planned_bytes() const {
 }
 
 void Trainer::plan() {
-    const std::int64_t layers = config_.layers;
+    refuse_placement();
     const std::size_t limit = options_.memory_limit;
-    recomputed_layers_ = options_.recompute == Recompute::kAlways ? layers : 0;
-    if (options_.recompute == Recompute::kAuto && limit > 0 && options_.train) {
+    const auto fits = [&](const Choice& choice) {
+        return limit == 0 || bytes_with(options_, choice) <= limit;
+    };
+    choice_ = smallest(options_);
+    // The fewest groups that fit, as the base travels once more with each.
+    const std::int64_t most = most_slots(options_), least = choice_.group_slots;
+    for (std::int64_t groups = 1; groups <= most; ++groups) {
+        choice_.group_slots = std::max(least, (most + groups - 1) / groups);
+        if (choice_.group_slots == least || fits(choice_)) break;
+    }
+    if (options_.recompute == Recompute::kAuto) {
         // The fewest layers to compute twice that fit; the need falls with every layer that keeps
         // nothing.
-        std::int64_t low = 0, high = layers;
+        std::int64_t low = 0, high = options_.train ? config_.layers : 0;
         while (low < high) {
             const std::int64_t middle = (low + high) / 2;
-            if (bytes_with(options_, middle) <= limit) {
+            if (fits({middle, choice_.group_slots})) {
                 high = middle;
             } else {
                 low = middle + 1;
             }
         }
-        recomputed_layers_ = low;
+        choice_.recomputed_layers = low;
     }
-    const std::size_t needed = bytes_with(options_, recomputed_layers_);
+    const std::size_t needed = bytes_with(options_, choice_);
     if (limit > 0 && needed > limit) refuse(needed);
     arena_ = std::make_unique<DeviceArena>(backend_);
-    parts_ = make_parts(options_, recomputed_layers_, *arena_);
+    parts_ = make_parts(options_, choice_, *arena_);
+    const std::size_t host = options_.host_memory_limit;
+    if (host > 0 && host_bytes() > host) {
+        throw UserError(ExitCode::kUnavailable,
+                        fmt::format("rank {} needs {} of the host's memory for the base, {} are "
+                                    "free.\nTry fewer ranks a host, or placement.mode gathered.",
+                                    group_.rank(), human_bytes(host_bytes()), human_bytes(host)));
+    }
+}
+
+void Trainer::refuse_placement() const {
+    if (options_.placement != PlacementMode::kHostStreamed || !backend_.host_accessible()) return;
+    throw UserError(
+        ExitCode::kUnavailable,
+        fmt::format("placement.mode host_streamed keeps the base in the host's memory for a GPU, "
+                    "but backend {} computes in that memory anyway.\nTry placement.mode auto, or "
+                    "backend cuda (qshard doctor tells which GPUs there are).",
+                    backend_.name()));
 }
 
 void Trainer::refuse(std::size_t needed) const {
     Arena arena;
-    const std::vector<PlannedMemory> plan =
-        plan_of(arena, *make_parts(options_, recomputed_layers_, arena));
+    const std::vector<PlannedMemory> plan = plan_of(arena, *make_parts(options_, choice_, arena));
     std::string parts;
     for (std::size_t i = 0; i < std::min<std::size_t>(5, plan.size()); ++i) {
         parts +=
             fmt::format("{}{} {}", i == 0 ? "" : ", ", plan[i].name, human_bytes(plan[i].bytes));
     }
     std::string tries;
-    auto offer = [&](const std::string& what, const TrainerOptions& options,
-                     std::int64_t recomputed) {
-        const std::size_t bytes = bytes_with(options, recomputed);
+    auto offer = [&](const std::string& what, const TrainerOptions& options, const Choice& choice) {
+        const std::size_t bytes = bytes_with(options, choice);
         if (bytes < needed)
             tries +=
                 fmt::format("{}{} ({})", tries.empty() ? "" : " or ", what, human_bytes(bytes));
     };
-    if (options_.train && recomputed_layers_ < config_.layers) {
-        offer("train.recompute always", options_, config_.layers);
-    }
+    if (options_.train && choice_.recomputed_layers < config_.layers)
+        offer("train.recompute always", options_, {config_.layers, choice_.group_slots});
     TrainerOptions smaller = options_;
     smaller.max_slot_tokens = std::max<std::int64_t>(1, options_.max_slot_tokens / 2);
     smaller.max_step_slots = options_.max_step_slots * 2;
-    offer("half of train.micro_batch_size (or of data.max_length)", smaller, recomputed_layers_);
+    offer("half of train.micro_batch_size (or of data.max_length)", smaller,
+          {choice_.recomputed_layers, smallest(smaller).group_slots});
     smaller = options_;
+    smaller.recompute = Recompute::kAuto;
     smaller.placement = PlacementMode::kGathered;
-    if (options_.placement == PlacementMode::kReplicated && group_.count() > 1) {
-        offer("placement.mode gathered", smaller, config_.layers);
-    }
+    if (options_.placement == PlacementMode::kReplicated && group_.count() > 1)
+        offer("placement.mode gathered", smaller, smallest(smaller));
+    smaller.placement = PlacementMode::kHostStreamed;
+    if (options_.placement != PlacementMode::kHostStreamed && !in_host_memory())
+        offer("placement.mode host_streamed", smaller, smallest(smaller));
     throw UserError(
         ExitCode::kUnavailable,
         fmt::format("rank {} needs {}, the limit is {}: {}, ...{}{}", group_.rank(),
@@ -217,13 +258,26 @@ std::size_t Trainer::resident_base_bytes() const {
     return parts_->base->resident_bytes();
 }
 
+std::size_t Trainer::host_bytes() const {
+    return parts_->base->host_bytes() - counted_host_bytes(*parts_);
+}
+
+bool Trainer::host_pinned() const {
+    return parts_->base->host_pinned();
+}
+
 StepTraffic Trainer::planned_traffic(std::int64_t slot_count) const {
     check(parts_->tree != nullptr, "the trainer was made for training");
     StepTraffic traffic;
     const auto world = static_cast<std::size_t>(group_.count());
-    if (options_.placement == PlacementMode::kGathered) {
-        for (const std::size_t unit : parts_->runner->units(true))
+    const std::int64_t mine = slots_of(group_.rank(), group_.count(), slot_count).count();
+    const auto groups =
+        static_cast<std::uint64_t>((mine + choice_.group_slots - 1) / choice_.group_slots);
+    for (const std::size_t unit : parts_->runner->units(true)) {
+        if (options_.placement == PlacementMode::kGathered)
             traffic.gather += layout_.units[unit].shard_bytes(group_.count()) * (world - 1);
+        if (options_.placement == PlacementMode::kHostStreamed)
+            traffic.gather += layout_.units[unit].bytes * groups;
     }
     traffic.reduce = parts_->tree->bytes_received(slot_count);
     return traffic;
@@ -301,6 +355,8 @@ StepResult Trainer::step(const BatchSource& source, std::int64_t step, std::int6
                          Watchdog* watchdog) {
     const Clock whole;
     const Traffic before = group_.traffic();
+    parts_->runner->take_seconds();  // of evaluations since the last step
+    parts_->base->take_uploaded_bytes();
     StepResult result;
     result.info = source.step(data_step);
     result.learning_rate = learning_rate(options_.schedule, step);
@@ -315,7 +371,7 @@ StepResult Trainer::step(const BatchSource& source, std::int64_t step, std::int6
         -1.0f / static_cast<float>(std::max<std::int64_t>(result.info.supervised_tokens, 1));
     {
         const Section section(watchdog, kForwardBackward, step);
-        const auto group_size = static_cast<std::size_t>(group_slots(options_));
+        const auto group_size = static_cast<std::size_t>(choice_.group_slots);
         // A gathered base is acquired together: a rank without slots goes through the units all the
         // same.
         const bool together = options_.placement == PlacementMode::kGathered;
@@ -368,15 +424,16 @@ StepResult Trainer::step(const BatchSource& source, std::int64_t step, std::int6
     s.head = runner.head;
     s.backward = runner.backward;
     s.total = whole.seconds();
-    s.other = s.total - (s.data + s.gather + s.expand + s.forward + s.head + s.backward + s.reduce +
-                         s.optimizer);
+    s.other = std::max(0.0, s.total - (s.data + s.gather + s.expand + s.forward + s.head +
+                                       s.backward + s.reduce + s.optimizer));
+    result.received.gather += parts_->base->take_uploaded_bytes();
     return result;
 }
 
 EvalResult Trainer::evaluate(std::span<const Slot> slots) {
     const auto count = static_cast<std::int64_t>(slots.size());
     const SlotRange mine = slots_of(group_.rank(), group_.count(), count);
-    const std::int64_t group_size = group_slots(options_);
+    const std::int64_t group_size = choice_.group_slots;
     const std::int64_t longest = (count + group_.count() - 1) / group_.count();
     const std::int64_t rounds = (longest + group_size - 1) / group_size;
     std::vector<double> losses(static_cast<std::size_t>(mine.count()), 0.0);
@@ -413,6 +470,10 @@ std::string memory_table(const Trainer& trainer, std::size_t limit) {
         limit > 0 ? fmt::format("  of {}", human_bytes(limit)) : std::string();
     table +=
         fmt::format("  {:<34} {:>10}{}\n", "total", human_bytes(trainer.planned_bytes()), suffix);
+    if (trainer.host_bytes() > 0) {
+        table += fmt::format("  {:<34} {:>10}\n", "beside it, the base on the host",
+                             human_bytes(trainer.host_bytes()));
+    }
     return table;
 }
 

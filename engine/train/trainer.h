@@ -18,7 +18,6 @@
 
 namespace qshard {
 
-enum class PlacementMode : std::uint8_t { kReplicated, kGathered };
 enum class Recompute : std::uint8_t { kAuto, kAlways, kNever };
 /// "auto", "always" or "never".
 Recompute recompute_named(std::string_view name);
@@ -27,9 +26,10 @@ struct TrainerOptions {
     DType compute = DType::kBF16;
     PlacementMode placement = PlacementMode::kReplicated;
     Recompute recompute = Recompute::kAuto;
-    std::size_t memory_limit = 0;      ///< bytes of this rank, 0 = none
-    std::int64_t max_slot_tokens = 0;  ///< micro_batch_size * max_length
-    std::int64_t max_step_slots = 1;   ///< global_batch_size / micro_batch_size
+    std::size_t memory_limit = 0;       ///< bytes of this rank, 0 = none
+    std::size_t host_memory_limit = 0;  ///< of a base in host memory beside a device's; 0 = none
+    std::int64_t max_slot_tokens = 0;   ///< micro_batch_size * max_length
+    std::int64_t max_step_slots = 1;    ///< global_batch_size / micro_batch_size
     OptimizerOptions optimizer;
     ScheduleOptions schedule;
     double max_grad_norm = 1.0;  ///< 0 = no clipping
@@ -44,13 +44,14 @@ struct PlannedMemory {
     std::size_t bytes = 0;
 };
 
-/// Bytes that one step brings to a rank from others.
+/// Bytes that one step brings to a rank.
 struct StepTraffic {
-    std::uint64_t gather = 0;  ///< of the base
-    std::uint64_t reduce = 0;  ///< of the gradient
+    std::uint64_t gather = 0;  ///< of the base: from other ranks, host-streamed from its host
+    std::uint64_t reduce = 0;  ///< of the gradient, from other ranks
 };
 
-/// Seconds of one step by section; they add up to `total`.
+/// Seconds of one step by section, of the host; they add up to `total`. With a host-streamed base,
+/// gather is what the device waited for uploads, which the host spends in other sections too.
 struct StepSeconds {
     double data = 0, gather = 0, expand = 0, forward = 0, head = 0, backward = 0, reduce = 0,
            optimizer = 0, other = 0;
@@ -91,11 +92,17 @@ class Trainer {
     /// Largest first; the base is one part.
     std::vector<PlannedMemory> memory_plan() const;
     std::size_t planned_bytes() const;
-    std::int64_t recomputed_layers() const { return recomputed_layers_; }
+    std::int64_t recomputed_layers() const { return choice_.recomputed_layers; }
     /// Bytes of the frozen base that stay on this rank.
     std::size_t resident_base_bytes() const;
     /// What a training step of `slot_count` slots will receive.
     StepTraffic planned_traffic(std::int64_t slot_count) const;
+    /// Memory of the host beside the plan, which is the device's: of a base that stays there.
+    std::size_t host_bytes() const;
+    /// False after load() if the host refused to lock that memory, so that uploads are slower.
+    bool host_pinned() const;
+    /// Slots that go through the layers together.
+    std::int64_t group_slots() const { return choice_.group_slots; }
 
     /// Allocates and imports the base. Collective.
     void load(const WeightReader& reader, int threads, const ImportProgress& progress);
@@ -122,16 +129,24 @@ class Trainer {
 
   private:
     struct Parts;
+    /// What a plan chooses so that it fits.
+    struct Choice {
+        std::int64_t recomputed_layers = 0, group_slots = 1;
+    };
     /// Reserves everything a rank needs in `arena`.
-    std::unique_ptr<Parts> make_parts(const TrainerOptions& options, std::int64_t recomputed,
+    std::unique_ptr<Parts> make_parts(const TrainerOptions& options, const Choice& choice,
                                       Arena& arena) const;
-    std::size_t bytes_with(const TrainerOptions& options, std::int64_t recomputed) const;
+    std::size_t bytes_with(const TrainerOptions& options, const Choice& choice) const;
+    Choice smallest(const TrainerOptions& options) const;
+    bool in_host_memory() const { return backend_.memory_bytes() == 0; }
+    std::size_t counted_host_bytes(const Parts& parts) const;
     std::size_t saving_bytes(const Parts& parts) const;
     std::vector<PlannedMemory> plan_of(const Arena& arena, const Parts& parts) const;
     std::size_t total_of(const Arena& arena, const Parts& parts) const;
+    std::int64_t most_slots(const TrainerOptions& options) const;
     void plan();
+    void refuse_placement() const;
     [[noreturn]] void refuse(std::size_t needed) const;
-    std::int64_t group_slots(const TrainerOptions& options) const;
     double sum_over_slots(const std::vector<double>& mine);
 
     Backend& backend_;
@@ -143,10 +158,10 @@ class Trainer {
     AdapterLayout adapter_;
     std::unique_ptr<DeviceArena> arena_;
     std::unique_ptr<Parts> parts_;
-    std::int64_t recomputed_layers_ = 0;
+    Choice choice_;
 };
 
-/// The memory plan as a table with its total and the limit.
+/// The memory plan as a table with its total and the limit, and the host's memory beside it.
 std::string memory_table(const Trainer& trainer, std::size_t limit);
 /// "1.4 GiB", "23.0 MiB".
 std::string human_bytes(std::size_t bytes);

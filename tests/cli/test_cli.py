@@ -273,6 +273,7 @@ class Programs(unittest.TestCase):
         ]
         if not os.path.exists("/dev/nvidia0"):
             cases.append((["--set", "placement.backend=cuda"], 69, "no GPU to compute with"))
+            cases.append((["--set", "placement.mode=host_streamed"], 69, "Try placement.mode auto"))
         for flags, code, message in cases:
             for ranks in (0, 3) if "placement.transport=mpi" not in flags else (0,):
                 done = self.call("train", self.run_file(), *flags, ranks=ranks, code=code)

@@ -126,6 +126,8 @@ if wanted bench; then
     show bench-step-135m 120 "$bin/qshard" bench step --backend cuda --shape 135m --max-length 512 --micro-batch-size 8
     show bench-step-1b 180 "$bin/qshard" bench step --backend cuda --shape 1b --max-length 2048 --micro-batch-size 2
     show bench-step-8b 400 "$bin/qshard" bench step --backend cuda --shape 8b --max-length 2048 --micro-batch-size 2
+    show bench-step-8b-streamed 400 "$bin/qshard" bench step --backend cuda --shape 8b --max-length 2048 --micro-batch-size 2 \
+        --slots 4 --placement host_streamed
 fi
 echo
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Trains a tiny model through the program itself and compares the adapter's bits: one rank, two ranks that gather the base
-# (threads that share the GPU), and a run that lost its newest checkpoint and resumed.
+# (threads that share the GPU), a base streamed from the host, and a run that lost its newest checkpoint and resumed.
 #
 #   tests/gpu/train.sh QSHARD TINY_MODEL [BACKEND]      default: cuda
 set -euo pipefail
@@ -33,8 +33,10 @@ train() { # OUTPUT FLAGS...
 
 one=$(train one)
 two=$(train two --ranks 2 --set placement.mode=gathered)
+streamed=$one
+[ "$backend" != cuda ] || streamed=$(train streamed --set placement.mode=host_streamed)
 rm -r "$work"/one/checkpoints/step-00000008.* "$work/one/adapter"
 again=$(train one)
 grep -q -i resum "$work/log" || { echo "the third run did not resume" && cat "$work/log" && exit 1; }
-echo "$backend: one rank $one, two gathered $two, resumed $again"
-[ "$one" = "$two" ] && [ "$one" = "$again" ]
+echo "$backend: one rank $one, two gathered $two, streamed $streamed, resumed $again"
+[ "$one" = "$two" ] && [ "$one" = "$streamed" ] && [ "$one" = "$again" ]

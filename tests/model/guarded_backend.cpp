@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <deque>
 #include <map>
 #include <type_traits>
 
@@ -38,6 +39,16 @@ class GuardedBackend final : public Backend {
     }
     void download(void* host, const void* device, std::size_t bytes) override {
         open([&] { inner_->download(host, device, bytes); });
+    }
+    /// As late as it may be, so that nobody reads before it is waited for.
+    void start_upload(void* device, const void* host, std::size_t bytes) override {
+        check(uploads_.size() < 2, "at most two uploads are on their way");
+        uploads_.push_back({device, host, bytes});
+    }
+    void finish_upload() override {
+        const auto [device, host, bytes] = uploads_.at(0);
+        uploads_.pop_front();
+        upload(device, host, bytes);
     }
     void fill_zero(Tensor out) override {
         open([&] { inner_->fill_zero(out); });
@@ -168,7 +179,13 @@ class GuardedBackend final : public Backend {
         return operation();
     }
 
+    struct Upload {
+        void* device;
+        const void* host;
+        std::size_t bytes;
+    };
     std::unique_ptr<Backend> inner_;
+    std::deque<Upload> uploads_;
     std::map<void*, std::size_t> regions_;
 };
 

@@ -25,13 +25,17 @@ struct Variant {
     bool dora = false;
     std::vector<std::string> modules_to_save = {};
     AdapterBias bias = AdapterBias::kNone;
+    std::size_t memory_limit = 0;
 };
 
 struct Outcome {
     std::string adapter_sha256, base;
     std::vector<double> losses;
     std::uint64_t gathers = 0, exchanges = 0;
-    std::size_t resident = 0;
+    std::size_t resident = 0, planned = 0, beside = 0;
+    std::int64_t group_slots = 0;
+    std::uint64_t received = 0;  ///< of the base, in the last step
+    double evaluated = 0;
 };
 
 Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
@@ -48,6 +52,7 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
         options.compute = compute;
         options.placement = variant.placement;
         options.recompute = variant.recompute;
+        options.memory_limit = variant.memory_limit;
         options.max_slot_tokens = 24;
         options.max_step_slots = 7;
         options.optimizer.kind = optimizer;
@@ -76,14 +81,18 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
         trainer.set_adapter(values);
         const Traffic before = group.traffic();
         std::vector<double> losses;
+        std::uint64_t received = 0;
         for (int s = 0; s < steps; ++s) {
             const StepResult result = trainer.step(batches, s, s, nullptr);
             losses.push_back(result.loss);
             const StepTraffic planned = trainer.planned_traffic(result.info.slot_count);
             EXPECT_EQ(result.received.gather, planned.gather);
             EXPECT_EQ(result.received.reduce, planned.reduce);
+            received = result.received.gather;
         }
         const Traffic after = group.traffic();
+        const std::vector<Slot> slots = {batches.slot(90, 0), batches.slot(91, 1)};
+        const double evaluated = trainer.evaluate(slots).loss;
         const std::vector<float> trained = trainer.adapter();
         const std::string base = trainer.base_fingerprint();
         const std::string sha = sha256_hex(std::as_bytes(std::span(trained)));
@@ -96,7 +105,12 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
                        losses,
                        after.all_gathers - before.all_gathers,
                        after.exchanges - before.exchanges,
-                       trainer.resident_base_bytes()};
+                       trainer.resident_base_bytes(),
+                       trainer.planned_bytes(),
+                       trainer.host_bytes(),
+                       trainer.group_slots(),
+                       received,
+                       evaluated};
         }
     });
     return outcome;
@@ -149,6 +163,130 @@ TEST(Equivalence, HoldsForTheGpusKernels) {
     // Another order of sums and another rounding of probabilities than the CPU's.
     for (std::size_t s = 0; s < cpu.losses.size(); ++s)
         EXPECT_NEAR(one.losses[s], cpu.losses[s], 2e-3 * cpu.losses[s]);
+}
+
+TEST(Equivalence, HoldsForABaseThatIsStreamedFromTheHost) {
+    ModelConfig tied = test::small_config();
+    tied.tied_head = true;
+    const auto train = [](Variant variant, const ModelConfig& config, bool everything) {
+        variant.dora = everything;
+        // The base's embedding and head are then read one after the other.
+        if (everything) variant.modules_to_save = {"embed_tokens", "lm_head"};
+        return run(variant, 4, DType::kBF16, OptimizerKind::kAdamW, Quantization::kNf4, config);
+    };
+    for (const auto& [config, everything] :
+         {std::pair(test::small_config(), false), {test::small_config(), true}, {tied, true}}) {
+        const Outcome resident = train({.backend = "cpu"}, config, everything);
+        for (const int ranks : {1, 3}) {
+            SCOPED_TRACE(fmt::format("{} ranks", ranks));
+            const Recompute recompute = ranks == 1 ? Recompute::kNever : Recompute::kAlways;
+            const Outcome streamed = train(
+                {ranks, 1, PlacementMode::kHostStreamed, recompute, "guarded"}, config, everything);
+            EXPECT_EQ(streamed.adapter_sha256, resident.adapter_sha256);
+            EXPECT_EQ(streamed.base, resident.base);
+            EXPECT_EQ(streamed.losses, resident.losses);
+            EXPECT_EQ(streamed.evaluated, resident.evaluated);
+        }
+    }
+}
+
+/// A GPU where that is under test, else its emulation.
+std::string_view gpu() {
+    return test::backend_under_test() == "cuda" ? "cuda" : "emulated_cuda";
+}
+
+TEST(Equivalence, AStreamedBaseStaysBesideTheDevicesMemory) {
+    const Variant replicated{1, 1, PlacementMode::kReplicated, Recompute::kAlways, gpu()};
+    Variant streaming = replicated;
+    streaming.placement = PlacementMode::kHostStreamed;
+    const Outcome resident = run(replicated, 1), streamed = run(streaming, 1);
+    EXPECT_EQ(streamed.adapter_sha256, resident.adapter_sha256);
+    EXPECT_EQ(streamed.losses, resident.losses);
+    EXPECT_EQ(streamed.evaluated, resident.evaluated);
+    EXPECT_EQ(streamed.base, resident.base);
+    EXPECT_EQ(resident.beside, 0u);
+    EXPECT_EQ(streamed.beside, streamed.resident);
+    EXPECT_EQ(streamed.resident, resident.resident);
+}
+
+TEST(Equivalence, AStreamedBaseGoesThroughAsManySlotsAsFit) {
+    const ModelLayout layout = make_layout(test::small_config(), {});
+    std::size_t bytes = 0;  // embedding, layers, head, layers
+    for (const UnitLayout& unit : layout.units) bytes += 2 * unit.bytes;
+    bytes -= layout.units[layout.embed_unit()].bytes + layout.units[layout.head_unit()].bytes;
+    Variant variant{1, 1, PlacementMode::kHostStreamed, Recompute::kAlways, "guarded"};
+    const Outcome together = run(variant, 2);
+    EXPECT_EQ(together.group_slots, 7);
+    EXPECT_EQ(together.received, bytes);
+    // The host's memory is what is planned here, so that the base is a part of it.
+    EXPECT_EQ(together.beside, 0u);
+    EXPECT_GT(together.planned, layout.bytes());
+    variant.memory_limit = together.planned - 1;
+    const Outcome apart = run(variant, 2);
+    EXPECT_EQ(apart.group_slots, 4);
+    EXPECT_LT(apart.planned, together.planned);
+    EXPECT_EQ(apart.received, 2 * bytes);
+    EXPECT_EQ(apart.adapter_sha256, together.adapter_sha256);
+    EXPECT_EQ(apart.losses, together.losses);
+}
+
+/// Llama 3's shapes with 16 slots of 1024 tokens, on what is free of cards of 8 and 24 GB.
+TEST(Equivalence, AStreamedBaseFitsWhereAResidentOneDoesNot) {
+    struct Shape {
+        std::int64_t layers, width, heads, ffn_width;
+        std::size_t limit;
+        std::int64_t group_slots;
+    };
+    for (const Shape& shape : {Shape{32, 4096, 32, 14336, std::size_t{7500} << 20, 4},
+                               Shape{80, 8192, 64, 28672, std::size_t{22} << 30, 3}}) {
+        ModelConfig config = test::small_config();
+        config.layers = shape.layers;
+        config.width = shape.width;
+        config.heads = shape.heads;
+        config.kv_heads = 8;
+        config.head_width = config.ropes[0].rotary_width = 128;
+        config.ffn_width = shape.ffn_width;
+        config.vocabulary = 128256;
+        config.layer.resize(static_cast<std::size_t>(shape.layers));
+        AdapterOptions adapter;
+        adapter.target_modules = {"all-linear"};
+        TrainerOptions options;
+        options.memory_limit = shape.limit;
+        options.max_slot_tokens = 1024;
+        options.max_step_slots = 16;
+        run_threads(1, [&](Communicator& group) {
+            const auto backend = test::make_backend(1, "emulated_cuda");
+            const auto plan = [&] {
+                return Trainer(*backend, group, config, {}, adapter, options);
+            };
+            try {
+                plan();
+                ADD_FAILURE() << "a resident base fits";
+            } catch (const UserError& error) {
+                EXPECT_NE(std::string(error.what()).find("placement.mode host_streamed ("),
+                          std::string::npos)
+                    << error.what();
+            }
+            options.placement = PlacementMode::kHostStreamed;
+            const Trainer streamed = plan();
+            EXPECT_LE(streamed.planned_bytes(), shape.limit);
+            EXPECT_EQ(streamed.group_slots(), shape.group_slots);
+            EXPECT_GE(streamed.host_bytes(), streamed.layout().bytes());
+            options.host_memory_limit = streamed.host_bytes() - 1;
+            EXPECT_THROW(plan(), UserError);
+        });
+    }
+}
+
+TEST(Equivalence, AStreamedBaseIsForDevices) {
+    try {
+        run({1, 1, PlacementMode::kHostStreamed, Recompute::kNever, "reference"}, 1);
+        FAIL() << "a base was streamed from the memory that it is computed in";
+    } catch (const UserError& error) {
+        EXPECT_EQ(error.code(), ExitCode::kUnavailable);
+        EXPECT_NE(std::string(error.what()).find("Try placement.mode auto"), std::string::npos)
+            << error.what();
+    }
 }
 
 TEST(Equivalence, DropoutMasksBelongToTheSlotWhoeverComputesIt) {
@@ -374,9 +512,9 @@ TEST(Equivalence, APlanThatDoesNotFitIsRefusedWithWhatWould) {
         options.memory_limit = 0;
         options.recompute = Recompute::kNever;
         const Trainer saving(*backend, group, config, {}, adapter, options);
-        // The values before training, and three times values and both moments.
+        // Three times the values, and both moments.
         EXPECT_EQ(saving.planned_bytes() - large.planned_bytes(),
-                  static_cast<std::size_t>(saving.adapter_layout().count) * 4 * (1 + 3 * 3));
+                  static_cast<std::size_t>(saving.adapter_layout().count) * 4 * (3 + 2));
     });
 }
 

@@ -49,7 +49,8 @@ class TinyModel {
         const LayoutOptions options{quantization, true, compute, {}};
         layout_ = make_layout(config(), options);
         if (!adapter.empty()) read_adapter(folder_ + "/" + adapter);
-        base_ = std::make_unique<FrozenBase>(*backend_, *group_, layout_, false, arena_);
+        base_ = std::make_unique<FrozenBase>(*backend_, *group_, layout_,
+                                             PlacementMode::kReplicated, arena_);
         arena_.commit();
         base_->load(*reader_, options, 2, {});
         device_values_ = std::make_unique<DeviceBuffer>(*backend_, values_.size() * sizeof(float));

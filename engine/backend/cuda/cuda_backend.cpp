@@ -20,6 +20,7 @@ CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
     operand_ = library_ + kLibraryBytes;
     results_ = operand_ + kOperandBytes;
     staging_ = std::make_unique<Staging>(stream_);
+    uploads_ = std::make_unique<Uploads>(stream_);
     matmul_ = make_matmul(stream_, library_, kLibraryBytes);
     staging_->upload(dynamic_map_, kDynamicMap.data(), sizeof kDynamicMap);
     std::size_t free = 0, total = 0;
@@ -47,6 +48,7 @@ void CudaBackend::open_device() {
 CudaBackend::~CudaBackend() {
     cudaStreamSynchronize(stream_);
     matmul_.reset();
+    uploads_.reset();
     staging_.reset();
     cudaFree(workspace_);
     cudaStreamDestroy(stream_);
@@ -71,6 +73,7 @@ void* CudaBackend::allocate(std::size_t bytes) {
 }
 
 void CudaBackend::release(void* pointer) {
+    uploads_->drain();
     cudaStreamSynchronize(stream_);
     cudaFree(pointer);
 }
@@ -81,6 +84,29 @@ void CudaBackend::upload(void* device, const void* host, std::size_t bytes) {
 
 void CudaBackend::download(void* host, const void* device, std::size_t bytes) {
     staging_->download(host, device, bytes);
+}
+
+bool CudaBackend::pin(void* host, std::size_t bytes) {
+    if (cudaHostRegister(host, bytes, cudaHostRegisterDefault) == cudaSuccess) return true;
+    cudaGetLastError();
+    return false;
+}
+
+void CudaBackend::unpin(void* host) {
+    uploads_->drain();
+    cudaHostUnregister(host);
+}
+
+void CudaBackend::start_upload(void* device, const void* host, std::size_t bytes) {
+    uploads_->start(device, host, bytes);
+}
+
+void CudaBackend::finish_upload() {
+    uploads_->finish();
+}
+
+double CudaBackend::take_upload_wait() {
+    return uploads_->take_wait();
 }
 
 void CudaBackend::synchronize() {

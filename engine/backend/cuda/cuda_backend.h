@@ -7,13 +7,15 @@
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/matmul.h"
 #include "backend/cuda/staging.h"
+#include "backend/cuda/uploads.h"
 
 namespace qshard::cuda {
 
-/// The backend of one NVIDIA GPU: everything goes over one stream, memory of its own is taken when
-/// it is made. Large products are cuBLASLt's (matmul.h), everything else are kernels of our own
-/// (kernels.h). A packed weight is row-major [inner, outer]; terms of a gemm whose weights lie one
-/// after the other in memory are one product over the sum of their inner dimensions.
+/// The backend of one NVIDIA GPU: everything but uploads that run beside goes over one stream,
+/// memory of its own is taken when it is made. Large products are cuBLASLt's (matmul.h), everything
+/// else are kernels of our own (kernels.h). A packed weight is row-major [inner, outer]; terms of a
+/// gemm whose weights lie one after the other in memory are one product over the sum of their inner
+/// dimensions.
 class CudaBackend final : public Backend {
   public:
     explicit CudaBackend(const CudaOptions& options);
@@ -30,6 +32,11 @@ class CudaBackend final : public Backend {
     void release(void* pointer) override;
     void upload(void* device, const void* host, std::size_t bytes) override;
     void download(void* host, const void* device, std::size_t bytes) override;
+    bool pin(void* host, std::size_t bytes) override;
+    void unpin(void* host) override;
+    void start_upload(void* device, const void* host, std::size_t bytes) override;
+    void finish_upload() override;
+    double take_upload_wait() override;
     void fill_zero(Tensor out) override;
     void copy(Tensor in, Tensor out) override;
     void synchronize() override;
@@ -102,6 +109,7 @@ class CudaBackend final : public Backend {
     std::byte* operand_ = nullptr;    ///< operands of gemm laid out side by side, partial sums
     std::byte* results_ = nullptr;    ///< fp32 results before a bias, deltas of attention
     std::unique_ptr<Staging> staging_;
+    std::unique_ptr<Uploads> uploads_;
     std::unique_ptr<Matmul> matmul_;
 };
 

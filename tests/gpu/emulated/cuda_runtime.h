@@ -8,8 +8,11 @@
 /// As much of CUDA's runtime as the backend's host code uses, over the emulator. Internal linkage:
 /// a test program may be linked with the real one too. Device 0 has compute capability 9.0, device
 /// 1 has 7.5.
-struct CUstream_st {};
-struct CUevent_st {};
+struct CUstream_st : emulator::Stream {};
+struct CUevent_st {
+    CUstream_st* stream = nullptr;  ///< recorded on this one,
+    std::size_t issued = 0;         ///< after so many copies
+};
 using cudaStream_t = CUstream_st*;
 using cudaEvent_t = CUevent_st*;
 
@@ -21,7 +24,8 @@ enum cudaError_t {
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 constexpr int CUDART_VERSION = 13000;
-constexpr unsigned cudaEventDisableTiming = 2, cudaEventBlockingSync = 1, cudaStreamNonBlocking = 1;
+constexpr unsigned cudaEventDisableTiming = 2, cudaEventBlockingSync = 1, cudaStreamNonBlocking = 1,
+                   cudaHostRegisterDefault = 0;
 
 struct cudaDeviceProp {
     char name[32];
@@ -77,40 +81,58 @@ struct cudaDeviceProp {
     std::free(pointer);
     return cudaSuccess;
 }
+[[maybe_unused]] static cudaError_t cudaHostRegister(void*, std::size_t, unsigned) {
+    return cudaSuccess;
+}
+[[maybe_unused]] static cudaError_t cudaHostUnregister(void*) {
+    return cudaSuccess;
+}
 [[maybe_unused]] static cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes,
-                                                    cudaMemcpyKind, cudaStream_t) {
-    emulator::open(true);
-    if (bytes > 0) std::memcpy(to, from, bytes);
-    emulator::open(false);
+                                                    cudaMemcpyKind, cudaStream_t stream) {
+    stream->copy(to, from, bytes);
     return cudaSuccess;
 }
 [[maybe_unused]] static cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes,
-                                                    cudaStream_t) {
+                                                    cudaStream_t stream) {
+    stream->finish();
     emulator::open(true);
     std::memset(to, value, bytes);
     emulator::open(false);
     return cudaSuccess;
 }
 [[maybe_unused]] static cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-    *stream = nullptr;
+    *stream = new CUstream_st;
     return cudaSuccess;
 }
-[[maybe_unused]] static cudaError_t cudaStreamDestroy(cudaStream_t) {
+[[maybe_unused]] static cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    delete stream;
     return cudaSuccess;
 }
-[[maybe_unused]] static cudaError_t cudaStreamSynchronize(cudaStream_t) {
+[[maybe_unused]] static cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    stream->finish();
     return cudaSuccess;
 }
 [[maybe_unused]] static cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-    *event = nullptr;
+    *event = new CUevent_st;
     return cudaSuccess;
 }
-[[maybe_unused]] static cudaError_t cudaEventDestroy(cudaEvent_t) {
+[[maybe_unused]] static cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    delete event;
     return cudaSuccess;
 }
-[[maybe_unused]] static cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+[[maybe_unused]] static cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    *event = {stream, stream->issued()};
     return cudaSuccess;
 }
-[[maybe_unused]] static cudaError_t cudaEventSynchronize(cudaEvent_t) {
+[[maybe_unused]] static cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    if (event->stream != nullptr) event->stream->finish(event->issued);
+    return cudaSuccess;
+}
+[[maybe_unused]] static cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned) {
+    return cudaEventSynchronize(event);
+}
+[[maybe_unused]] static cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t,
+                                                         cudaEvent_t) {
+    *milliseconds = 0;
     return cudaSuccess;
 }

@@ -1,3 +1,5 @@
+#include <cuda_runtime.h>
+
 #include "backend/cuda/matmul.h"
 #include "base/dtype.h"
 #include "emulator.h"
@@ -7,12 +9,14 @@ namespace {
 
 class EmulatedMatmul final : public Matmul {
   public:
+    explicit EmulatedMatmul(Stream stream) : stream_(stream) {}
     void run(const MatmulShape& s, std::int64_t rows, const void* a, const void* b,
              void* c) override {
         const auto at = [&](const void* x, std::int64_t i) {
             return s.is_bf16 ? to_float(static_cast<const bf16*>(x)[i])
                              : static_cast<const float*>(x)[i];
         };
+        stream_->finish();
         emulator::open(true);
         for (std::int64_t m = 0; m < rows; ++m) {
             for (std::int64_t n = 0; n < s.outer; ++n) {
@@ -29,12 +33,15 @@ class EmulatedMatmul final : public Matmul {
         }
         emulator::open(false);
     }
+
+  private:
+    const Stream stream_;
 };
 
 }  // namespace
 
-std::unique_ptr<Matmul> make_matmul(Stream, void*, std::size_t) {
-    return std::make_unique<EmulatedMatmul>();
+std::unique_ptr<Matmul> make_matmul(Stream stream, void*, std::size_t) {
+    return std::make_unique<EmulatedMatmul>(stream);
 }
 
 }  // namespace qshard::cuda

@@ -240,6 +240,17 @@ void finish_copies(int pending) {
     }
 }
 
+void Stream::finish(std::size_t issued) {
+    if (done_ >= issued) return;
+    open(true);
+    for (; done_ < issued; ++done_) {
+        const Bytes& bytes = copies_.front();
+        if (bytes.count > 0) std::memcpy(bytes.to, bytes.from, bytes.count);
+        copies_.pop_front();
+    }
+    open(false);
+}
+
 void* allocate(std::size_t bytes) {
     void* pointer = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -2,12 +2,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 
 /// A GPU's execution model on one CPU thread, so that the kernels of engine/backend/cuda are tested
 /// on machines without one: the threads of a block are fibers that switch at barriers and at
 /// operations of a warp, blocks run one after the other. Slow, in a fixed order, and strict:
-/// asynchronous copies happen only when they are waited for, fresh memory is full of NaNs, and the
+/// asynchronous copies, in kernels and
+/// on streams, happen only when they are waited for, fresh memory is full of NaNs, and the
 /// host cannot touch the device's. What it cannot show: races between warps that no barrier
 /// separates, alignment traps, registers, speed.
 struct dim3 {
@@ -51,6 +53,28 @@ void copy_later(void* to, const void* from, bool valid);
 void commit_copies();
 /// Does the copies of all committed groups but the last `pending`.
 void finish_copies(int pending);
+
+/// A stream's copies, which happen when they are waited for: by a launch on the stream, by the host
+/// or by another stream. Kernels run when they are launched.
+class Stream {
+  public:
+    void copy(void* to, const void* from, std::size_t bytes) {
+        copies_.push_back({to, from, bytes});
+    }
+    std::size_t issued() const { return done_ + copies_.size(); }
+    /// Does the copies up to the one that made issued() this.
+    void finish(std::size_t issued);
+    void finish() { finish(issued()); }
+
+  private:
+    struct Bytes {
+        void* to;
+        const void* from;
+        std::size_t count;
+    };
+    std::deque<Bytes> copies_;
+    std::size_t done_ = 0;
+};
 
 /// Device memory, which only open() makes accessible to this thread's host code.
 void* allocate(std::size_t bytes);

@@ -145,9 +145,10 @@ inline void multiply(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b
 }
 
 template <class Kernel, class... Args>
-void launch(Kernel kernel, dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t,
+void launch(Kernel kernel, dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
             Args... args) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+    stream->finish();
     emulator::run(grid, block, shared_bytes, [&] { kernel(args...); });
 }
 template <class Kernel>

@@ -1,0 +1,25 @@
+#pragma once
+
+#include "backend/backend.h"
+#include "tensor/arena.h"
+
+namespace qshard {
+
+/// An arena in the host's memory, pinned for a backend's uploads where the host allows it.
+class HostArena : public Arena {
+  public:
+    explicit HostArena(Backend& backend) : backend_(backend) {}
+    ~HostArena();
+    HostArena(const HostArena&) = delete;
+    HostArena& operator=(const HostArena&) = delete;
+    /// Takes zeroed memory, if any is reserved; SystemError(kUnavailable) if there is not enough.
+    void commit();
+    /// False if the host refused to lock the memory, so that uploads from it are slower.
+    bool pinned() const { return pinned_; }
+
+  private:
+    Backend& backend_;
+    bool pinned_ = true;
+};
+
+}  // namespace qshard
