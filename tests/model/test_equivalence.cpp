@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "comm/threads.h"
 #include "synthetic.h"
+#include "train/inference.h"
 #include "train/trainer.h"
 
 /// The signature promise: the adapter's bits after some steps are one value whatever the ranks, the
@@ -276,6 +277,44 @@ TEST(Equivalence, AStreamedBaseFitsWhereAResidentOneDoesNot) {
             EXPECT_THROW(plan(), UserError);
         });
     }
+}
+
+TEST(Equivalence, AStreamedBaseAnswersBesideTheTrainer) {
+    const ModelConfig config = test::small_config();
+    const test::SyntheticReader reader(config);
+    const test::SyntheticBatches batches(config.vocabulary, 7, 24);
+    std::vector<std::vector<float>> logits;
+    for (const PlacementMode placement :
+         {PlacementMode::kReplicated, PlacementMode::kHostStreamed}) {
+        run_threads(1, [&](Communicator& group) {
+            const auto backend = test::make_backend(1, "guarded");
+            AdapterOptions adapter;
+            adapter.target_modules = {"all-linear"};
+            TrainerOptions options;
+            options.placement = placement;
+            options.max_slot_tokens = 24;
+            options.max_step_slots = 7;
+            Trainer trainer(*backend, group, config, {}, adapter, options);
+            trainer.load(reader, 1, {});
+            std::vector<float> values(static_cast<std::size_t>(trainer.adapter_layout().count));
+            initialize_adapter(trainer.adapter_layout(), 42, values);
+            trainer.set_adapter(values);
+            trainer.step(batches, 0, 0, nullptr);
+            DeviceArena arena(*backend);
+            Inference inference(*backend, config, trainer.layout(), &trainer.adapter_layout(),
+                                {DType::kBF16, 1, 32, 8}, arena);
+            arena.commit();
+            inference.start(trainer.weights(), trainer.adapter_values());
+            std::vector<float>& all = logits.emplace_back();
+            inference.score(batches.slot(1, 0).tokens, [&](std::int64_t, auto row) {
+                all.insert(all.end(), row.begin(), row.end());
+            });
+            // And the trainer goes on.
+            all.push_back(static_cast<float>(trainer.step(batches, 1, 1, nullptr).loss));
+        });
+    }
+    EXPECT_GT(logits.at(0).size(), 1u);
+    EXPECT_EQ(logits.at(0), logits.at(1));
 }
 
 TEST(Equivalence, AStreamedBaseIsForDevices) {
