@@ -116,10 +116,6 @@ void visit_attributes(State& state, Visit&& visit) {
     visit("created", state.created);
 }
 
-std::string unlike_the_adapter(const std::string& vector) {
-    return fmt::format("optimizer vector {} has another length than the adapter", vector);
-}
-
 template <class Value>
 void write_map(hid_t parent, const std::string& name, const std::map<std::string, Value>& values) {
     const h5::Handle group = h5::create_group(parent, name);
@@ -170,7 +166,10 @@ CheckpointFacts decode(std::span<const std::byte> image, const TakeVector& take)
     h5::read_attribute(optimizer.get(), "name", facts.optimizer_name);
     for (const std::string& name : h5::member_names(optimizer.get(), kMaxMembers)) {
         values = h5::read_floats(optimizer.get(), name);
-        if (values.size() != count) throw SystemError(unlike_the_adapter(name));
+        if (values.size() != count) {
+            throw SystemError(fmt::format("optimizer vector {} has {} values, the adapter {}", name,
+                                          values.size(), count));
+        }
         take(name, std::move(values));
     }
     return facts;
@@ -184,14 +183,6 @@ CheckpointFacts decode_or_refuse(std::span<const std::byte> image, const TakeVec
     }
 }
 
-void check_consistent(const CheckpointState& state) {
-    std::string problem = problem_of(state, std::ssize(state.adapter));
-    for (const auto& [name, values] : state.optimizer) {
-        if (values.size() != state.adapter.size()) problem = unlike_the_adapter(name);
-    }
-    if (!problem.empty()) throw BugError("checkpoint state is not consistent: " + problem);
-}
-
 void write_and_free(hid_t group, const std::string& name, std::vector<float>& values) {
     h5::write_floats(group, name, values);
     std::vector<float>().swap(values);
@@ -200,7 +191,8 @@ void write_and_free(hid_t group, const std::string& name, std::vector<float>& va
 }  // namespace
 
 FileImage encode_checkpoint(CheckpointState state) {
-    check_consistent(state);
+    const std::string problem = problem_of(state);
+    if (!problem.empty()) throw BugError("checkpoint state is not consistent: " + problem);
     h5::ImageWriter image;
     const hid_t file = image.file();
     h5::write_attribute(file, "format", std::string(kFormat));

@@ -74,6 +74,14 @@ std::string problem_of(const CheckpointFacts& facts, std::int64_t elements) {
     return "";
 }
 
+std::string problem_of(const CheckpointState& state) {
+    for (const auto& [name, values] : state.optimizer) {
+        if (values.size() != state.adapter.size())
+            return fmt::format("optimizer vector {} has another length than the adapter", name);
+    }
+    return problem_of(state, std::ssize(state.adapter));
+}
+
 std::string utc_now() {
     const std::time_t now = std::time(nullptr);
     std::tm parts{};

@@ -68,6 +68,8 @@ void fill_update_norms(CheckpointState& state, std::span<const float> initial);
 /// What is wrong with the facts of an adapter of `elements` values (its tensors do not tile it, a
 /// counter is negative), or "" if nothing is.
 std::string problem_of(const CheckpointFacts& facts, std::int64_t elements);
+/// The same of a whole state, whose vectors are all of one length.
+std::string problem_of(const CheckpointState& state);
 
 /// Now, in UTC: 2025-01-31T12:00:00Z.
 std::string utc_now();

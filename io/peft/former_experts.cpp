@@ -233,6 +233,9 @@ bool fuse_former_experts(LooseTensors& tensors, PeftConfig& config, const std::s
     config.dropout = 0;  // parameters have none
     if (!gated) return true;
     const std::string key = ".*\\.gate_up_proj";
+    const auto is_old = [&](const auto& pattern) { return pattern.first == key; };
+    std::erase_if(config.rank_pattern, is_old);
+    std::erase_if(config.alpha_pattern, is_old);
     config.rank_pattern.emplace(config.rank_pattern.begin(), key, 2 * config.r);
     config.alpha_pattern.emplace(config.alpha_pattern.begin(), key,
                                  (config.use_rslora ? std::sqrt(2.0) : 2.0) * config.alpha);
