@@ -405,8 +405,8 @@ void add_train(Table& t, RunFile& run) {
 }
 
 void add_rest(Table& t, RunFile& run) {
-    t.choice("placement.mode", run.placement.mode, {"auto", "replicated", "gathered", "host_streamed"},
-             {"hybrid", "pipeline"});
+    t.choice("placement.mode", run.placement.mode,
+             {"auto", "replicated", "gathered", "host_streamed"}, {"hybrid", "pipeline"});
     t.choice("placement.backend", run.placement.backend, {"auto", "cpu", "cuda", "reference"});
     t.integer("placement.ranks_per_gpu", run.placement.ranks_per_gpu, 1, 64);
     t.choice("placement.transport", run.placement.transport,
