@@ -143,9 +143,9 @@ int plan(const Arguments& arguments) {
     std::vector<PlacementMode> modes = {PlacementMode::kReplicated};
     if (cluster.ranks() > 1) modes.push_back(PlacementMode::kGathered);
     if (!backend->host_accessible()) modes.push_back(PlacementMode::kHostStreamed);
-    for (const PlacementMode mode : modes)
-        estimates.push_back(estimate_run(run, inputs, *backend, cluster, mode));
     const auto group = make_group_to_come(run, cluster);
+    for (const PlacementMode mode : modes)
+        estimates.push_back(estimate_run(run, inputs, *backend, *group, cluster, mode));
     PlacedTrainer placed;
     std::exception_ptr problem;
     try {

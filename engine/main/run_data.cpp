@@ -82,6 +82,10 @@ BatchOptions batch_options(const RunFile& run) {
     return options;
 }
 
+std::int64_t slots_of_step(const RunFile& run) {
+    return run.train.global_batch_size / run.train.micro_batch_size;
+}
+
 void resolve_quantization(RunFile::Model& model, const WeightReader& weights) {
     const auto form = quantized_form_of(weights);
     if (model.quantization == "auto") {

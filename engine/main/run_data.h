@@ -31,6 +31,8 @@ class ModelEncoder {
 
 DatasetOptions dataset_options(const RunFile& run);
 BatchOptions batch_options(const RunFile& run);
+/// Slots of a full step.
+std::int64_t slots_of_step(const RunFile& run);
 /// What the run file leaves to the source, "auto" and how the absmax values of a quantized one are
 /// held, becomes a part of the run.
 void resolve_quantization(RunFile::Model& model, const WeightReader& weights);

@@ -41,10 +41,6 @@ StepWork work_of(const TrainingSet& data, std::int64_t total_steps, const Useful
 
 }  // namespace
 
-std::int64_t slots_of_step(const RunFile& run) {
-    return run.train.global_batch_size / run.train.micro_batch_size;
-}
-
 std::unique_ptr<Communicator> make_group_to_come(const RunFile& run, const Cluster& cluster) {
     const std::int64_t slots = slots_of_step(run);
     int largest = 0;
@@ -57,18 +53,17 @@ std::unique_ptr<Communicator> make_group_to_come(const RunFile& run, const Clust
 }
 
 RunEstimate estimate_run(const RunFile& run, const RunInputs& inputs, Backend& backend,
-                         const Cluster& cluster, PlacementMode mode) {
-    const auto group = make_group_to_come(run, cluster);
+                         Communicator& group, const Cluster& cluster, PlacementMode mode) {
     RunEstimate estimate;
     estimate.mode = mode;
     std::unique_ptr<Trainer> trainer;
     try {
-        trainer = plan_trainer(run, inputs, backend, *group, {cluster.memory, 0}, mode);
+        trainer = plan_trainer(run, inputs, backend, group, {cluster.memory, 0}, mode);
         estimate.fits = true;
     } catch (const AgreedError&) {
         RunFile least = run;
         if (run.train.recompute == "auto") least.train.recompute = "always";
-        trainer = plan_trainer(least, inputs, backend, *group, {}, mode);
+        trainer = plan_trainer(least, inputs, backend, group, {}, mode);
     }
     estimate.bytes = trainer->planned_bytes();
     estimate.host_bytes = trainer->host_bytes();

@@ -32,12 +32,9 @@ struct RunEstimate {
 /// Memory and traffic are planned as training plans them; time comes from the useful operations of
 /// the first steps. The backend is that of a rank of a full node.
 RunEstimate estimate_run(const RunFile& run, const RunInputs& inputs, Backend& backend,
-                         const Cluster& cluster, PlacementMode mode);
+                         Communicator& group, const Cluster& cluster, PlacementMode mode);
 
 /// The group of the ranks to come, as the rank that needs most memory.
 std::unique_ptr<Communicator> make_group_to_come(const RunFile& run, const Cluster& cluster);
-
-/// Slots of a full step.
-std::int64_t slots_of_step(const RunFile& run);
 
 }  // namespace qshard

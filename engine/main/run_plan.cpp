@@ -46,7 +46,7 @@ TrainerOptions trainer_options(const RunFile& run, const RunInputs& inputs, Plac
     options.memory_limit = limits.rank;
     options.host_memory_limit = limits.host;
     options.max_slot_tokens = run.train.micro_batch_size * run.data.max_length;
-    options.max_step_slots = run.train.global_batch_size / run.train.micro_batch_size;
+    options.max_step_slots = slots_of_step(run);
     options.optimizer.kind = run.train.optimizer == "sgd"       ? OptimizerKind::kSgd
                              : run.train.optimizer == "rmsprop" ? OptimizerKind::kRmsProp
                                                                 : OptimizerKind::kAdamW;

@@ -322,11 +322,12 @@ void TrainRun::check_agreement(const std::string& sha256) {
 
 void TrainRun::save(std::int64_t step, double loss) {
     const Section section(watchdog_.get(), kSave, step);
-    check_agreement(adapter_sha256(trainer_->adapter()));
+    const std::string sha256 = adapter_sha256(trainer_->adapter());
+    check_agreement(sha256);
     agree(group_, "saving the checkpoint", [&] {
         if (!speaks() || step == saved_step_) return;
-        metrics_->append(fmt::format(R"({{"step":{},"adapter_sha256":"{}"}})", step,
-                                     adapter_sha256(trainer_->adapter()).substr(0, 16)));
+        metrics_->append(
+            fmt::format(R"({{"step":{},"adapter_sha256":"{}"}})", step, sha256.substr(0, 16)));
         metrics_->sync();
         store_->save(make_state(step, loss), static_cast<int>(run_.checkpoint.keep));
         saved_step_ = step;

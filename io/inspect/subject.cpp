@@ -9,6 +9,7 @@
 #include "io/checkpoint/image.h"
 #include "io/checkpoint/store.h"
 #include "io/peft/adapter_folder.h"
+#include "io/peft/tensor_names.h"
 
 namespace qshard::inspect {
 namespace {
@@ -101,8 +102,7 @@ TensorPlace place_of(const std::string& key) {
         if (error == std::errc{} && *end == '.') rest = rest.substr(end + 1 - rest.data());
         break;
     }
-    constexpr std::string_view kPrefix = "base_model.model.";
-    if (rest.starts_with(kPrefix)) rest = rest.substr(kPrefix.size());
+    if (rest.starts_with(kPeftPrefix)) rest = rest.substr(kPeftPrefix.size());
     const std::size_t lora = rest.find(".lora_");
     place.target = rest.substr(0, lora == std::string::npos ? rest.rfind('.') : lora);
     constexpr std::string_view kBase = ".base_layer";  // of a bias beside LoRA

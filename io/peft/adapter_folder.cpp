@@ -13,31 +13,22 @@
 #include "io/formats/safetensors_writer.h"
 #include "io/peft/expert_tensors.h"
 #include "io/peft/former_experts.h"
+#include "io/peft/tensor_names.h"
 
 namespace qshard {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kPrefix = "base_model.model.";
-constexpr std::string_view kA = ".lora_A.weight", kB = ".lora_B.weight";
 constexpr std::string_view kMagnitude = ".lora_magnitude_vector";
 constexpr std::string_view kWeight = ".weight", kBias = ".bias";
 constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
-
-bool is_lora(std::string_view key) {
-    return key.find(".lora_") != std::string_view::npos;
-}
-
-std::string module_of(std::string_view key) {
-    return std::string(key.substr(kPrefix.size(), key.rfind(".lora_") - kPrefix.size()));
-}
 
 /// Paths of the modules that have LoRA.
 std::set<std::string> modules_of(const std::vector<NamedTensor>& tensors) {
     std::set<std::string> modules;
     for (const NamedTensor& tensor : tensors) {
-        if (is_lora(tensor.name)) modules.insert(module_of(tensor.name));
+        if (is_lora(tensor.name)) modules.insert(lora_module(tensor.name));
     }
     return modules;
 }
@@ -61,13 +52,13 @@ std::string today(std::string key) {
 std::vector<std::int64_t> checked_shape(const std::string& key, const SafetensorsTensor& tensor,
                                         const PeftConfig& config, const std::string& file) {
     std::string_view ending;
-    for (const std::string_view known : {kA, kB, kMagnitude}) {
+    for (const std::string_view known : {kLoraA, kLoraB, kMagnitude}) {
         if (key.ends_with(known) && (known != kMagnitude || config.use_dora)) ending = known;
     }
     if (is_saved(key, config)) ending = kWeight;
     if (config.bias != "none" && key.ends_with(kBias) && !is_lora(key)) ending = kBias;
-    if (ending.empty() || !key.starts_with(kPrefix) ||
-        key.size() <= kPrefix.size() + ending.size()) {
+    if (ending.empty() || !key.starts_with(kPeftPrefix) ||
+        key.size() <= kPeftPrefix.size() + ending.size()) {
         throw UserError(fmt::format(
             "{}: tensor \"{}\" is not supported; only lora_A.weight and lora_B.weight of linear "
             "modules are, their lora_magnitude_vector if adapter_config.json says use_dora, "
@@ -127,11 +118,11 @@ void check_modules(const PeftAdapter& adapter, const std::string& file) {
     std::map<std::string, Module> modules;
     for (const NamedTensor& tensor : adapter.tensors) {
         if (!is_lora(tensor.name)) continue;
-        Module& module = modules[module_of(tensor.name)];
+        Module& module = modules[lora_module(tensor.name)];
         const std::size_t rows = tensor.shape.size() - 2;  // of experts: the second dimension
-        if (tensor.name.ends_with(kA)) {
+        if (tensor.name.ends_with(kLoraA)) {
             module.rank_a = tensor.shape[rows];
-        } else if (tensor.name.ends_with(kB)) {
+        } else if (tensor.name.ends_with(kLoraB)) {
             module.out = tensor.shape[rows];
             module.rank_b = tensor.shape[rows + 1];
         } else {

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "io/peft/adapter_folder.h"
+#include "io/peft/tensor_names.h"
 #include "spec/adapter.h"
 #include "spec/mixture_adapter.h"
 
@@ -61,8 +63,7 @@ bool names(const std::vector<std::string>& list, const std::string& path) {
 }
 
 std::string without_prefix(const std::string& module) {
-    constexpr std::string_view kPrefix = "base_model.model.";
-    return module.starts_with(kPrefix) ? module.substr(kPrefix.size()) : module;
+    return module.starts_with(kPeftPrefix) ? module.substr(kPeftPrefix.size()) : module;
 }
 
 }  // namespace
@@ -97,10 +98,7 @@ LooseTensors peft_tensors(const std::vector<NamedTensor>& tensors, std::span<con
 
 LooseTensors checkpoint_tensors(LooseTensors& tensors, const PeftConfig& config,
                                 const std::string& file) {
-    AdapterOptions options;
-    options.r = config.r;
-    options.rank_pattern = config.rank_pattern;
-    const ModuleScales scales(options);
+    const ModuleScales scales(adapter_options(config, {}));
     LooseTensors made;
     for (auto& [name, tensor] : tensors) {
         auto [module, ending] = split(name);

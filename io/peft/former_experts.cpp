@@ -11,14 +11,13 @@
 #include <vector>
 
 #include "base/error.h"
+#include "io/peft/adapter_folder.h"
+#include "io/peft/tensor_names.h"
 #include "spec/adapter.h"
-#include "spec/mixture_adapter.h"
 
 namespace qshard {
 namespace {
 
-constexpr std::string_view kPrefix = "base_model.model.";
-constexpr std::string_view kA = ".lora_A.weight", kB = ".lora_B.weight";
 constexpr std::string_view kExperts = ".experts.";
 constexpr std::string_view kFormerModule = ".block_sparse_moe.", kModule = ".mlp.";
 constexpr std::string_view kRouter = ".mlp.gate";
@@ -39,10 +38,10 @@ struct ExpertFactor {
 
 std::optional<ExpertFactor> expert_factor(const std::string& name) {
     ExpertFactor factor;
-    factor.is_a = name.ends_with(kA);
+    factor.is_a = name.ends_with(kLoraA);
     const std::size_t at = name.find(kExperts);
-    if (at == std::string::npos || !(factor.is_a || name.ends_with(kB))) return std::nullopt;
-    const char* end = name.data() + name.size() - kA.size();
+    if (at == std::string::npos || !(factor.is_a || name.ends_with(kLoraB))) return std::nullopt;
+    const char* end = name.data() + name.size() - kLoraA.size();
     const char* number = name.data() + at + kExperts.size();
     if (number >= end) return std::nullopt;
     const auto [after, error] = std::from_chars(number, end, factor.expert);
@@ -54,11 +53,6 @@ std::optional<ExpertFactor> expert_factor(const std::string& name) {
         if (std::ranges::find(kNames[part], last) != kNames[part].end()) return factor;
     }
     return std::nullopt;
-}
-
-/// Path of the module that a factor belongs to.
-std::string module_of(const std::string& name) {
-    return name.substr(kPrefix.size(), name.rfind(".lora_") - kPrefix.size());
 }
 
 std::string today(std::string name) {
@@ -78,11 +72,7 @@ struct Layer {
 using Layers = std::map<std::string, Layer>;  ///< by "...mlp.experts"
 
 Layers take_experts(LooseTensors& tensors, const PeftConfig& config, const std::string& file) {
-    AdapterOptions options;
-    options.r = config.r;
-    options.alpha = config.alpha;
-    options.rank_pattern = config.rank_pattern;
-    options.alpha_pattern = config.alpha_pattern;
+    AdapterOptions options = adapter_options(config, {});
     const ModuleScales scales(options);
     options.rank_pattern.clear();
     options.alpha_pattern.clear();
@@ -94,7 +84,7 @@ Layers take_experts(LooseTensors& tensors, const PeftConfig& config, const std::
             ++it;
             continue;
         }
-        const ModuleScale scale = scales.of(module_of(it->first));
+        const ModuleScale scale = scales.of(lora_module(it->first));
         if (scale.r != usual.r || scale.scale != usual.scale || factor->expert >= kMaxExperts) {
             throw UserError(fmt::format(
                 "{}: {} has a rank or alpha of its own, or is of expert {} or beyond. Experts are "
@@ -132,7 +122,7 @@ std::size_t check_layer(const Layer& layer, const std::string& experts, std::int
         throw UserError(fmt::format(
             "{}: {} of {} is missing for some of {} experts, or not of rank {} and of one shape. "
             "Experts are one parameter today, so is {} with {}: all are adapted or none.",
-            file, fmt::join(kNames[part], " or "), experts.substr(kPrefix.size()), count, r,
+            file, fmt::join(kNames[part], " or "), experts.substr(kPeftPrefix.size()), count, r,
             fmt::join(kNames[kGate], " or "), fmt::join(kNames[kUp], " or ")));
     }
     return count;
@@ -175,14 +165,14 @@ LooseTensor stacked(const std::vector<LooseTensor>& matrices) {
 }
 
 bool is_router(const std::string& name) {
-    return name.find(".lora_") != std::string::npos && module_of(name).ends_with(kRouter);
+    return is_lora(name) && lora_module(name).ends_with(kRouter);
 }
 
 bool is_former(const LooseTensors& tensors, const PeftConfig& config) {
     return std::ranges::any_of(tensors, [&](const auto& entry) {
         const std::string& name = entry.first;
         if (name.find(kFormerModule) != std::string::npos || expert_factor(name)) return true;
-        return is_router(name) && parameter_path(module_of(name), config) == module_of(name);
+        return is_router(name) && parameter_path(lora_module(name), config) == lora_module(name);
     });
 }
 
@@ -195,8 +185,8 @@ void set_targets(PeftConfig& config, const LooseTensors& tensors) {
     config.exclude_modules.clear();
     config.exclude_pattern.clear();
     for (const auto& [name, tensor] : tensors) {
-        if (!name.ends_with(kA)) continue;
-        const std::string module = module_of(name);
+        if (!name.ends_with(kLoraA)) continue;
+        const std::string module = lora_module(name);
         if (is_router(name)) {
             config.target_parameters.push_back(module + ".weight");
         } else if (is_parameter_path(module)) {
@@ -220,12 +210,12 @@ bool fuse_former_experts(LooseTensors& tensors, PeftConfig& config, const std::s
         if (layer.has(kGate)) {
             gated = true;
             auto [a, b] = fused(layer, count);
-            made.emplace(experts + ".gate_up_proj" + std::string(kA), std::move(a));
-            made.emplace(experts + ".gate_up_proj" + std::string(kB), std::move(b));
+            made.emplace(experts + ".gate_up_proj" + std::string(kLoraA), std::move(a));
+            made.emplace(experts + ".gate_up_proj" + std::string(kLoraB), std::move(b));
         }
         if (layer.has(kDown)) {
-            made.emplace(experts + ".down_proj" + std::string(kA), stacked(layer.a(kDown)));
-            made.emplace(experts + ".down_proj" + std::string(kB), stacked(layer.b(kDown)));
+            made.emplace(experts + ".down_proj" + std::string(kLoraA), stacked(layer.a(kDown)));
+            made.emplace(experts + ".down_proj" + std::string(kLoraB), stacked(layer.b(kDown)));
         }
     }
     tensors = std::move(made);
