@@ -13,10 +13,12 @@ DropoutMask AdapterDropout::mask_of(const AdapterTarget& target) const {
     return one;
 }
 
-DropoutBytes dropout_bytes(const ModelConfig& config, std::int64_t tokens, DType compute) {
+DropoutBytes dropout_bytes(const ModelConfig& config, const AdapterLayout& adapter,
+                           std::int64_t tokens, DType compute) {
     const std::int64_t widest = std::max({config.width, config.q_width(), config.ffn_width});
     const auto count = static_cast<std::size_t>(tokens * widest);
-    return {Scratch::aligned(count * bytes_of(compute)), Scratch::aligned(count * sizeof(float))};
+    const std::size_t wide = Scratch::aligned(count * sizeof(float));
+    return {Scratch::aligned(count * bytes_of(compute)), wide, adapter.rows > 0 ? wide : 0};
 }
 
 }  // namespace qshard

@@ -9,10 +9,18 @@
 /// slot.
 namespace qshard {
 
+/// Of the tensors that a slot's dropout works in.
+struct DropoutBytes {
+    std::size_t input = 0, derivative = 0, product = 0;
+    std::size_t total() const { return input + derivative + product; }
+};
+DropoutBytes dropout_bytes(const ModelConfig& config, const AdapterLayout& adapter,
+                           std::int64_t tokens, DType compute);
+
 struct AdapterDropout {
     DropoutMask mask;             ///< of the slot; `target` is set per module
-    std::byte* memory = nullptr;  ///< dropout_bytes() for the slot's tokens
-    std::size_t input_bytes = 0;  ///< of it: the first tensor below
+    std::byte* memory = nullptr;  ///< bytes.total(): the tensors below, one after the other
+    DropoutBytes bytes;
 
     DropoutMask mask_of(const AdapterTarget& target) const;
     /// [N, in] of the compute dtype: the dropped input of one module.
@@ -21,15 +29,12 @@ struct AdapterDropout {
     }
     /// fp32 [N, in]: a derivative by it.
     Tensor derivative(std::int64_t rows, std::int64_t cols) const {
-        return {memory + input_bytes, DType::kF32, {rows, cols}};
+        return {memory + bytes.input, DType::kF32, {rows, cols}};
+    }
+    /// fp32 [N, out] or [N, in], with DoRA only: one of the products that are added in fp32.
+    Tensor product(std::int64_t rows, std::int64_t cols) const {
+        return {memory + bytes.input + bytes.derivative, DType::kF32, {rows, cols}};
     }
 };
-
-/// The memory, and how much of it is the first tensor.
-struct DropoutBytes {
-    std::size_t input = 0, derivative = 0;
-    std::size_t total() const { return input + derivative; }
-};
-DropoutBytes dropout_bytes(const ModelConfig& config, std::int64_t tokens, DType compute);
 
 }  // namespace qshard

@@ -38,7 +38,8 @@ class Packer {
         if (directions_.forward) forward = one(weight, Orientation::kForward, dtype, forward_);
         if (directions_.backward) backward = one(weight, Orientation::kBackward, dtype, backward_);
     }
-    /// B, which backward is no term of dx, but makes du by itself: from the end downward.
+    /// What is no term beside others backward, as B, which makes du by itself: there from the end
+    /// downward.
     void pack_apart(const WeightView& weight, DType dtype, Packed& forward, Packed& backward) {
         if (directions_.forward) forward = one(weight, Orientation::kForward, dtype, forward_);
         if (!directions_.backward) return;
@@ -185,7 +186,9 @@ std::size_t block_pack_bytes(const Backend& backend, const UnitLayout& unit, std
         const AdapterTarget* target =
             adapter == nullptr ? nullptr : adapter->part_of(layer, weight).target;
         for (const WeightPart& part : parts_of(weight)) {
-            bytes += pair_bytes(backend, part.rows, weight.cols, dtype, directions);
+            const std::size_t pair = pair_bytes(backend, part.rows, weight.cols, dtype, directions);
+            const bool twice = directions.unscaled && target != nullptr && target->has_magnitudes();
+            bytes += twice ? 2 * pair : pair;
             if (target != nullptr)
                 bytes += pair_bytes(backend, part.rows, target->r, dtype, directions);
         }
@@ -202,7 +205,7 @@ BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::by
     BlockPacks packs;
     packs.adapter = adapter;
     packs.range = AdapterLayout::layer_range(layer);
-    const Directions forward{directions.forward, false};
+    const Directions forward{directions.forward, false, directions.unscaled};
     Packer packer(backend, directions, destination,
                   block_pack_bytes(backend, unit, layer, adapter, compute, forward),
                   block_pack_bytes(backend, unit, layer, adapter, compute, directions));
@@ -229,12 +232,18 @@ BlockPacks prepare_block(Backend& backend, const UnitLayout& unit, const std::by
         }
         const AdapterTarget* target = part.target;
         const bool scaled = target != nullptr && target->has_magnitudes();
+        const WeightView unscaled = whole;
         if (scaled) whole.row_factors = values.row_factors + target->first_row;
         LinearPack *first = nullptr, *last = nullptr;
         std::int64_t row = 0;
         for (const WeightPart& fused : parts_of(weight)) {
             LinearPack& pack = packs.linear[static_cast<std::size_t>(fused.role)];
             const WeightView rows = rows_of(whole, row, fused.rows);
+            pack.role = fused.role;
+            if (scaled && directions.unscaled) {
+                packer.pack_apart(rows_of(unscaled, row, fused.rows), compute,
+                                  pack.unscaled_forward, pack.unscaled_backward);
+            }
             pack_with_b(packer, rows, compute, {target, 0, row}, values, pack);
             if (scaled) {
                 pack.row_factor = part_of(rows.row_factors, {fused.rows});

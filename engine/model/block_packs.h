@@ -17,6 +17,7 @@ namespace qshard {
 struct Directions {
     bool forward = true;
     bool backward = false;
+    bool unscaled = false;  ///< and W of DoRA's linears once more, without its row factors
 };
 
 /// An adapter's numbers on the backend.
@@ -26,16 +27,19 @@ struct AdapterValues {
 };
 
 /// One linear y = x W^T + bias + scale B (A x), as gemm operands; with DoRA the rows of W and of
-/// scale B are packed times their row factors. Parts of a fused linear share A: its first part has
-/// a_forward, its last a_backward, and each its own rows of B.
+/// scale B are packed times their row factors, and W as it is where Directions ask for it. Parts of
+/// a fused linear share A: its first part has a_forward, its last a_backward, and each its own rows
+/// of B.
 struct LinearPack {
     const AdapterTarget* target = nullptr;  ///< null: no adapter here
     std::int64_t expert = 0;                ///< whose A, of a mixture's target
     std::int64_t first_row = 0;             ///< of B (of all experts), where this part begins
+    Role role = Role::kCount;
     Packed forward, backward;
-    Packed a_forward, b_forward;     ///< u = x A^T;  y += u (scale B)^T
-    Packed a_backward, b_backward;   ///< dx += du A; du = dy (scale B)
-    Tensor bias;                     ///< fp32 [out] or empty
+    Packed unscaled_forward, unscaled_backward;  ///< or null
+    Packed a_forward, b_forward;                 ///< u = x A^T;  y += u (scale B)^T
+    Packed a_backward, b_backward;               ///< dx += du A; du = dy (scale B)
+    Tensor bias;                                 ///< fp32 [out] or empty
     std::int64_t trained_bias = -1;  ///< where it is in the flat vector, if it is trained
     Tensor magnitude, row_factor;    ///< fp32 [out] or empty
 };

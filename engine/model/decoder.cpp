@@ -58,6 +58,10 @@ void Decoder::linear(const LinearPack& pack, const TokenContext& context, Tensor
         return;
     }
     down_project(pack, context, x, tape);
+    if (context.dropout && pack.target->has_magnitudes()) {
+        scaled_linear(pack, *context.dropout, x, tape, y, accumulate);
+        return;
+    }
     const GemmTerm terms[] = {{x, pack.forward}, {tape.u_of(*pack.target), pack.b_forward}};
     backend_.gemm(terms, pack.bias, y, accumulate);
 }
@@ -73,6 +77,34 @@ void Decoder::down_project(const LinearPack& pack, const TokenContext& context, 
     }
     const GemmTerm term{x, pack.a_forward};
     backend_.gemm({&term, 1}, Tensor(), tape.u_of(*pack.target), false);
+}
+
+/// DoRA with dropout d = dropout(x), left by down_project(): what row factors scale,
+/// d (factor W)^T + u (factor scale B)^T; kept for the magnitudes' derivatives.
+Tensor Decoder::scaled_part(const LinearPack& pack, const AdapterDropout& dropout, Tensor x,
+                            Tape& tape) {
+    const Tensor sum = dropout.product(x.rows(), pack.forward.outer);
+    const GemmTerm terms[] = {{dropout.input(x), pack.forward},
+                              {tape.u_of(*pack.target), pack.b_forward}};
+    backend_.gemm(terms, Tensor(), sum, false);
+    backend_.copy(sum, tape.scaled[static_cast<std::size_t>(pack.role)]);
+    return sum;
+}
+
+/// y (+)= (x - d) W^T + bias + scaled_part(). The base sees all of x, as in PEFT.
+void Decoder::scaled_linear(const LinearPack& pack, const AdapterDropout& dropout, Tensor x,
+                            Tape& tape, Tensor y, bool accumulate) {
+    const Tensor sum = scaled_part(pack, dropout, x, tape);
+    const Tensor rest = dropout.derivative(x.rows(), x.cols());
+    backend_.copy(x, rest);
+    backend_.add(dropout.input(x), -1.0f, rest);
+    const GemmTerm term{rest, pack.unscaled_forward};
+    backend_.gemm({&term, 1}, pack.bias, sum, true);
+    if (accumulate) {
+        backend_.add(sum, 1.0f, y);
+    } else {
+        backend_.copy(sum, y);
+    }
 }
 
 /// x_out += residual_scale * post_norm(linear(x)); the plain case accumulates straight into the
@@ -193,11 +225,13 @@ void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenCo
     backend_.activate(config_.activation, tape.gate, tape.up, tape.activated);
     const LinearPack& down = packs.at(Role::kDown);
     if (x_out.empty()) {
-        const bool output_is_read = config_.post_norms || tape.adapter.magnitudes;
+        const bool output_is_read = config_.post_norms || tape.adapter.outputs;
         if (output_is_read && !tape.mlp_out.empty()) {
             linear(down, context, tape.activated, tape, tape.mlp_out, false);
         } else {
             down_project(down, context, tape.activated, tape);
+            if (context.dropout && down.target != nullptr && down.target->has_magnitudes())
+                scaled_part(down, *context.dropout, tape.activated, tape);
         }
         return;
     }

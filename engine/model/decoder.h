@@ -90,6 +90,9 @@ class Decoder {
     void linear(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape, Tensor y,
                 bool accumulate);
     void down_project(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape);
+    Tensor scaled_part(const LinearPack& pack, const AdapterDropout& dropout, Tensor x, Tape& tape);
+    void scaled_linear(const LinearPack& pack, const AdapterDropout& dropout, Tensor x, Tape& tape,
+                       Tensor y, bool accumulate);
     void residual(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape,
                   Tensor kept, const Norm& post_norm, Tensor x_out);
     void add_branch(Tape& tape, Tensor kept, const Norm& post_norm, Tensor x_out);

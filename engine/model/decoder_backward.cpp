@@ -14,7 +14,7 @@ struct Work {
     Tensor dq, dk, dv;    ///< fp32 [N, H*D], [N, K*D], [N, K*D]
     Tensor dh;            ///< fp32 [N, C]
     Tensor branch;        ///< fp32 [N, C], only where a branch has its own norm or scale
-    Tensor d_gate, d_up;  ///< [N, F], only with magnitudes: gate and up are read once more
+    Tensor d_gate, d_up;  ///< [N, F], only with outputs: gate and up are read once more
     Tensor du[3];         ///< [N, R]
     ExpertWork experts;   ///< only with experts
 };
@@ -37,7 +37,7 @@ void for_each_tensor(Work& work, const ModelConfig& c, AdapterNeeds adapter, DTy
         if (adapter.expert_r > 0) take(work.experts.du, compute, adapter.expert_r);
         if (adapter.router_r > 0) take(work.experts.du_router, DType::kF32, adapter.router_r);
     }
-    if (adapter.magnitudes && c.experts == 0) {
+    if (adapter.outputs && c.experts == 0) {
         if (c.gated_mlp) take(work.d_gate, compute, c.ffn_width);
         take(work.d_up, compute, c.ffn_width);
     }
@@ -58,7 +58,7 @@ struct Decoder::Backward {
     Work work;
 
     /// A linear seen from its output: its pack, its input x, its output y (read for magnitudes
-    /// only) and the derivative of that.
+    /// without dropout only) and the derivative of that.
     struct Branch {
         const LinearPack& pack;
         Tensor x, y, dy;
@@ -89,29 +89,40 @@ struct Decoder::Backward {
         backend.gemm({terms, count}, Tensor(), dx, false);
     }
 
-    /// The same with the masks of the forward on what the adapters read: du A comes apart from
-    /// dy W, in fp32. A 16-bit dx has one linear, and is summed up before it is rounded.
+    /// The same with the masks of the forward on what the adapters read: what comes through them
+    /// is made apart from dy W, in fp32. It is du A; with DoRA du A + dy (factor W) - dy W. A
+    /// 16-bit dx has one linear, and is summed up before it is rounded.
     void linears_with_dropout(std::initializer_list<Branch> branches, Tensor dx) {
         const bool wide = dx.dtype() == DType::kF32;
         const Tensor sum = dropout->derivative(dx.rows(), dx.cols());
         if (wide) frozen(branches, dx, false);
-        GemmTerm ups[3];
+        GemmTerm ups[3], scaled[4], unscaled[3];
         std::size_t parts = 0, index = 0;
         for (const Branch& branch : branches) {
             const LinearPack& pack = branch.pack;
             if (pack.target == nullptr) continue;
+            scaled[parts] = {branch.dy, pack.backward};
+            unscaled[parts] = {branch.dy, pack.unscaled_backward};
             ups[parts++] = {branch.dy, pack.b_backward};
             if (gradient.values != nullptr) gradient_of_b(branch);
             if (pack.a_backward.data == nullptr) continue;  // another part follows
             const Tensor du = adapter_derivative(*pack.target, {ups, parts}, work.du[index++]);
-            parts = 0;
             const DropoutMask mask = dropout->mask_of(*pack.target);
             const Tensor dropped = dropout->input(branch.x);
             backend.dropout(mask, branch.x, false, dropped);
             if (gradient.values != nullptr) gradient_of_a(*pack.target, dropped, du);
-            const GemmTerm down{du, pack.a_backward};
-            backend.gemm({&down, 1}, Tensor(), sum, false);
+            const bool dora = pack.target->has_magnitudes();
+            scaled[parts] = {du, pack.a_backward};
+            backend.gemm({dora ? scaled : scaled + parts, dora ? parts + 1 : 1}, Tensor(), sum,
+                         false);
+            const Tensor product = dora ? dropout->product(dx.rows(), dx.cols()) : Tensor();
+            if (dora) {
+                backend.gemm({unscaled, parts}, Tensor(), product, false);
+                backend.add(product, -1.0f, sum);
+            }
             backend.dropout(mask, sum, wide, wide ? dx : sum);
+            if (dora) backend.add(product, 1.0f, wide ? dx : sum);
+            parts = 0;
         }
         if (wide) return;
         const bool adapted = index > 0;
@@ -119,12 +130,19 @@ struct Decoder::Backward {
         if (adapted) backend.copy(sum, dx);
     }
 
-    /// dx = (or +=) sum over branches of dy W.
+    /// dx = (or +=) sum of dy W over the branches whose W no row factors scale.
     void frozen(std::initializer_list<Branch> branches, Tensor dx, bool accumulate) {
         GemmTerm terms[3];
         std::size_t count = 0;
-        for (const Branch& branch : branches) terms[count++] = {branch.dy, branch.pack.backward};
-        backend.gemm({terms, count}, Tensor(), dx, accumulate);
+        for (const Branch& branch : branches) {
+            if (branch.pack.unscaled_backward.data == nullptr)
+                terms[count++] = {branch.dy, branch.pack.backward};
+        }
+        if (count > 0) {
+            backend.gemm({terms, count}, Tensor(), dx, accumulate);
+        } else if (!accumulate) {
+            backend.fill_zero(dx);
+        }
     }
 
     /// du = dy (scale B), in as many columns of `memory` as the target has ranks.
@@ -155,7 +173,10 @@ struct Decoder::Backward {
         backend.gemm_rows(tape.u_of(t), branch.dy, t.scale, compute, db, true, false);
         if (!t.has_magnitudes()) return;
         const Tensor dm(gradient.at(t.magnitude + pack.first_row), DType::kF32, {branch.dy.cols()});
-        backend.magnitude_backward(branch.dy, branch.y, pack.bias, pack.magnitude, pack.row_factor,
+        const Tensor& scaled = tape.scaled[static_cast<std::size_t>(pack.role)];
+        const bool apart = !scaled.empty();
+        backend.magnitude_backward(branch.dy, apart ? scaled : branch.y,
+                                   apart ? Tensor() : pack.bias, pack.magnitude, pack.row_factor,
                                    db, dm);
     }
 };

@@ -19,24 +19,34 @@ template <class Take>
 void for_each_tensor(Tape& tape, const ModelConfig& c, AdapterNeeds adapter, DType compute,
                      Take&& take) {
     const auto u = [&tape](Role role) -> Tensor& { return tape.u[static_cast<std::size_t>(role)]; };
+    const auto scaled = [&](Role role, std::int64_t out) {
+        if (adapter.scaled) take(tape.scaled[static_cast<std::size_t>(role)], compute, out);
+    };
     take(tape.h1, compute, c.width);
-    if (c.qk_norm || adapter.magnitudes) {
+    if (c.qk_norm || adapter.outputs) {
         take(tape.q_raw, compute, c.q_width());
         take(tape.k_raw, compute, c.kv_width());
     }
     take(tape.q, compute, c.q_width());
     take(tape.k, compute, c.kv_width());
     take(tape.v, compute, c.kv_width());
+    scaled(Role::kQ, c.q_width());
+    scaled(Role::kK, c.kv_width());
+    scaled(Role::kV, c.kv_width());
+    scaled(Role::kO, c.width);
     take(tape.attention, compute, c.q_width());
     take(tape.lse, DType::kF32, c.heads);
     const bool keeps_branches = c.post_norms || c.residual_scale != 1.0f;
-    if (keeps_branches || adapter.magnitudes) take(tape.attention_out, DType::kF32, c.width);
+    if (keeps_branches || adapter.outputs) take(tape.attention_out, DType::kF32, c.width);
     take(tape.x_mid, DType::kF32, c.width);
     take(tape.h2, compute, c.width);
     if (has_dense_layers(c)) {
         if (c.gated_mlp) take(tape.gate, compute, c.ffn_width);
         take(tape.up, compute, c.ffn_width);
         take(tape.activated, compute, c.ffn_width);
+        if (c.gated_mlp) scaled(Role::kGate, c.ffn_width);
+        scaled(Role::kUp, c.ffn_width);
+        scaled(Role::kDown, c.width);
     }
     if (c.experts > 0) {
         const std::int64_t assigned = c.experts_per_token * c.expert_width;
@@ -47,7 +57,7 @@ void for_each_tensor(Tape& tape, const ModelConfig& c, AdapterNeeds adapter, DTy
         take(tape.expert_in, compute, c.width);
         take(tape.expert_out, DType::kF32, c.width);
     }
-    const bool adapted_mlp = adapter.magnitudes && c.experts == 0;
+    const bool adapted_mlp = adapter.outputs && c.experts == 0;
     if (keeps_branches || adapted_mlp) take(tape.mlp_out, DType::kF32, c.width);
     if (c.post_norms) take(tape.branch, DType::kF32, c.width);
     if (adapter.r > 0) {
@@ -65,7 +75,9 @@ void for_each_tensor(Tape& tape, const ModelConfig& c, AdapterNeeds adapter, DTy
 AdapterNeeds needs_of(const AdapterLayout* adapter, bool backward) {
     if (adapter == nullptr) return {};
     AdapterNeeds needs;
-    needs.magnitudes = backward && adapter->rows > 0;
+    const bool dora = backward && adapter->rows > 0;
+    needs.scaled = dora && adapter->options.dropout > 0;
+    needs.outputs = dora && !needs.scaled;
     for (const AdapterTarget& target : adapter->targets) {
         std::int64_t& r = target.experts > 0             ? needs.expert_r
                           : target.role == Role::kRouter ? needs.router_r

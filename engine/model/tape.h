@@ -13,7 +13,9 @@ struct AdapterNeeds {
     std::int64_t r = 0;         ///< largest rank of modules; 0 without an adapter
     std::int64_t expert_r = 0;  ///< of experts' parameters
     std::int64_t router_r = 0;
-    bool magnitudes = false;  ///< DoRA's derivatives: every output of an adapted linear is kept
+    // For the derivatives of DoRA's magnitudes:
+    bool outputs = false;  ///< every output of an adapted linear is kept;
+    bool scaled = false;   ///< with dropout instead that part of it which row factors scale
 };
 
 /// adapter may be null; `backward`: it is trained.
@@ -23,12 +25,12 @@ AdapterNeeds needs_of(const AdapterLayout* adapter, bool backward);
 /// dtype, the residual stream and statistics are fp32.
 struct Tape {
     Tensor h1;             ///< [N, C] norm1(x)
-    Tensor q_raw, k_raw;   ///< [N, H*D], [N, K*D] as projected; only with qk_norm or magnitudes
+    Tensor q_raw, k_raw;   ///< [N, H*D], [N, K*D] as projected; only with qk_norm or outputs
     Tensor q, k, v;        ///< [N, H*D], [N, K*D], [N, K*D] after RoPE
     Tensor attention;      ///< [N, H*D]
     Tensor lse;            ///< [N, H] fp32
     Tensor attention_out;  ///< [N, C] fp32 before its norm and scale; only where the branch has
-                           ///< either, or with magnitudes
+                           ///< either, or with outputs
     Tensor x_mid;          ///< [N, C] fp32 residual stream after attention
     Tensor h2;             ///< [N, C] norm2(x_mid)
     Tensor gate, up;       ///< [N, F]; no gate without a gated MLP
@@ -42,6 +44,10 @@ struct Tape {
     std::array<Tensor, static_cast<std::size_t>(Role::kCount)>
         u;  ///< [N, R] x A^T of each adapted linear, by the role it is stored under; R: largest
             ///< rank. Of experts [N*k, R] in the order of a Routing, of the router fp32
+
+    std::array<Tensor, static_cast<std::size_t>(Role::kCount)>
+        scaled;  ///< [N, out] by role (of the parts, where it is fused); only with
+                 ///< AdapterNeeds::scaled
 
     AdapterNeeds adapter;
 

@@ -29,15 +29,15 @@ class Timer {
 std::size_t pack_bytes(const Backend& backend, const ModelConfig& config, const ModelLayout& layout,
                        const AdapterLayout* adapter, const RunnerOptions& options) {
     std::size_t bytes = head_pack_bytes(backend, config, options.compute, options.backward);
+    const bool unscaled = needs_of(adapter, options.backward).scaled;
     for (std::int64_t l = 0; l < config.layers; ++l) {
         const UnitLayout& unit = layout.units[layout.layer_unit(l)];
-        bytes = std::max(
-            bytes, block_pack_bytes(backend, unit, l, adapter, options.compute, {true, false}));
-        if (options.backward) {
-            const Directions back{l < options.recomputed_layers, true};
-            bytes =
-                std::max(bytes, block_pack_bytes(backend, unit, l, adapter, options.compute, back));
-        }
+        const auto grow_for = [&](const Directions& directions) {
+            bytes = std::max(
+                bytes, block_pack_bytes(backend, unit, l, adapter, options.compute, directions));
+        };
+        grow_for({true, false, unscaled});
+        if (options.backward) grow_for({l < options.recomputed_layers, true, unscaled});
     }
     return bytes;
 }
@@ -81,7 +81,6 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
       arena_(arena),
       needs_(needs_of(adapter, options.backward)) {
     check(!options.backward || adapter != nullptr, "only an adapter can be trained");
-    check(!needs_.magnitudes || adapter->options.dropout == 0, "DoRA is trained without dropout");
     const std::int64_t n = options.max_tokens;
     const auto slots = static_cast<std::size_t>(options.max_group_slots);
     input_stride_ = Scratch::aligned(static_cast<std::size_t>(n * config.width) * sizeof(float));
@@ -107,8 +106,8 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
     if (options.backward && adapter->bias_count() > 0)
         ones_ = arena.reserve("ones", static_cast<std::size_t>(n) * sizeof(float));
     if (options.backward && adapter->options.dropout > 0) {
-        dropout_ =
-            arena.reserve("adapter dropout", dropout_bytes(config, n, options.compute).total());
+        dropout_ = arena.reserve("adapter dropout",
+                                 dropout_bytes(config, *adapter, n, options.compute).total());
     }
     if (adapter != nullptr && adapter->rows > 0) {
         row_factors_ = arena.reserve("row factors of the adapter",
@@ -207,9 +206,9 @@ void SlotRunner::set_dropout(const SlotPosition& where) {
             where.seed, static_cast<std::uint32_t>(where.step),
             static_cast<std::uint32_t>(where.first + static_cast<std::int64_t>(i)), 0,
             DropoutMask::dropped_at(rate)};
-        states_[i].context.dropout =
-            AdapterDropout{mask, arena_.at(dropout_),
-                           dropout_bytes(config_, options_.max_tokens, options_.compute).input};
+        states_[i].context.dropout = AdapterDropout{
+            mask, arena_.at(dropout_),
+            dropout_bytes(config_, *adapter_, options_.max_tokens, options_.compute)};
     }
 }
 
@@ -311,7 +310,7 @@ void SlotRunner::forward(bool keep) {
     }
     check(!keep || !alternating_, "a forward whose activations are kept goes back");
     for (std::int64_t l = 0; l < config_.layers; ++l) {
-        const BlockPacks packs = prepare(l, {true, false});
+        const BlockPacks packs = prepare(l, {true, false, keep && needs_.scaled});
         const Timer timer(seconds_.forward);
         for (std::size_t i = 0; i < states_.size(); ++i) {
             Tape kept = tape(i, l);

@@ -104,7 +104,9 @@ class SlotRunner {
     BlockPacks prepare(std::int64_t layer, Directions directions);
     AdapterValues values() const;
     bool recomputed(std::int64_t layer) const { return layer < options_.recomputed_layers; }
-    Directions backward_directions(std::int64_t layer) const { return {recomputed(layer), true}; }
+    Directions backward_directions(std::int64_t layer) const {
+        return {recomputed(layer), true, needs_.scaled};
+    }
 
     Backend& backend_;
     const ModelConfig& config_;

@@ -136,12 +136,6 @@ void check_together(const RunFile& run, const std::string& origin) {
                                metric));
         }
     }
-    if (run.adapter.use_dora && run.adapter.dropout > 0) {
-        refuse(origin,
-               fmt::format("\"adapter.dropout\" is {} with adapter.use_dora; expected 0. DoRA with "
-                           "dropout is not supported yet: it multiplies with the base twice.",
-                           run.adapter.dropout));
-    }
     parse_layers(run.adapter.layers);
 }
 

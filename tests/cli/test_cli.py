@@ -164,11 +164,11 @@ class Programs(unittest.TestCase):
         done = self.call("export", "taken/folder", "--to", "gguf", "adapter.gguf", code=64)
         self.assertIn("give --model", done.stderr)
 
-    def test_dora_trains_resumes_and_goes_home(self):
-        dora = ["--set", "adapter.use_dora=true"]
+    def test_dora_with_dropout_trains_resumes_and_goes_home(self):
+        dora = ["--set", "adapter.use_dora=true", "--set", "adapter.dropout=0.1"]
         want = self.sha(self.call("train", self.run_file(steps=300, every=10, output="whole"), *dora))
         path = self.run_file(steps=300, every=10)
-        path.write_text(path.read_text().replace("alpha: 8", "alpha: 8, use_dora: true"))
+        path.write_text(path.read_text().replace("alpha: 8", "alpha: 8, use_dora: true, dropout: 0.1"))
         process = self.start_and_wait_for_checkpoint(path, "--ranks", 2)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -258,7 +258,6 @@ class Programs(unittest.TestCase):
             (["--set", "adapter.lora_alpha=3"], 64, 'unknown key "adapter.lora_alpha"; did you mean "adapter.alpha"?'),
             (["--set", "adapter.modules_to_save=[norm]"], 64, "can save lm_head and model.embed_tokens"),
             (["--set", "adapter.bias=lora"], 64, "lora_only"),
-            (["--set", "adapter.use_dora=true", "--set", "adapter.dropout=0.1"], 64, "DoRA with dropout is not supported"),
             (["--set", "adapter.target_modules=.*[q_proj"], 64, "no regular expression"),
             (["--set", "placement.mode=pipeline"], 64, "not supported yet"),
             (["--set", "objective.type=dpo"], 64, "not supported yet"),

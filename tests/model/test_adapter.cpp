@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -203,12 +204,24 @@ TEST(Adapter, GradientsOfDoraAreThoseOfFiniteDifferencesWithTheNormsHeld) {
     ModelConfig scaled = test::small_config();
     scaled.family = "granite";
     scaled.residual_scale = 0.3f;
-    for (const ModelConfig& config : {test::small_config(), branches, scaled}) {
+    ModelConfig fused = test::small_config();
+    fused.family = "phi3";
+    fused.fused_qkv = fused.fused_gate_up = true;
+    const std::pair<ModelConfig, double> cases[] = {{test::small_config(), 0.0},
+                                                    {branches, 0.0},
+                                                    {scaled, 0.0},
+                                                    {test::small_config(), 0.3},
+                                                    {branches, 0.3},
+                                                    {scaled, 0.3},
+                                                    {fused, 0.3}};
+    for (const auto& [config, dropout] : cases) {
+        SCOPED_TRACE(fmt::format("{}, dropout {}", config.family, dropout));
         const test::SyntheticReader reader(config);
-        const AdapterLayout layout = make_adapter_layout(config, mixed_options(0, true));
+        const AdapterLayout layout = make_adapter_layout(config, mixed_options(dropout, true));
         Rig rig(reader, layout, 1);
+        const SlotPosition where{5, 3, 14};
         const std::vector<float> values = with_magnitudes(layout, initial(layout), rig, uneven);
-        const Pass pass = rig.run(values);
+        const Pass pass = rig.run(values, where);
         // The factors are held when the magnitudes follow the norms.
         const auto moved = [&](const AdapterTensor& tensor, float step, bool hold) {
             std::vector<float> at = values;
@@ -225,8 +238,8 @@ TEST(Adapter, GradientsOfDoraAreThoseOfFiniteDifferencesWithTheNormsHeld) {
                 double along = 0;
                 for (std::int64_t i = tensor.offset; i < tensor.offset + tensor.count(); ++i)
                     along += std::abs(double{pass.gradient[static_cast<std::size_t>(i)]});
-                const double difference = (rig.run(moved(tensor, step, factor)).loss -
-                                           rig.run(moved(tensor, -step, factor)).loss) /
+                const double difference = (rig.run(moved(tensor, step, factor), where).loss -
+                                           rig.run(moved(tensor, -step, factor), where).loss) /
                                           (2 * double{step});
                 EXPECT_NEAR(difference, along, 0.01 * along + 0.3) << tensor.name;
             }
@@ -458,16 +471,19 @@ TEST(Adapter, ExpertsThatNoTokenGoesToHaveNoGradient) {
 }
 
 TEST(Adapter, MasksFollowSeedStepAndSlotAndSurviveRecomputation) {
-    const test::SyntheticReader reader(test::small_config());
-    const AdapterLayout layout = make_adapter_layout(reader.config(), mixed_options(0.3));
-    const std::vector<float> values = initial(layout);
-    Rig kept(reader, layout), computed_again(reader, layout, 3);
-    const Pass reference = kept.run(values, {5, 3, 14});
-    EXPECT_EQ(computed_again.run(values, {5, 3, 14}).gradient, reference.gradient);
-    for (const SlotPosition& other : {SlotPosition{6, 3, 14}, {5, 4, 14}, {5, 3, 15}}) {
-        EXPECT_NE(kept.run(values, other).loss, reference.loss);
+    for (const bool dora : {false, true}) {
+        const test::SyntheticReader reader(test::small_config());
+        const AdapterLayout layout = make_adapter_layout(reader.config(), mixed_options(0.3, dora));
+        Rig kept(reader, layout), computed_again(reader, layout, 3);
+        std::vector<float> values = initial(layout);
+        if (dora) values = with_magnitudes(layout, values, kept, uneven);
+        const Pass reference = kept.run(values, {5, 3, 14});
+        EXPECT_EQ(computed_again.run(values, {5, 3, 14}).gradient, reference.gradient);
+        for (const SlotPosition& other : {SlotPosition{6, 3, 14}, {5, 4, 14}, {5, 3, 15}}) {
+            EXPECT_NE(kept.run(values, other).loss, reference.loss);
+        }
+        EXPECT_EQ(kept.run(values, {5, 3, 14}).loss, reference.loss);
     }
-    EXPECT_EQ(kept.run(values, {5, 3, 14}).loss, reference.loss);
 }
 
 TEST(DropoutMask, KeepsTheShareAskedForAndEveryPositionByItself) {

@@ -368,28 +368,38 @@ TEST(Equivalence, HoldsForDora) {
     fused.fused_qkv = fused.fused_gate_up = true;
     for (const ModelConfig& config : {test::small_config(), mixture, branches, fused}) {
         SCOPED_TRACE(config.family);
-        for (const Quantization quantization : {Quantization::kNf4, Quantization::kInt8}) {
-            const Outcome one = train({}, quantization, config);
-            for (const Variant& variant :
+        for (const auto& [quantization, dropout] : {std::pair{Quantization::kNf4, 0.0},
+                                                    {Quantization::kInt8, 0.0},
+                                                    {Quantization::kNf4, 0.25}}) {
+            SCOPED_TRACE(dropout);
+            const Outcome one = train({.dropout = dropout}, quantization, config);
+            for (Variant variant :
                  {Variant{1, 2, PlacementMode::kReplicated, Recompute::kAlways},
                   Variant{2, 1, PlacementMode::kReplicated, Recompute::kAlways},
                   Variant{3, 2, PlacementMode::kGathered, Recompute::kNever},
                   Variant{4, 1, PlacementMode::kGathered, Recompute::kAlways, "guarded"},
                   Variant{8, 1, PlacementMode::kReplicated, Recompute::kNever}}) {
+                variant.dropout = dropout;
                 const Outcome other = train(variant, quantization, config);
                 EXPECT_EQ(other.adapter_sha256, one.adapter_sha256) << variant.ranks << " ranks";
                 EXPECT_EQ(other.losses, one.losses) << variant.ranks << " ranks";
             }
         }
     }
-    const Outcome cpu = train({}, Quantization::kNf4, fused, 2);
-    const Outcome gpu = train({.backend = "emulated_cuda"}, Quantization::kNf4, fused, 2);
-    const Outcome two = train({2, 1, PlacementMode::kGathered, Recompute::kAlways, "emulated_cuda"},
-                              Quantization::kNf4, fused, 2);
-    EXPECT_EQ(gpu.adapter_sha256, two.adapter_sha256);
-    EXPECT_EQ(gpu.losses, two.losses);
-    for (std::size_t s = 0; s < cpu.losses.size(); ++s)
-        EXPECT_NEAR(gpu.losses[s], cpu.losses[s], 2e-3 * cpu.losses[s]);
+    for (const double dropout : {0.0, 0.25}) {
+        const Outcome cpu = train({.dropout = dropout}, Quantization::kNf4, fused, 2);
+        const Outcome gpu =
+            train({.backend = "emulated_cuda", .dropout = dropout}, Quantization::kNf4, fused, 2);
+        const Outcome two =
+            train({2, 1, PlacementMode::kGathered, Recompute::kAlways, "emulated_cuda", dropout},
+                  Quantization::kNf4, fused, 2);
+        EXPECT_EQ(gpu.adapter_sha256, two.adapter_sha256);
+        EXPECT_EQ(gpu.losses, two.losses);
+        for (std::size_t s = 0; s < cpu.losses.size(); ++s)
+            EXPECT_NEAR(gpu.losses[s], cpu.losses[s], 2e-3 * cpu.losses[s]);
+    }
+    EXPECT_NE(train({.dropout = 0.25}, Quantization::kNf4, fused, 2).adapter_sha256,
+              train({}, Quantization::kNf4, fused, 2).adapter_sha256);
     EXPECT_NE(run({}, 4).adapter_sha256,
               train({}, Quantization::kNf4, test::small_config()).adapter_sha256);
 }

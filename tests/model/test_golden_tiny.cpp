@@ -29,6 +29,8 @@ const std::vector<std::string> kFamilies = {
 
 /// Those that also have a DoRA adapter: separate and fused projections, biases, norms of branches.
 const std::vector<std::string> kDora = {"llama", "llama_bias", "gemma3", "gpt2"};
+/// Those that have an adapter with dropout: LoRA on llama, DoRA on the others.
+const std::vector<std::string> kDropped = {"llama", "gemma3", "gpt2"};
 /// Those of which an adapter trains embedding, head or both whole, tied and not, or biases.
 const std::vector<std::string> kWhole = {"llama", "llama_tied", "gemma3",
                                          "gpt2",  "starcoder2", "llama_bias"};
@@ -37,7 +39,7 @@ const std::vector<std::string> kWhole = {"llama", "llama_tied", "gemma3",
 const std::vector<std::string> kExperts = {"mixtral", "qwen3_moe"};
 
 /// A golden model on one backend with the adapter of a folder in its own ("adapter", "dora",
-/// "whole" or "experts"), or without one.
+/// "dropped", "whole" or "experts"), or without one.
 class TinyModel {
   public:
     TinyModel(const std::string& name, Quantization quantization, const std::string& adapter,
@@ -114,6 +116,7 @@ std::vector<EncodedRow> documents_of(const TinyModel& model, const std::string& 
 
 class Tiny : public testing::TestWithParam<std::string> {};
 class TinyDora : public testing::TestWithParam<std::string> {};
+class TinyDropped : public testing::TestWithParam<std::string> {};
 class TinyWhole : public testing::TestWithParam<std::string> {};
 class TinyExperts : public testing::TestWithParam<std::string> {};
 /// A family, and the folder in its own of an adapter.
@@ -121,7 +124,7 @@ class TinyBf16 : public testing::TestWithParam<std::pair<std::string, std::strin
 /// Likewise, of one that has golden files for itself.
 class Recorded : public testing::TestWithParam<std::pair<std::string, std::string>> {};
 
-std::vector<std::pair<std::string, std::string>> recorded() {
+std::vector<std::pair<std::string, std::string>> recorded_without_dropout() {
     std::vector<std::pair<std::string, std::string>> all;
     for (const std::string& family : kDora) all.emplace_back(family, "dora");
     for (const std::string& family : kWhole) all.emplace_back(family, "whole");
@@ -129,8 +132,14 @@ std::vector<std::pair<std::string, std::string>> recorded() {
     return all;
 }
 
-std::vector<std::pair<std::string, std::string>> all_adapters() {
-    std::vector<std::pair<std::string, std::string>> all = recorded();
+std::vector<std::pair<std::string, std::string>> recorded() {
+    auto all = recorded_without_dropout();
+    for (const std::string& family : kDropped) all.emplace_back(family, "dropped");
+    return all;
+}
+
+std::vector<std::pair<std::string, std::string>> with_bf16() {
+    auto all = recorded_without_dropout();
     for (const std::string& family : kFamilies) all.emplace_back(family, "adapter");
     return all;
 }
@@ -410,7 +419,7 @@ Training train(const TinyModel& model, const Slot& slot, double rate, double dec
         trainer.set_adapter(model.host_values());
         const OneSlot batches(slot);
         for (int s = 0; s < steps; ++s) {
-            const double loss = trainer.step(batches, s, 0, nullptr).loss;
+            const double loss = trainer.step(batches, s, s, nullptr).loss;
             if (group.rank() == 0) training.losses.push_back(loss);
         }
         if (group.rank() == 0) training.untrained = nothing;
@@ -438,6 +447,13 @@ TEST(TinyTraining, TwentyStepsHaveTheLossesOfPeft) {
         compare_training(TinyModel(name, Quantization::kNf4, "adapter"), "", losses.as_array(),
                          rate);
     }
+}
+
+TEST_P(TinyDropped, TwentyStepsHaveTheLossesOfPeft) {
+    const TinyModel model(GetParam(), Quantization::kNf4, "dropped");
+    const auto golden = test::read_json(model.folder() + "/dropped/golden.json");
+    compare_training(model, "/dropped", golden.at("losses").as_array(),
+                     golden.at("learning_rate").to_number<double>());
 }
 
 TEST_P(TinyDora, TwentyStepsHaveTheLossesOfPeft) {
@@ -496,13 +512,15 @@ TEST_P(TinyExperts, TwentyStepsHaveTheLossesOfPeft) {
 
 INSTANTIATE_TEST_SUITE_P(Families, Tiny, testing::ValuesIn(kFamilies),
                          [](const auto& family) { return family.param; });
+INSTANTIATE_TEST_SUITE_P(Families, TinyDropped, testing::ValuesIn(kDropped),
+                         [](const auto& family) { return family.param; });
 INSTANTIATE_TEST_SUITE_P(Families, TinyDora, testing::ValuesIn(kDora),
                          [](const auto& family) { return family.param; });
 INSTANTIATE_TEST_SUITE_P(Families, TinyWhole, testing::ValuesIn(kWhole),
                          [](const auto& family) { return family.param; });
 INSTANTIATE_TEST_SUITE_P(Families, TinyExperts, testing::ValuesIn(kExperts),
                          [](const auto& family) { return family.param; });
-INSTANTIATE_TEST_SUITE_P(Adapters, TinyBf16, testing::ValuesIn(all_adapters()),
+INSTANTIATE_TEST_SUITE_P(Adapters, TinyBf16, testing::ValuesIn(with_bf16()),
                          [](const auto& one) { return one.param.first + "_" + one.param.second; });
 INSTANTIATE_TEST_SUITE_P(Adapters, Recorded, testing::ValuesIn(recorded()),
                          [](const auto& one) { return one.param.first + "_" + one.param.second; });

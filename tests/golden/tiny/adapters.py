@@ -15,6 +15,8 @@ from common import use_exact_nested_codes, versions, write_json
 from peft import PeftModel
 from safetensors.torch import save_file
 
+SEED = 42  # of the twenty steps' masks
+
 
 def trained(model):
     """Name in the adapter's file and parameter of everything that learns."""
@@ -45,9 +47,10 @@ def adamw(model):
     return torch.optim.AdamW(trained(model).values(), lr=LEARNING_RATE, weight_decay=0.0)
 
 
-def record(name, kind, attach, seed, docs, facts=None, tensors=None, optimizer_of=adamw):
+def record(name, kind, attach, seed, docs, facts=None, tensors=None, optimizer_of=adamw, drop=None):
     """Writes NAME/KIND/: the adapter that attach(model) makes and `seed` fills, and its golden files, with what `facts` and `tensors`
-    have beside."""
+    have beside. drop(model, seed, step) sets the masks of an adapter's dropout for the next run; without a seed they keep all, as
+    for the logits recorded."""
     base, folder = os.path.join(HERE, name), os.path.join(HERE, name, kind)
     shutil.rmtree(folder, ignore_errors=True)
     golden = {"about": f"tests/golden/tiny/{kind}.py", "versions": versions("torch", "transformers", "peft", "bitsandbytes")}
@@ -60,12 +63,19 @@ def record(name, kind, attach, seed, docs, facts=None, tensors=None, optimizer_o
             save_adapter(model, folder, name)
         else:
             model = PeftModel.from_pretrained(load(base, quantized=True), folder, is_trainable=True)
+        if drop:
+            drop(model, None, 0)
         tensors["logits." + precision], golden["loss"][precision] = run(model, docs)
+        if drop:
+            drop(model, 0, 0)
+            golden["loss"][precision] = run(model, docs)[1]
         gradients = {key: parameter.grad.clone() for key, parameter in trained(model).items()}
         golden["grad_norm"][precision] = float(sum(g.double().square().sum() for g in gradients.values()).sqrt())
         tensors |= {f"grad.{precision}.{key}": value for key, value in gradients.items()}
     optimizer = optimizer_of(model)
-    for _ in range(STEPS):
+    for step in range(STEPS):
+        if drop:
+            drop(model, SEED, step)
         golden["losses"].append(run(model, docs)[1])
         optimizer.step()
     save_file({key: value.contiguous() for key, value in tensors.items()}, os.path.join(folder, "golden.safetensors"))
