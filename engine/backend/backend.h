@@ -72,6 +72,13 @@ struct GemmTerm {
     Packed b;
 };
 
+/// What gemm() is called with, as one of several products.
+struct GemmCall {
+    std::span<const GemmTerm> terms;
+    Tensor bias, c;
+    bool accumulate = false;
+};
+
 /// Documents (training) or sequences with a cache (generation) of one attention call. Query row
 /// q_begin + i of a sequence sees its keys k_begin .. k_begin + (k_count - q_count) + i, at most
 /// `window` of them counting itself.
@@ -159,6 +166,12 @@ class Backend {
     /// dtype (accumulate: kF32). The inner sums run over the terms in order, each inner dimension
     /// ascending, in fp32. c must not alias an a.
     virtual void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) = 0;
+    /// gemm() of each call, in order, so that what several of them read is prepared once. All have
+    /// the same rows and one dtype of b. A call may read rows that an earlier one has written; none
+    /// writes what an earlier one has read.
+    virtual void gemms(std::span<const GemmCall> calls) {
+        for (const GemmCall& call : calls) gemm(call.terms, call.bias, call.c, call.accumulate);
+    }
     /// c[M, K] = (or += if accumulate) scale * a^T b, the sum over rows n ascending in fp32;
     /// a[N, M], b[N, K] any dtype (bf16 products if dtype is kBF16: both are rounded to it), c
     /// fp32. With `transposed`, c is [K, M]. Gradients of weights.

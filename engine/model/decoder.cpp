@@ -49,21 +49,50 @@ TokenContext TokenContext::documents(std::span<const std::int32_t> document_begi
     return context;
 }
 
-/// y (+)= x W^T + bias + u (scale B)^T, with u = dropout(x) A^T.
-void Decoder::linear(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape,
-                     Tensor y, bool accumulate) {
-    if (pack.target == nullptr) {
-        const GemmTerm term{x, pack.forward};
-        backend_.gemm({&term, 1}, pack.bias, y, accumulate);
+/// A linear and what it writes.
+struct Decoder::Output {
+    const LinearPack& pack;
+    Tensor y;
+};
+
+/// y (+)= x W^T + bias + u (scale B)^T of each, at most three, with u = dropout(x) A^T.
+void Decoder::linears(std::initializer_list<Output> outputs, const TokenContext& context, Tensor x,
+                      Tape& tape, bool accumulate) {
+    if (context.dropout) {
+        for (const Output& output : outputs)
+            linear_with_dropout(output, context, x, tape, accumulate);
         return;
     }
+    GemmTerm downs[3], terms[3][2];
+    GemmCall calls[6];
+    std::size_t index = 0, count = 0;
+    for (const auto& [pack, y] : outputs) {
+        const bool adapted = pack.target != nullptr;
+        GemmTerm(&sum)[2] = terms[index];
+        sum[0] = {x, pack.forward};
+        if (adapted) sum[1] = {tape.u_of(*pack.target), pack.b_forward};
+        if (adapted && pack.a_forward.data != nullptr) {  // else an earlier part has made u
+            downs[index] = {x, pack.a_forward};
+            calls[count++] = {{&downs[index], 1}, Tensor(), sum[1].a};
+        }
+        calls[count++] = {{sum, adapted ? 2U : 1U}, pack.bias, y, accumulate};
+        ++index;
+    }
+    backend_.gemms({calls, count});
+}
+
+void Decoder::linear_with_dropout(const Output& output, const TokenContext& context, Tensor x,
+                                  Tape& tape, bool accumulate) {
+    const auto& [pack, y] = output;
     down_project(pack, context, x, tape);
-    if (context.dropout && pack.target->has_magnitudes()) {
+    if (pack.target != nullptr && pack.target->has_magnitudes()) {
         scaled_linear(pack, *context.dropout, x, tape, y, accumulate);
         return;
     }
-    const GemmTerm terms[] = {{x, pack.forward}, {tape.u_of(*pack.target), pack.b_forward}};
-    backend_.gemm(terms, pack.bias, y, accumulate);
+    const bool adapted = pack.target != nullptr;
+    const GemmTerm terms[] = {{x, pack.forward},
+                              {adapted ? tape.u_of(*pack.target) : Tensor(), pack.b_forward}};
+    backend_.gemm({terms, adapted ? 2U : 1U}, pack.bias, y, accumulate);
 }
 
 /// u = dropout(x) A^T, unless an earlier part of the same fused linear has made it.
@@ -112,10 +141,10 @@ void Decoder::scaled_linear(const LinearPack& pack, const AdapterDropout& dropou
 void Decoder::residual(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape,
                        Tensor kept, const Norm& post_norm, Tensor x_out) {
     if (kept.empty()) {
-        linear(pack, context, x, tape, x_out, true);
+        linears({{pack, x_out}}, context, x, tape, true);
         return;
     }
-    linear(pack, context, x, tape, kept, false);
+    linears({{pack, kept}}, context, x, tape, false);
     add_branch(tape, kept, post_norm, x_out);
 }
 
@@ -186,9 +215,8 @@ void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenCo
     pre_norm(packs.norm(Role::kNorm1), x_in, tape.h1);
     const bool raw = !tape.q_raw.empty();
     Tensor q = raw ? tape.q_raw : tape.q, k = raw ? tape.k_raw : tape.k;
-    linear(packs.at(Role::kQ), context, tape.h1, tape, q, false);
-    linear(packs.at(Role::kK), context, tape.h1, tape, k, false);
-    linear(packs.at(Role::kV), context, tape.h1, tape, tape.v, false);
+    linears({{packs.at(Role::kQ), q}, {packs.at(Role::kK), k}, {packs.at(Role::kV), tape.v}},
+            context, tape.h1, tape, false);
     if (config_.qk_norm) {
         qk_norm(packs, Role::kQNorm, q, tape.q);
         qk_norm(packs, Role::kKNorm, k, tape.k);
@@ -220,14 +248,18 @@ void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenCo
         experts(packs, tape, x_out);
         return;
     }
-    if (config_.gated_mlp) linear(packs.at(Role::kGate), context, tape.h2, tape, tape.gate, false);
-    linear(packs.at(Role::kUp), context, tape.h2, tape, tape.up, false);
+    const Output up{packs.at(Role::kUp), tape.up};
+    if (config_.gated_mlp) {
+        linears({{packs.at(Role::kGate), tape.gate}, up}, context, tape.h2, tape, false);
+    } else {
+        linears({up}, context, tape.h2, tape, false);
+    }
     backend_.activate(config_.activation, tape.gate, tape.up, tape.activated);
     const LinearPack& down = packs.at(Role::kDown);
     if (x_out.empty()) {
         const bool output_is_read = config_.post_norms || tape.adapter.outputs;
         if (output_is_read && !tape.mlp_out.empty()) {
-            linear(down, context, tape.activated, tape, tape.mlp_out, false);
+            linears({{down, tape.mlp_out}}, context, tape.activated, tape, false);
         } else {
             down_project(down, context, tape.activated, tape);
             if (context.dropout && down.target != nullptr && down.target->has_magnitudes())

@@ -1,4 +1,5 @@
 #include <initializer_list>
+#include <utility>
 
 #include "model/decoder.h"
 #include "model/experts.h"
@@ -73,20 +74,30 @@ struct Decoder::Backward {
         }
         if (dropout != nullptr) return linears_with_dropout(branches, dx);
         GemmTerm terms[6], ups[3];
-        std::size_t count = 0, parts = 0, index = 0;
+        GemmCall calls[4];
+        std::size_t count = 0, first = 0, parts = 0, index = 0;
         for (const Branch& branch : branches) {
             terms[count++] = {branch.dy, branch.pack.backward};
             const LinearPack& pack = branch.pack;
             if (pack.target == nullptr) continue;
-            ups[parts++] = {branch.dy, pack.b_backward};
-            if (gradient.values != nullptr) gradient_of_b(branch);
+            ups[first + parts++] = {branch.dy, pack.b_backward};
             if (pack.a_backward.data == nullptr) continue;  // another part follows
-            const Tensor du = adapter_derivative(*pack.target, {ups, parts}, work.du[index++]);
-            parts = 0;
+            const Tensor du = du_of(*pack.target, index);
+            calls[index++] = {{ups + first, parts}, Tensor(), du};
+            first += std::exchange(parts, 0);
             terms[count++] = {du, pack.a_backward};
-            if (gradient.values != nullptr) gradient_of_a(*pack.target, branch.x, du);
         }
-        backend.gemm({terms, count}, Tensor(), dx, false);
+        calls[index] = {{terms, count}, Tensor(), dx};
+        backend.gemms({calls, index + 1});
+        if (gradient.values == nullptr) return;
+        index = 0;
+        for (const Branch& branch : branches) {
+            const AdapterTarget* target = branch.pack.target;
+            if (target == nullptr) continue;
+            gradient_of_b(branch);
+            if (branch.pack.a_backward.data != nullptr)
+                gradient_of_a(*target, branch.x, du_of(*target, index++));
+        }
     }
 
     /// The same with the masks of the forward on what the adapters read: what comes through them
@@ -106,7 +117,8 @@ struct Decoder::Backward {
             ups[parts++] = {branch.dy, pack.b_backward};
             if (gradient.values != nullptr) gradient_of_b(branch);
             if (pack.a_backward.data == nullptr) continue;  // another part follows
-            const Tensor du = adapter_derivative(*pack.target, {ups, parts}, work.du[index++]);
+            const Tensor du = du_of(*pack.target, index++);
+            backend.gemm({ups, parts}, Tensor(), du, false);
             const DropoutMask mask = dropout->mask_of(*pack.target);
             const Tensor dropped = dropout->input(branch.x);
             backend.dropout(mask, branch.x, false, dropped);
@@ -145,12 +157,10 @@ struct Decoder::Backward {
         }
     }
 
-    /// du = dy (scale B), in as many columns of `memory` as the target has ranks.
-    Tensor adapter_derivative(const AdapterTarget& target, std::span<const GemmTerm> ups,
-                              const Tensor& memory) {
-        const Tensor du(memory.data(), memory.dtype(), {memory.rows(), target.r});
-        backend.gemm(ups, Tensor(), du, false);
-        return du;
+    /// Where du = dy (scale B) of the target goes, the index-th of its input.
+    Tensor du_of(const AdapterTarget& target, std::size_t index) const {
+        const Tensor& memory = work.du[index];
+        return {memory.data(), memory.dtype(), {memory.rows(), target.r}};
     }
 
     /// The sum of the rows of the derivative by what the bias was added to.

@@ -40,35 +40,37 @@ class Products {
         backend_.gemm({&term, 1}, Tensor(), u, false);
     }
 
-    /// y = x W^T + u (scale B)^T.
+    /// y = x W^T + u (scale B)^T, where u = x A^T unless the gate has made it for up.
     void forward(const LinearPack& pack, const Tensor& x, const Tensor& u, const Tensor& y) {
-        down_project(pack, x, u);
+        const GemmTerm down{x, pack.a_forward};
         const GemmTerm terms[] = {{x, pack.forward}, {u, pack.b_forward}};
-        backend_.gemm({terms, pack.target == nullptr ? 1U : 2U}, Tensor(), y, false);
+        const bool adapted = pack.target != nullptr;
+        const GemmCall calls[] = {{{&down, 1}, Tensor(), u},
+                                  {{terms, adapted ? 2U : 1U}, Tensor(), y}};
+        const bool makes_u = adapted && pack.a_forward.data != nullptr;
+        backend_.gemms(std::span(calls).subspan(makes_u ? 0 : 1));
     }
 
     /// dx = (or +=) dy W + du A with du = dy (scale B).
     void backward(const LinearPack& pack, const Tensor& dy, const Tensor& du, const Tensor& dx,
                   bool accumulate) {
+        const GemmTerm up{dy, pack.b_backward};
         const GemmTerm terms[] = {{dy, pack.backward}, {du, pack.a_backward}};
-        if (pack.target != nullptr) {
-            const GemmTerm up{dy, pack.b_backward};
-            backend_.gemm({&up, 1}, Tensor(), du, false);
-        }
-        backend_.gemm({terms, pack.target == nullptr ? 1U : 2U}, Tensor(), dx, accumulate);
+        const bool adapted = pack.target != nullptr;
+        const GemmCall calls[] = {{{&up, 1}, Tensor(), du},
+                                  {{terms, adapted ? 2U : 1U}, Tensor(), dx, accumulate}};
+        backend_.gemms(std::span(calls).subspan(adapted ? 0 : 1));
     }
 
     /// dx = d_gate W_gate + d_up W_up + du A.
     void backward(const ExpertPacks& expert, const Tensor& d_gate, const Tensor& d_up,
                   const Tensor& du, const Tensor& dx) {
+        const GemmTerm ups[] = {{d_gate, expert.gate.b_backward}, {d_up, expert.up.b_backward}};
         const GemmTerm terms[] = {
             {d_gate, expert.gate.backward}, {d_up, expert.up.backward}, {du, expert.up.a_backward}};
         const bool adapted = expert.gate.target != nullptr;
-        if (adapted) {
-            const GemmTerm ups[] = {{d_gate, expert.gate.b_backward}, {d_up, expert.up.b_backward}};
-            backend_.gemm(ups, Tensor(), du, false);
-        }
-        backend_.gemm({terms, adapted ? 3U : 2U}, Tensor(), dx, false);
+        const GemmCall calls[] = {{ups, Tensor(), du}, {{terms, adapted ? 3U : 2U}, Tensor(), dx}};
+        backend_.gemms(std::span(calls).subspan(adapted ? 0 : 1));
     }
 
     void gradient_of_a(const LinearPack& pack, const Tensor& x, const Tensor& du) {

@@ -69,6 +69,9 @@ class GuardedBackend final : public Backend {
     void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) override {
         open([&] { inner_->gemm(terms, bias, c, accumulate); });
     }
+    void gemms(std::span<const GemmCall> calls) override {
+        open([&] { inner_->gemms(calls); });
+    }
     void gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor c, bool transposed,
                    bool accumulate) override {
         open([&] { inner_->gemm_rows(a, b, factor, dtype, c, transposed, accumulate); });

@@ -187,6 +187,44 @@ TEST_P(Gemm, LargeInnerDimensionGoesInChunksOfRows) {
     expect_reference(run, gemm_tolerance(k));
 }
 
+/// As a linear with LoRA: u = x A^T, which the other two read beside x. 20,000: in chunks of rows.
+TEST_P(Gemm, AGroupOfProductsHasTheBitsOfEachAlone) {
+    for (const auto& [m, k] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+             {37, 200}, {native() ? 300 : 40, 20000}}) {
+        const Array x = random(1, {m, k}, DType::kF32), start = random(2, {m, 33});
+        const Array bias = random(3, {50});
+        const Weight a = plain_weight(4, 12, k, DType::kF32, unit_scale(k), 1.0f);
+        const Weight w = plain_weight(5, 50, k, DType::kBF16, unit_scale(k), 1.0f);
+        const Weight b = plain_weight(6, 50, 12, DType::kF32, unit_scale(12), 2.0f);
+        const Weight v = plain_weight(7, 33, k, DType::kBF16, unit_scale(k), 1.0f);
+        const auto backend = make(2);
+        const auto results = [&](bool together) {
+            return run_on(*backend, [&](Backend& device, Memory& memory) {
+                const auto pack = [&](const Weight& weight) {
+                    return packed(device, memory, weight, Orientation::kForward, DType::kBF16);
+                };
+                const Tensor input = memory.put(x), u = memory.fresh({m, 12}, DType::kBF16);
+                const Tensor y = memory.fresh({m, 50}, DType::kBF16), z = memory.put(start);
+                const GemmTerm down{input, pack(a)}, plain{input, pack(v)};
+                const GemmTerm sum[] = {{input, pack(w)}, {u, pack(b)}};
+                const GemmCall calls[] = {{{&down, 1}, Tensor(), u},
+                                          {sum, memory.put(bias), y},
+                                          {{&plain, 1}, Tensor(), z, true}};
+                if (together) {
+                    device.gemms(calls);
+                } else {
+                    for (const auto& [terms, added, c, accumulate] : calls)
+                        device.gemm(terms, added, c, accumulate);
+                }
+                return std::vector{memory.get(u), memory.get(y), memory.get(z)};
+            });
+        };
+        const std::vector<Array> group = results(true), alone = results(false);
+        for (std::size_t i = 0; i < group.size(); ++i)
+            expect_same_bits(group[i], alone[i], fmt::format("{} x {}, {}", m, k, i));
+    }
+}
+
 TEST_P(Gemm, BackwardIsTheForwardsGradient) {
     const Weight w = plain_weight(1, 19, 23, DType::kF32, 0.5f);
     const Array x = random(2, {4, 23}), weights = random(3, {4, 19});

@@ -40,6 +40,7 @@ class CpuBackend final : public Backend {
     Packed pack(const WeightView& weight, Orientation orientation, DType dtype,
                 void* destination) override;
     void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) override;
+    void gemms(std::span<const GemmCall> calls) override;
     void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c, bool transposed,
                    bool accumulate) override;
     void row_norms(const WeightView& weight, Tensor a, Tensor b, float scale, Tensor magnitude,
@@ -89,6 +90,7 @@ class CpuBackend final : public Backend {
 
   private:
     struct Blocks;
+    class Operands;
     /// Part [m0, m1) x [k0, k1) of gemm_rows' result.
     struct RowsBlock {
         Tensor a, b;
@@ -109,10 +111,10 @@ class CpuBackend final : public Backend {
     void pack_panels(const WeightView& weight, Orientation orientation, DType dtype,
                      std::int64_t first, std::int64_t count, std::byte* destination,
                      float* lines) const;
-    void pack_strips(std::span<const GemmTerm> terms, std::int64_t first_row, std::int64_t rows,
-                     std::int64_t strip_bytes);
-    void gemm_block(std::span<const GemmTerm> terms, const Blocks& blocks, std::int64_t block,
-                    const float* bias, Tensor c, bool accumulate, float* tiles) const;
+    void pack_strips(const GemmCall& call, Operands& operands, std::int64_t first_row,
+                     std::int64_t rows);
+    void gemm_block(const GemmCall& call, const Operands& operands, const Blocks& blocks,
+                    std::int64_t block, Tensor c, float* tiles) const;
     void gemm_rows_block(const RowsBlock& block, std::byte* scratch_bytes) const;
     /// Cuts [0, count) into ranges of about `grain` and runs body(begin, end) on them.
     template <class F>

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/sizes.h"
@@ -8,16 +9,16 @@
 /// blocks that stay in cache, their sums resting in fp32 tiles in between.
 namespace qshard::cpu {
 
+/// How the result of one chunk of rows is cut into tasks.
 struct CpuBackend::Blocks {
     const GemmKernel& g;
-    std::int64_t rows, cols, strip_bytes;
+    std::int64_t rows, cols;
     std::int64_t strips, panels;            ///< of the chunk
     std::int64_t strips_each, panels_each;  ///< of a block
     std::int64_t row_blocks, count;
 
-    Blocks(const GemmKernel& kernel, std::int64_t row_count, std::int64_t col_count,
-           std::int64_t bytes_of_strip, int threads)
-        : g(kernel), rows(row_count), cols(col_count), strip_bytes(bytes_of_strip) {
+    Blocks(const GemmKernel& kernel, std::int64_t row_count, std::int64_t col_count, int threads)
+        : g(kernel), rows(row_count), cols(col_count) {
         strips = divide_up(rows, g.mr);
         panels = divide_up(cols, g.nr);
         row_blocks = divide_up(strips, kTileRows / g.mr);
@@ -27,6 +28,54 @@ struct CpuBackend::Blocks {
         panels_each = std::clamp<std::int64_t>(row_blocks * panels / wanted, 1, kTileCols / g.nr);
         count = row_blocks * divide_up(panels, panels_each);
     }
+};
+
+/// The tensors that a group of products reads, each once, and where their strips are.
+class CpuBackend::Operands {
+  public:
+    struct Operand {
+        Tensor a;
+        std::int64_t inner = 0, strip_bytes = 0;
+        std::byte* strips = nullptr;  ///< of the chunk
+        bool packed = false;          ///< those of the chunk
+    };
+
+    Operands(const GemmKernel& g, std::span<const GemmCall> calls) {
+        for (const GemmCall& call : calls) {
+            for (const GemmTerm& term : call.terms) {
+                if (find(term.a) != nullptr) continue;
+                check(count_ < all_.size(), "a group of products has few operands");
+                const std::int64_t inner = round_up(term.a.cols(), g.k_step);
+                all_[count_++] = {term.a, inner, round_up(inner * g.mr * g.a_bytes, 64)};
+                strip_bytes_ += all_[count_ - 1].strip_bytes;
+            }
+        }
+    }
+
+    std::int64_t strip_bytes() const { return strip_bytes_; }  ///< of all, of the same rows
+    void start_chunk(std::byte* memory, std::int64_t strips) {
+        for (Operand& operand : std::span(all_).first(count_)) {
+            operand.strips = memory;
+            operand.packed = false;
+            memory += strips * operand.strip_bytes;
+        }
+    }
+    const Operand& of(const Tensor& a) const { return *find(a); }
+    Operand& of(const Tensor& a) { return const_cast<Operand&>(*find(a)); }
+
+  private:
+    const Operand* find(const Tensor& a) const {
+        for (const Operand& operand : std::span(all_).first(count_)) {
+            if (operand.a.data() == a.data() && operand.a.dtype() == a.dtype() &&
+                operand.a.cols() == a.cols())
+                return &operand;
+        }
+        return nullptr;
+    }
+
+    std::array<Operand, 8> all_;
+    std::size_t count_ = 0;
+    std::int64_t strip_bytes_ = 0;
 };
 
 std::size_t CpuBackend::packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
@@ -96,96 +145,108 @@ void CpuBackend::pack_panels(const WeightView& weight, Orientation orientation, 
 }
 
 void CpuBackend::gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) {
-    check(!terms.empty(), "gemm has a term");
-    check(!accumulate || c.dtype() == DType::kF32, "gemm accumulates into fp32");
-    check(bias.empty() || bias.count() == c.cols(), "gemm's bias has one element a column");
-    const GemmKernel& g = gemm_kernel(terms[0].b.dtype);
-    std::int64_t inner = 0;
-    for (const GemmTerm& term : terms) {
-        check(
-            term.a.rows() == c.rows() && term.a.cols() == term.b.inner && term.b.outer == c.cols(),
-            "gemm operands fit");
-        check(term.b.dtype == terms[0].b.dtype, "the terms of a gemm are packed to one dtype");
-        inner += round_up(term.b.inner, g.k_step);
-    }
-    const std::int64_t strip_bytes = round_up(inner * g.mr * g.a_bytes, 64);
-    const std::int64_t chunk = kPackBytes / strip_bytes * g.mr;
-    check(chunk > 0, "a strip of gemm's inner dimension fits the workspace");
-    for (std::int64_t row = 0; row < c.rows(); row += chunk) {
-        const std::int64_t rows = std::min(chunk, c.rows() - row);
-        pack_strips(terms, row, rows, strip_bytes);
-        const float* bias_data = bias.empty() ? nullptr : bias.as<float>();
-        const Tensor part = c.row_range(row, rows);
-        const Blocks blocks(g, rows, c.cols(), strip_bytes, threads());
-        pool_.run(blocks.count, [&](std::int64_t block, int thread) {
-            gemm_block(terms, blocks, block, bias_data, part, accumulate,
-                       reinterpret_cast<float*>(scratch(thread)));
-        });
-    }
+    const GemmCall call{terms, bias, c, accumulate};
+    gemms({&call, 1});
 }
 
-void CpuBackend::pack_strips(std::span<const GemmTerm> terms, std::int64_t first_row,
-                             std::int64_t rows, std::int64_t strip_bytes) {
-    const GemmKernel& g = gemm_kernel(terms[0].b.dtype);
-    auto pack_one = [&](std::int64_t strip, int) {
-        std::byte* out = workspace_.get() + strip * strip_bytes;
-        const std::int64_t row = strip * g.mr;
-        for (const GemmTerm& term : terms) {
-            const std::int64_t inner = term.b.inner;
-            g.pack_a(in_of(term.a.row_range(first_row + row, 1)), inner,
-                     std::min<std::int64_t>(g.mr, rows - row), inner, out);
-            out += round_up(inner, g.k_step) * g.mr * g.a_bytes;
+void CpuBackend::gemms(std::span<const GemmCall> calls) {
+    check(!calls.empty() && !calls[0].terms.empty(), "gemm has a term");
+    const DType dtype = calls[0].terms[0].b.dtype;
+    const std::int64_t row_count = calls[0].c.rows();
+    for (const auto& [terms, bias, c, accumulate] : calls) {
+        check(!accumulate || c.dtype() == DType::kF32, "gemm accumulates into fp32");
+        check(bias.empty() || bias.count() == c.cols(), "gemm's bias has one element a column");
+        check(!terms.empty() && c.rows() == row_count, "products of a group have the same rows");
+        for (const auto& [a, b] : terms) {
+            check(a.rows() == row_count && a.cols() == b.inner && b.outer == c.cols(),
+                  "gemm operands fit");
+            check(b.dtype == dtype, "the terms of a gemm are packed to one dtype");
         }
-    };
-    const std::int64_t strips = divide_up(rows, g.mr);
-    if (strips * strip_bytes < kInlineBytes) {
-        for (std::int64_t strip = 0; strip < strips; ++strip) pack_one(strip, 0);
-    } else {
-        pool_.run(strips, pack_one);
+    }
+    const GemmKernel& g = gemm_kernel(dtype);
+    Operands operands(g, calls);
+    const std::int64_t chunk = kPackBytes / operands.strip_bytes() * g.mr;
+    check(chunk > 0, "a strip of gemm's inner dimension fits the workspace");
+    for (std::int64_t row = 0; row < row_count; row += chunk) {
+        const std::int64_t rows = std::min(chunk, row_count - row);
+        operands.start_chunk(workspace_.get(), divide_up(rows, g.mr));
+        for (const GemmCall& call : calls) {
+            pack_strips(call, operands, row, rows);
+            const Blocks blocks(g, rows, call.c.cols(), threads());
+            const Tensor part = call.c.row_range(row, rows);
+            pool_.run(blocks.count, [&](std::int64_t block, int thread) {
+                gemm_block(call, operands, blocks, block, part,
+                           reinterpret_cast<float*>(scratch(thread)));
+            });
+        }
     }
 }
 
-void CpuBackend::gemm_block(std::span<const GemmTerm> terms, const Blocks& blocks,
-                            std::int64_t block, const float* bias, Tensor c, bool accumulate,
-                            float* tiles) const {
+/// Packs what the call reads and no call before it has.
+void CpuBackend::pack_strips(const GemmCall& call, Operands& operands, std::int64_t first_row,
+                             std::int64_t rows) {
+    const GemmKernel& g = gemm_kernel(call.terms[0].b.dtype);
+    const std::int64_t strips = divide_up(rows, g.mr);
+    for (const GemmTerm& term : call.terms) {
+        Operands::Operand& operand = operands.of(term.a);
+        if (operand.packed) continue;
+        operand.packed = true;
+        auto pack_one = [&](std::int64_t strip, int) {
+            const std::int64_t row = strip * g.mr, inner = operand.a.cols();
+            g.pack_a(in_of(operand.a.row_range(first_row + row, 1)), inner,
+                     std::min<std::int64_t>(g.mr, rows - row), inner,
+                     operand.strips + strip * operand.strip_bytes);
+        };
+        if (strips * operand.strip_bytes < kInlineBytes) {
+            for (std::int64_t strip = 0; strip < strips; ++strip) pack_one(strip, 0);
+        } else {
+            pool_.run(strips, pack_one);
+        }
+    }
+}
+
+void CpuBackend::gemm_block(const GemmCall& call, const Operands& operands, const Blocks& blocks,
+                            std::int64_t block, Tensor c, float* tiles) const {
     const GemmKernel& g = blocks.g;
     const std::int64_t strip0 = block % blocks.row_blocks * blocks.strips_each;
     const std::int64_t strip1 = std::min(blocks.strips, strip0 + blocks.strips_each);
     const std::int64_t panel0 = block / blocks.row_blocks * blocks.panels_each;
     const std::int64_t panel1 = std::min(blocks.panels, panel0 + blocks.panels_each);
     const std::int64_t tile_size = std::int64_t{g.mr} * g.nr;
-    std::int64_t done = 0;  // inner elements of a strip before this block of it
-    for (std::size_t t = 0; t < terms.size(); ++t) {
-        const std::int64_t inner = round_up(terms[t].b.inner, g.k_step);
-        const std::int64_t parts = divide_up(inner, kInnerBlock);
-        const std::int64_t part = round_up(divide_up(inner, parts), 32);
-        const auto* panels = static_cast<const std::byte*>(terms[t].b.data);
-        for (std::int64_t k0 = 0; k0 < inner; k0 += part) {
-            const std::int64_t k = std::min(part, inner - k0);
-            const bool first = done == 0;
-            const bool last = t + 1 == terms.size() && k0 + k == inner;
-            for (std::int64_t p = panel0; p < panel1; ++p) {
+    const float* bias = call.bias.empty() ? nullptr : call.bias.as<float>();
+    const bool narrow = c.dtype() == DType::kBF16;
+    const auto at = [&](std::int64_t row, std::int64_t col) {
+        const auto element = static_cast<std::int64_t>(bytes_of(c.dtype()));
+        return static_cast<std::byte*>(c.data()) + (row * blocks.cols + col) * element;
+    };
+    // The tiles of one panel, a part of the panel and one of a strip stay in L1.
+    for (std::int64_t p = panel0; p < panel1; ++p) {
+        for (std::size_t t = 0; t < call.terms.size(); ++t) {
+            const Operands::Operand& operand = operands.of(call.terms[t].a);
+            const std::int64_t inner = operand.inner;
+            const std::int64_t parts = divide_up(inner, kInnerBlock);
+            const std::int64_t part = round_up(divide_up(inner, parts), 32);
+            const auto* panels = static_cast<const std::byte*>(call.terms[t].b.data);
+            for (std::int64_t k0 = 0; k0 < inner; k0 += part) {
+                const std::int64_t k = std::min(part, inner - k0);
+                const bool last = t + 1 == call.terms.size() && k0 + k == inner;
                 const std::byte* panel = panels + (p * inner + k0) * g.nr * g.b_bytes;
                 for (std::int64_t s = strip0; s < strip1; ++s) {
-                    const std::byte* strip =
-                        workspace_.get() + s * blocks.strip_bytes + done * g.mr * g.a_bytes;
                     const std::int64_t row = s * g.mr, col = p * g.nr;
                     const std::int64_t rows = std::min<std::int64_t>(g.mr, blocks.rows - row);
-                    float* tile =
-                        tiles + ((p - panel0) * blocks.strips_each + s - strip0) * tile_size;
-                    g.tile(strip, panel, k, static_cast<int>(rows), tile, first);
+                    float* tile = tiles + (s - strip0) * tile_size;
+                    // c is not in the cache: it comes while the tile is summed up.
+                    for (std::int64_t i = 0; last && i < rows; ++i)
+                        __builtin_prefetch(at(row + i, col), 1);
+                    g.tile(operand.strips + s * operand.strip_bytes + k0 * g.mr * g.a_bytes, panel,
+                           k, static_cast<int>(rows), tile, t == 0 && k0 == 0);
                     if (!last) continue;
-                    const std::int64_t at = row * blocks.cols + col;
                     kernels_.store_tile(tile, g.nr, rows,
                                         std::min<std::int64_t>(g.nr, blocks.cols - col),
                                         bias == nullptr ? nullptr : bias + col,
-                                        {static_cast<std::byte*>(c.data()) +
-                                             at * static_cast<std::int64_t>(bytes_of(c.dtype())),
-                                         c.dtype() == DType::kBF16},
-                                        blocks.cols, accumulate);
+                                        {at(row, col), narrow}, blocks.cols, call.accumulate);
                 }
             }
-            done += k;
         }
     }
 }
