@@ -7,7 +7,7 @@ whose adapters must have the same bits; eval; generate; score; inspect; export t
 adapter; a weight store; the model as a bnb-4bit folder saved by transformers; the model as GGUF files written by the gguf package with
 llama.cpp's names. What comes out is loaded in transformers and PEFT: log-probabilities in fp32 must agree within 1e-4 (1e-3 over NF4,
 where bitsandbytes' mean of the absmax values may differ in its last bit), greedy continuations exactly. --llama-cpp compares continuations
-of the GGUF files, and of the GGUF adapter on its base, in llama.cpp (package xllamacpp). A cell is "ok", "refused" (exit code 64 or 65
+of the GGUF files, and of the GGUF adapter on its base, in llama.cpp (package llama-cpp-python). A cell is "ok", "refused" (exit code 64 or 65
 with a message, which is printed) or "FAILED". Exit status 0 if nothing failed.
 Run by hand where torch, transformers, peft, bitsandbytes and gguf are installed.
 """

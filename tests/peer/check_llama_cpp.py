@@ -7,7 +7,7 @@ OUTPUT_FOLDER is a finished run on MODEL.gguf with a learning rate that makes th
 the base as it was quantized in training. Bases and merged models are written in float32, because llama.cpp rounds activations
 to the type of the weights (8 bits beside Q4_1). A continuation may leave ours only where the two best tokens are closer than
 --tie in log-probability. The plain base's continuations are printed too: they must be others.
-Exit status 0 when all hold. Run by hand where xllamacpp (llama.cpp with Python bindings), gguf and numpy are installed.
+Exit status 0 when all hold. Run by hand where llama-cpp-python, gguf and numpy are installed.
 """
 
 import argparse
@@ -18,8 +18,8 @@ import sys
 import tempfile
 
 import gguf
+import llama_cpp
 import numpy
-import xllamacpp
 
 PROMPTS = [
     "Replace personal data by a mask: My name is Anna Keller and I live in Bonn.",
@@ -66,30 +66,22 @@ def float_base(source, target):
 
 
 class LlamaCpp:
+    """A model, perhaps with a GGUF adapter, in llama.cpp: fp32 keys and values, one thread (more spin where cores are shared)."""
+
     def __init__(self, model, adapter=None):
-        params = xllamacpp.CommonParams()
-        params.model.path = str(model)
-        params.n_ctx = 512
-        params.n_parallel = 1
-        params.warmup = False
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1  # they spin where cores are shared
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        if adapter:
-            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
-        self.server = xllamacpp.Server(params)
+        cache = llama_cpp.GGML_TYPE_F32
+        self.model = llama_cpp.Llama(str(model), n_ctx=512, n_threads=1, n_threads_batch=1, type_k=cache, type_v=cache,
+                                     lora_path=str(adapter) if adapter else None, logits_all=True, verbose=False)
 
     def continuation(self, prompt, tokens):
         """Text, and for every token (bytes of the text before it, log-probability gap of the two best)."""
-        answer = self.server.handle_completions({"prompt": prompt, "temperature": 0, "n_predict": tokens, "n_probs": 2,
-                                                 "cache_prompt": False})
-        if not isinstance(answer, dict) or "choices" not in answer:
-            sys.exit(f"llama.cpp answered {answer}")
+        choice = self.model.create_completion(prompt, max_tokens=tokens, temperature=0, logprobs=2)["choices"][0]
         steps, before = [], 0
-        for entry in answer["choices"][0]["logprobs"]["content"]:
-            best = [top["logprob"] for top in entry["top_logprobs"]]
+        for token, top in zip(choice["logprobs"]["tokens"], choice["logprobs"]["top_logprobs"]):
+            best = sorted(top.values(), reverse=True)
             steps.append((before, best[0] - best[1]))
-            before += len(entry["bytes"])
-        return answer["choices"][0]["text"], steps
+            before += len(token.encode())
+        return choice["text"], steps
 
 
 def qshard_continuations(qshard, scratch, tokens, *flags):
