@@ -21,6 +21,16 @@ skip() {
 for program in slurmctld slurmd munged sbatch ip nsenter; do
     type -P "$program" >/dev/null || skip "no $program (apt-get install slurmctld slurmd slurm-client munge iproute2)"
 done
+# Root in a container may not make network namespaces.
+probe=qsprobe$$
+make_probe() {
+    ip netns add "$probe" && ip -n "$probe" link add br0 type bridge && ip netns exec "$probe" true
+}
+if ! why=$(make_probe 2>&1); then
+    ip netns delete "$probe" 2>/dev/null || true
+    skip "no network namespaces here: $why"
+fi
+ip netns delete "$probe"
 [ -x "$QSHARD" ] || skip "no program $QSHARD; build first, or set QSHARD"
 [ -r "${QSHARD_TEST_MODEL:-}" ] || skip "QSHARD_TEST_MODEL names no readable model (jobs/get_model.sh prints one)"
 
