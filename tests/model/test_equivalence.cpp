@@ -117,6 +117,16 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
     return outcome;
 }
 
+/// A GPU where that is under test, else its emulation.
+std::string_view gpu() {
+    return test::backend_under_test() == "cuda" ? "cuda" : "emulated_cuda";
+}
+/// The CPU's backend where the host cannot touch its memory, with the CPU's bits; under test is
+/// another, that one.
+std::string_view guarded() {
+    return test::backend_under_test() == "cpu" ? "guarded" : test::backend_under_test();
+}
+
 TEST(Equivalence, AdapterBitsDoNotDependOnRanksPlacementThreadsOrRecomputation) {
     constexpr int kSteps = 5;
     const Outcome reference = run({}, kSteps);
@@ -139,25 +149,23 @@ TEST(Equivalence, AdapterBitsDoNotDependOnRanksPlacementThreadsOrRecomputation) 
 }
 
 TEST(Equivalence, TheHostNeverTouchesTheBackendsMemory) {
-    const Outcome open = run({}, 3);
+    const Outcome open = run({.backend = "cpu"}, 3);
     for (const int ranks : {1, 2, 3}) {
         for (const PlacementMode placement :
              {PlacementMode::kReplicated, PlacementMode::kGathered}) {
             SCOPED_TRACE(fmt::format("{} ranks", ranks));
-            const Outcome guarded = run({ranks, 1, placement, Recompute::kAlways, "guarded"}, 3);
-            EXPECT_EQ(guarded.adapter_sha256, open.adapter_sha256);
-            EXPECT_EQ(guarded.base, open.base);
-            EXPECT_EQ(guarded.losses, open.losses);
+            const Outcome closed = run({ranks, 1, placement, Recompute::kAlways, "guarded"}, 3);
+            EXPECT_EQ(closed.adapter_sha256, open.adapter_sha256);
+            EXPECT_EQ(closed.base, open.base);
+            EXPECT_EQ(closed.losses, open.losses);
         }
     }
 }
 
 TEST(Equivalence, HoldsForTheGpusKernels) {
-    const Outcome cpu = run({}, 2);
-    const Outcome one =
-        run({1, 1, PlacementMode::kReplicated, Recompute::kNever, "emulated_cuda"}, 2);
-    const Outcome two =
-        run({2, 1, PlacementMode::kGathered, Recompute::kAlways, "emulated_cuda"}, 2);
+    const Outcome cpu = run({.backend = "cpu"}, 2);
+    const Outcome one = run({1, 1, PlacementMode::kReplicated, Recompute::kNever, gpu()}, 2);
+    const Outcome two = run({2, 1, PlacementMode::kGathered, Recompute::kAlways, gpu()}, 2);
     EXPECT_EQ(one.adapter_sha256, two.adapter_sha256);
     EXPECT_EQ(one.losses, two.losses);
     EXPECT_EQ(one.base, cpu.base);
@@ -189,11 +197,6 @@ TEST(Equivalence, HoldsForABaseThatIsStreamedFromTheHost) {
             EXPECT_EQ(streamed.evaluated, resident.evaluated);
         }
     }
-}
-
-/// A GPU where that is under test, else its emulation.
-std::string_view gpu() {
-    return test::backend_under_test() == "cuda" ? "cuda" : "emulated_cuda";
 }
 
 TEST(Equivalence, AStreamedBaseStaysBesideTheDevicesMemory) {
@@ -342,7 +345,7 @@ TEST(Equivalence, DropoutMasksBelongToTheSlotWhoeverComputesIt) {
             }
         }
     }
-    EXPECT_EQ(run({.backend = "guarded", .dropout = 0.25}, kSteps).adapter_sha256,
+    EXPECT_EQ(run({.backend = guarded(), .dropout = 0.25}, kSteps).adapter_sha256,
               reference.adapter_sha256);
     EXPECT_NE(run({}, kSteps).adapter_sha256, reference.adapter_sha256);
     EXPECT_NE(run({.dropout = 0.25, .seed = 43}, kSteps).adapter_sha256, reference.adapter_sha256);
@@ -377,7 +380,7 @@ TEST(Equivalence, HoldsForDora) {
                  {Variant{1, 2, PlacementMode::kReplicated, Recompute::kAlways},
                   Variant{2, 1, PlacementMode::kReplicated, Recompute::kAlways},
                   Variant{3, 2, PlacementMode::kGathered, Recompute::kNever},
-                  Variant{4, 1, PlacementMode::kGathered, Recompute::kAlways, "guarded"},
+                  Variant{4, 1, PlacementMode::kGathered, Recompute::kAlways, guarded()},
                   Variant{8, 1, PlacementMode::kReplicated, Recompute::kNever}}) {
                 variant.dropout = dropout;
                 const Outcome other = train(variant, quantization, config);
@@ -387,16 +390,17 @@ TEST(Equivalence, HoldsForDora) {
         }
     }
     for (const double dropout : {0.0, 0.25}) {
-        const Outcome cpu = train({.dropout = dropout}, Quantization::kNf4, fused, 2);
-        const Outcome gpu =
-            train({.backend = "emulated_cuda", .dropout = dropout}, Quantization::kNf4, fused, 2);
+        const Outcome cpu =
+            train({.backend = "cpu", .dropout = dropout}, Quantization::kNf4, fused, 2);
+        const Outcome one =
+            train({.backend = gpu(), .dropout = dropout}, Quantization::kNf4, fused, 2);
         const Outcome two =
-            train({2, 1, PlacementMode::kGathered, Recompute::kAlways, "emulated_cuda", dropout},
+            train({2, 1, PlacementMode::kGathered, Recompute::kAlways, gpu(), dropout},
                   Quantization::kNf4, fused, 2);
-        EXPECT_EQ(gpu.adapter_sha256, two.adapter_sha256);
-        EXPECT_EQ(gpu.losses, two.losses);
+        EXPECT_EQ(one.adapter_sha256, two.adapter_sha256);
+        EXPECT_EQ(one.losses, two.losses);
         for (std::size_t s = 0; s < cpu.losses.size(); ++s)
-            EXPECT_NEAR(gpu.losses[s], cpu.losses[s], 2e-3 * cpu.losses[s]);
+            EXPECT_NEAR(one.losses[s], cpu.losses[s], 2e-3 * cpu.losses[s]);
     }
     EXPECT_NE(train({.dropout = 0.25}, Quantization::kNf4, fused, 2).adapter_sha256,
               train({}, Quantization::kNf4, fused, 2).adapter_sha256);
@@ -425,7 +429,7 @@ TEST(Equivalence, HoldsForWeightsOfTheBaseThatAreTrained) {
              {Variant{1, 3, PlacementMode::kReplicated, Recompute::kAlways},
               Variant{2, 1, PlacementMode::kReplicated, Recompute::kAlways},
               Variant{3, 2, PlacementMode::kGathered, Recompute::kNever},
-              Variant{4, 1, PlacementMode::kGathered, Recompute::kAlways, "guarded"},
+              Variant{4, 1, PlacementMode::kGathered, Recompute::kAlways, guarded()},
               Variant{6, 2, PlacementMode::kGathered, Recompute::kNever},
               Variant{8, 1, PlacementMode::kReplicated, Recompute::kNever}}) {
             const Outcome other = train(variant);
@@ -433,13 +437,12 @@ TEST(Equivalence, HoldsForWeightsOfTheBaseThatAreTrained) {
             EXPECT_EQ(other.losses, one.losses) << variant.ranks << " ranks";
         }
         if (config.tied_head) continue;
-        const Outcome gpu = train({.backend = "emulated_cuda"}, 2);
-        const Outcome two =
-            train({2, 1, PlacementMode::kGathered, Recompute::kAlways, "emulated_cuda"}, 2);
-        EXPECT_EQ(gpu.adapter_sha256, two.adapter_sha256);
-        EXPECT_EQ(gpu.losses, two.losses);
-        for (std::size_t s = 0; s < gpu.losses.size(); ++s)
-            EXPECT_NEAR(gpu.losses[s], one.losses[s], 2e-3 * one.losses[s]);
+        const Outcome on_gpu = train({.backend = gpu()}, 2);
+        const Outcome two = train({2, 1, PlacementMode::kGathered, Recompute::kAlways, gpu()}, 2);
+        EXPECT_EQ(on_gpu.adapter_sha256, two.adapter_sha256);
+        EXPECT_EQ(on_gpu.losses, two.losses);
+        for (std::size_t s = 0; s < on_gpu.losses.size(); ++s)
+            EXPECT_NEAR(on_gpu.losses[s], one.losses[s], 2e-3 * one.losses[s]);
     }
 }
 
@@ -508,11 +511,11 @@ TEST(Equivalence, HoldsForMixturesOfExpertsFusedProjectionsAndNormsOfBranches) {
         return run({ranks, 1, placement, Recompute::kAlways, backend}, 2, DType::kBF16,
                    OptimizerKind::kAdamW, Quantization::kNf4, mixture);
     };
-    const Outcome cpu = on({}, 1), gpu = on("emulated_cuda", 1);
+    const Outcome cpu = on("cpu", 1), on_gpu = on(gpu(), 1);
     EXPECT_EQ(on("guarded", 2).adapter_sha256, cpu.adapter_sha256);
-    EXPECT_EQ(on("emulated_cuda", 2).adapter_sha256, gpu.adapter_sha256);
+    EXPECT_EQ(on(gpu(), 2).adapter_sha256, on_gpu.adapter_sha256);
     for (std::size_t s = 0; s < cpu.losses.size(); ++s)
-        EXPECT_NEAR(gpu.losses[s], cpu.losses[s], 2e-3 * cpu.losses[s]);
+        EXPECT_NEAR(on_gpu.losses[s], cpu.losses[s], 2e-3 * cpu.losses[s]);
 }
 
 TEST(Equivalence, AStepIssuesThePlannedGathersAndOneReduction) {
