@@ -36,7 +36,7 @@ struct LinearPack {
     std::int64_t first_row = 0;             ///< of B (of all experts), where this part begins
     Role role = Role::kCount;
     Packed forward, backward;
-    Packed unscaled_forward, unscaled_backward;  ///< or null
+    Packed unscaled_forward, unscaled_backward;  ///< null without DoRA and dropout
     Packed a_forward, b_forward;                 ///< u = x A^T;  y += u (scale B)^T
     Packed a_backward, b_backward;               ///< dx += du A; du = dy (scale B)
     Tensor bias;                                 ///< fp32 [out] or empty

@@ -58,41 +58,28 @@ struct Decoder::Output {
 /// y (+)= x W^T + bias + u (scale B)^T of each, at most three, with u = dropout(x) A^T.
 void Decoder::linears(std::initializer_list<Output> outputs, const TokenContext& context, Tensor x,
                       Tape& tape, bool accumulate) {
-    if (context.dropout) {
-        for (const Output& output : outputs)
-            linear_with_dropout(output, context, x, tape, accumulate);
-        return;
-    }
     GemmTerm downs[3], terms[3][2];
     GemmCall calls[6];
     std::size_t index = 0, count = 0;
     for (const auto& [pack, y] : outputs) {
+        if (context.dropout) down_project(pack, context, x, tape);
+        if (pack.unscaled_forward.data != nullptr) {
+            scaled_linear(pack, *context.dropout, x, tape, y, accumulate);
+            continue;
+        }
         const bool adapted = pack.target != nullptr;
         GemmTerm(&sum)[2] = terms[index];
         sum[0] = {x, pack.forward};
         if (adapted) sum[1] = {tape.u_of(*pack.target), pack.b_forward};
-        if (adapted && pack.a_forward.data != nullptr) {  // else an earlier part has made u
+        // Else dropout or an earlier part of the same fused linear has made u.
+        if (adapted && !context.dropout && pack.a_forward.data != nullptr) {
             downs[index] = {x, pack.a_forward};
             calls[count++] = {{&downs[index], 1}, Tensor(), sum[1].a};
         }
         calls[count++] = {{sum, adapted ? 2U : 1U}, pack.bias, y, accumulate};
         ++index;
     }
-    backend_.gemms({calls, count});
-}
-
-void Decoder::linear_with_dropout(const Output& output, const TokenContext& context, Tensor x,
-                                  Tape& tape, bool accumulate) {
-    const auto& [pack, y] = output;
-    down_project(pack, context, x, tape);
-    if (pack.target != nullptr && pack.target->has_magnitudes()) {
-        scaled_linear(pack, *context.dropout, x, tape, y, accumulate);
-        return;
-    }
-    const bool adapted = pack.target != nullptr;
-    const GemmTerm terms[] = {{x, pack.forward},
-                              {adapted ? tape.u_of(*pack.target) : Tensor(), pack.b_forward}};
-    backend_.gemm({terms, adapted ? 2U : 1U}, pack.bias, y, accumulate);
+    if (count > 0) backend_.gemms({calls, count});
 }
 
 /// u = dropout(x) A^T, unless an earlier part of the same fused linear has made it.
@@ -262,7 +249,7 @@ void Decoder::forward(std::int64_t layer, const BlockPacks& packs, const TokenCo
             linears({{down, tape.mlp_out}}, context, tape.activated, tape, false);
         } else {
             down_project(down, context, tape.activated, tape);
-            if (context.dropout && down.target != nullptr && down.target->has_magnitudes())
+            if (down.unscaled_forward.data != nullptr)
                 scaled_part(down, *context.dropout, tape.activated, tape);
         }
         return;

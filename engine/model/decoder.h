@@ -91,8 +91,6 @@ class Decoder {
     struct Output;
     void linears(std::initializer_list<Output> outputs, const TokenContext& context, Tensor x,
                  Tape& tape, bool accumulate);
-    void linear_with_dropout(const Output& output, const TokenContext& context, Tensor x,
-                             Tape& tape, bool accumulate);
     void down_project(const LinearPack& pack, const TokenContext& context, Tensor x, Tape& tape);
     Tensor scaled_part(const LinearPack& pack, const AdapterDropout& dropout, Tensor x, Tape& tape);
     void scaled_linear(const LinearPack& pack, const AdapterDropout& dropout, Tensor x, Tape& tape,

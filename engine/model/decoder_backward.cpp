@@ -123,7 +123,7 @@ struct Decoder::Backward {
             const Tensor dropped = dropout->input(branch.x);
             backend.dropout(mask, branch.x, false, dropped);
             if (gradient.values != nullptr) gradient_of_a(*pack.target, dropped, du);
-            const bool dora = pack.target->has_magnitudes();
+            const bool dora = pack.unscaled_backward.data != nullptr;
             scaled[parts] = {du, pack.a_backward};
             backend.gemm({dora ? scaled : scaled + parts, dora ? parts + 1 : 1}, Tensor(), sum,
                          false);

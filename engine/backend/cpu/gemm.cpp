@@ -43,7 +43,7 @@ class CpuBackend::Operands {
     Operands(const GemmKernel& g, std::span<const GemmCall> calls) {
         for (const GemmCall& call : calls) {
             for (const GemmTerm& term : call.terms) {
-                if (find(term.a) != nullptr) continue;
+                if (index_of(term.a) < count_) continue;
                 check(count_ < all_.size(), "a group of products has few operands");
                 const std::int64_t inner = round_up(term.a.cols(), g.k_step);
                 all_[count_++] = {term.a, inner, round_up(inner * g.mr * g.a_bytes, 64)};
@@ -60,17 +60,18 @@ class CpuBackend::Operands {
             memory += strips * operand.strip_bytes;
         }
     }
-    const Operand& of(const Tensor& a) const { return *find(a); }
-    Operand& of(const Tensor& a) { return const_cast<Operand&>(*find(a)); }
+    const Operand& of(const Tensor& a) const { return all_[index_of(a)]; }
+    Operand& of(const Tensor& a) { return all_[index_of(a)]; }
 
   private:
-    const Operand* find(const Tensor& a) const {
-        for (const Operand& operand : std::span(all_).first(count_)) {
-            if (operand.a.data() == a.data() && operand.a.dtype() == a.dtype() &&
-                operand.a.cols() == a.cols())
-                return &operand;
-        }
-        return nullptr;
+    /// count_ if it is none of them.
+    std::size_t index_of(const Tensor& a) const {
+        const auto same = [&a](const Operand& operand) {
+            return operand.a.data() == a.data() && operand.a.dtype() == a.dtype() &&
+                   operand.a.cols() == a.cols();
+        };
+        const auto known = std::span(all_).first(count_);
+        return static_cast<std::size_t>(std::ranges::find_if(known, same) - known.begin());
     }
 
     std::array<Operand, 8> all_;
