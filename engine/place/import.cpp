@@ -1,7 +1,9 @@
 #include "place/import.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -14,7 +16,7 @@
 namespace qshard {
 namespace {
 
-constexpr std::int64_t kTaskWeights = 1 << 14;  ///< of one task: its buffers stay in the cache
+constexpr std::int64_t kTaskWeights = 1 << 15;  ///< of one task: its buffers stay in the cache
 constexpr std::size_t kTaskNested = 64;         ///< blocks of absmax of one task
 constexpr std::int64_t kTaskBytes = 4 << 20;    ///< of a read of what is taken as it is
 constexpr std::size_t kBlockBytes = kFourBitBlock / 2;  ///< of 4-bit codes of one block
@@ -35,19 +37,21 @@ Range intersect(std::size_t section, std::size_t bytes, std::size_t shard_begin,
 }
 
 /// Room for a task's values, not initialised: clearing it would take as long as filling it.
-class Values {
+template <class T>
+class Room {
   public:
-    explicit Values(std::int64_t count)
-        : data_(std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(count))),
-          count_(static_cast<std::size_t>(count)) {}
-    std::span<float> all() const { return {data_.get(), count_}; }
+    explicit Room(std::size_t count)
+        : data_(std::make_unique_for_overwrite<T[]>(count)), count_(count) {}
+    explicit Room(std::int64_t count) : Room(static_cast<std::size_t>(count)) {}
+    std::span<T> all() const { return {data_.get(), count_}; }
 
   private:
-    std::unique_ptr<float[]> data_;
+    std::unique_ptr<T[]> data_;
     std::size_t count_;
 };
 
-/// Imports one unit on one rank.
+/// Imports one unit on one rank. What is to be done for the fields is cut into tasks of about the
+/// same length first, so that threads start once a unit and not once a matrix.
 class UnitImport {
   public:
     UnitImport(const WeightReader& reader, const UnitLayout& unit, const LayoutOptions& options,
@@ -63,7 +67,7 @@ class UnitImport {
 
     /// Weights this rank reads.
     std::int64_t run() {
-        std::memset(shard_.data(), 0, shard_.size());
+        clear_padding();
         std::int64_t weights = 0;
         for (const Field& field : unit_.fields) {
             if (field.storage == Storage::kPlain) {
@@ -76,12 +80,44 @@ class UnitImport {
                 weights += quantize_blocks(field);
             }
         }
+        run_tasks();
         if (!block_absmax_.empty()) store_block_absmax();
         if (!row_absmax_.empty()) store_row_absmax();
         return weights;
     }
 
   private:
+    /// Adds tasks that run body(at, length) over [0, count), `step` at a time.
+    template <class Body>
+    void add_tasks(std::int64_t count, std::int64_t step, const Body& body) {
+        for (std::int64_t at = 0; at < count; at += step)
+            tasks_.push_back([=] { body(at, std::min(step, count - at)); });
+    }
+
+    void run_tasks() {
+        parallel_for(threads_, std::ssize(tasks_),
+                     [&](std::int64_t task) { tasks_[static_cast<std::size_t>(task)](); });
+        tasks_.clear();
+    }
+
+    /// Sets to zero the bytes of the shard that are of no section.
+    void clear_padding() {
+        std::vector<FieldPart> sections = {{StoredPart::kData, begin_, 0},
+                                           {StoredPart::kData, end_, 0}};
+        for (const Field& field : unit_.fields) {
+            for (const FieldPart& part : parts_of(field)) sections.push_back(part);
+        }
+        std::sort(sections.begin(), sections.end(),
+                  [](const FieldPart& a, const FieldPart& b) { return a.begin < b.begin; });
+        std::size_t covered = 0;
+        for (const FieldPart& section : sections) {
+            const Range gap = intersect(0, section.begin, std::max(covered, begin_), end_);
+            if (!gap.empty())
+                std::memset(shard_.data() + (gap.begin - begin_), 0, gap.end - gap.begin);
+            covered = std::max(covered, section.begin + section.bytes);
+        }
+    }
+
     bool rounds(const WeightSpec& weight) const {
         return rounds_on_import(reader_, weight, options_.plain_dtype);
     }
@@ -94,17 +130,14 @@ class UnitImport {
         const auto count = static_cast<std::int64_t>((range.end - range.begin) / element);
         std::byte* out = shard_.data() + (field.data + range.begin - begin_);
         const bool round = rounds(field.weight) && field.weight.rows > 1;
-        parallel_for(threads_, (count + kTaskWeights - 1) / kTaskWeights, [&](std::int64_t task) {
-            const std::int64_t at = task * kTaskWeights,
-                               length = std::min(kTaskWeights, count - at);
+        add_tasks(count, kTaskWeights, [=, this, &field](std::int64_t at, std::int64_t length) {
+            const auto values = static_cast<std::size_t>(length);
             if (field.dtype == DType::kBF16) {
-                const Values values(length);
-                reader_.read(field.weight, first + at, values.all());
-                convert_to_bf16(values.all(), reinterpret_cast<bf16*>(out) + at);
+                reader_.read_bf16(field.weight, first + at,
+                                  {reinterpret_cast<bf16*>(out) + at, values});
             } else {
-                read_rounded(
-                    field.weight, first + at, round,
-                    {reinterpret_cast<float*>(out) + at, static_cast<std::size_t>(length)});
+                read_rounded(field.weight, first + at, round,
+                             {reinterpret_cast<float*>(out) + at, values});
             }
         });
         return count;
@@ -114,15 +147,14 @@ class UnitImport {
     std::int64_t take(const Field& field) {
         for (const FieldPart& part : parts_of(field)) {
             const Range range = intersect(part.begin, part.bytes, begin_, end_);
-            const auto bytes = static_cast<std::int64_t>(range.end - range.begin);
             if (range.empty()) continue;
             std::byte* out = shard_.data() + (part.begin + range.begin - begin_);
-            parallel_for(threads_, (bytes + kTaskBytes - 1) / kTaskBytes, [&](std::int64_t task) {
-                const std::int64_t at = task * kTaskBytes;
-                reader_.read_part(
-                    field.weight, part.part, range.begin + static_cast<std::size_t>(at),
-                    {out + at, static_cast<std::size_t>(std::min(kTaskBytes, bytes - at))});
-            });
+            add_tasks(static_cast<std::int64_t>(range.end - range.begin), kTaskBytes,
+                      [=, this, &field](std::int64_t at, std::int64_t bytes) {
+                          reader_.read_part(field.weight, part.part,
+                                            range.begin + static_cast<std::size_t>(at),
+                                            {out + at, static_cast<std::size_t>(bytes)});
+                      });
         }
         const Range codes = intersect(field.data, field.data_bytes, begin_, end_);
         return codes.empty() ? 0
@@ -142,19 +174,26 @@ class UnitImport {
         const std::int64_t first = first_block * kFourBitBlock;
         const std::int64_t last =
             std::min(field.weight.count(), static_cast<std::int64_t>(range.end) * 2);
-        const bool round = rounds(field.weight);
-        const FourBitCode& code = four_bit_code(field.storage);
-        std::byte* out = shard_.data() + (field.data + range.begin - begin_);
+        const bool as_bf16 = reader_.reads_bf16(field.weight) || rounds(field.weight);
+        auto* codes =
+            reinterpret_cast<std::uint8_t*>(shard_.data() + (field.data + range.begin - begin_));
         float* absmax = block_absmax_.data() +
                         (field.data / kBlockBytes + static_cast<std::size_t>(first_block));
-        parallel_for(
-            threads_, (last - first + kTaskWeights - 1) / kTaskWeights, [&](std::int64_t task) {
-                const std::int64_t at = task * kTaskWeights,
-                                   length = std::min(kTaskWeights, last - first - at);
-                const Values values(length);
-                read_rounded(field.weight, first + at, round, values.all());
-                quantize_four_bit(code, values.all(), reinterpret_cast<std::uint8_t*>(out) + at / 2,
-                                  absmax + at / kFourBitBlock);
+        add_tasks(
+            last - first, kTaskWeights, [=, this, &field](std::int64_t at, std::int64_t length) {
+                const FourBitCode& code = four_bit_code(field.storage);
+                const auto quantize = [&](const auto& values) {
+                    quantize_four_bit(code, values, codes + at / 2, absmax + at / kFourBitBlock);
+                };
+                if (as_bf16) {
+                    const Room<bf16> values(length);
+                    reader_.read_bf16(field.weight, first + at, values.all());
+                    quantize(values.all());
+                } else {
+                    const Room<float> values(length);
+                    reader_.read(field.weight, first + at, values.all());
+                    quantize(values.all());
+                }
             });
         return last - first;
     }
@@ -168,24 +207,26 @@ class UnitImport {
         const std::int64_t cols = field.weight.cols;
         const auto begin = static_cast<std::int64_t>(range.begin),
                    end = static_cast<std::int64_t>(range.end);
-        const std::int64_t rows_of_task = std::max<std::int64_t>(1, kTaskWeights / cols);
-        const std::int64_t first_row = begin / cols, last_row = (end - 1) / cols;
+        const std::int64_t first_row = begin / cols, rows = (end - 1) / cols + 1 - first_row;
         const bool round = rounds(field.weight);
         auto* out =
             reinterpret_cast<std::int8_t*>(shard_.data() + (field.data + range.begin - begin_));
-        parallel_for(threads_, (last_row - first_row) / rows_of_task + 1, [&](std::int64_t task) {
-            std::vector<float> values(static_cast<std::size_t>(cols));
-            std::vector<std::int8_t> codes(values.size());
-            const std::int64_t stop = std::min(last_row + 1, first_row + (task + 1) * rows_of_task);
-            for (std::int64_t row = first_row + task * rows_of_task; row < stop; ++row) {
-                read_rounded(field.weight, row * cols, round, values);
-                quantize_int8_row(values, codes.data(),
-                                  &row_absmax_[first_row_of_field + static_cast<std::size_t>(row)]);
-                const std::int64_t from = std::max(begin, row * cols),
-                                   to = std::min(end, (row + 1) * cols);
-                std::copy_n(codes.begin() + (from - row * cols), to - from, out + (from - begin));
-            }
-        });
+        add_tasks(rows, std::max<std::int64_t>(1, kTaskWeights / cols),
+                  [=, this, &field](std::int64_t at, std::int64_t length) {
+                      const Room<float> values(cols);
+                      const Room<std::int8_t> codes(cols);
+                      for (std::int64_t row = first_row + at; row < first_row + at + length;
+                           ++row) {
+                          read_rounded(field.weight, row * cols, round, values.all());
+                          quantize_int8_row(
+                              values.all(), codes.all().data(),
+                              &row_absmax_[first_row_of_field + static_cast<std::size_t>(row)]);
+                          const std::int64_t from = std::max(begin, row * cols),
+                                             to = std::min(end, (row + 1) * cols);
+                          std::copy_n(codes.all().begin() + (from - row * cols), to - from,
+                                      out + (from - begin));
+                      }
+                  });
         return end - begin;
     }
 
@@ -205,42 +246,56 @@ class UnitImport {
                 std::as_bytes(all.subspan(piece * static_cast<std::size_t>(group_.rank()), piece)),
                 std::as_writable_bytes(all))
             .wait();
-        for (const Field& field : unit_.fields) {
-            if (!is_four_bit(field.storage) || field.taken) continue;
-            const auto blocks = static_cast<std::size_t>(field.blocks);
-            const std::span<const float> absmax = all.subspan(field.data / kBlockBytes, blocks);
+        std::vector<float> means(unit_.fields.size());
+        const auto each_of = [&](auto&& visit) {
+            for (std::size_t i = 0; i < means.size(); ++i) {
+                const Field& field = unit_.fields[i];
+                if (!is_four_bit(field.storage) || field.taken) continue;
+                visit(field,
+                      all.subspan(field.data / kBlockBytes, static_cast<std::size_t>(field.blocks)),
+                      means[i]);
+            }
+        };
+        each_of([&](const Field& field, std::span<const float> absmax, float& mean) {
+            if (field.double_quant)
+                tasks_.push_back([absmax, &mean] { mean = mean_absmax(absmax); });
+        });
+        run_tasks();
+        each_of([&](const Field& field, std::span<const float> absmax, float& mean) {
             if (!field.double_quant) {
                 store(field.absmax, std::as_bytes(absmax));
-                continue;
+                return;
             }
-            const float offset = mean_absmax(absmax);
-            store_nested(field, absmax, offset);
-            store(field.offset, std::as_bytes(std::span(&offset, 1)));
-        }
+            store_nested(field, absmax, mean);
+            store(field.offset, std::as_bytes(std::span(&mean, 1)));
+        });
+        run_tasks();
     }
 
-    /// Quantizes the blocks of absmax that this rank owns a part of.
-    void store_nested(const Field& field, std::span<const float> absmax, float offset) {
+    /// Adds tasks that quantize the blocks of absmax that this rank owns a part of.
+    void store_nested(const Field& field, std::span<const float> absmax, float mean) {
         constexpr auto kBlock = static_cast<std::size_t>(kNestedBlock);
-        std::vector<std::uint8_t> codes(absmax.size());
-        std::vector<float> absmax2((absmax.size() + kBlock - 1) / kBlock);
-        const Range a = intersect(field.absmax, codes.size(), begin_, end_);
-        const Range b = intersect(field.absmax2, absmax2.size() * sizeof(float), begin_, end_);
-        const std::size_t first = std::min(a.empty() ? absmax2.size() : a.begin / kBlock,
-                                           b.empty() ? absmax2.size() : b.begin / sizeof(float));
+        const std::size_t blocks = (absmax.size() + kBlock - 1) / kBlock;
+        const Range a = intersect(field.absmax, absmax.size(), begin_, end_);
+        const Range b = intersect(field.absmax2, blocks * sizeof(float), begin_, end_);
+        const std::size_t first = std::min(a.empty() ? blocks : a.begin / kBlock,
+                                           b.empty() ? blocks : b.begin / sizeof(float));
         const std::size_t last = std::max(a.empty() ? 0 : (a.end + kBlock - 1) / kBlock,
                                           b.empty() ? 0 : b.end / sizeof(float));
-        if (first >= last) return;
-        const std::size_t tasks = (last - first + kTaskNested - 1) / kTaskNested;
-        parallel_for(threads_, static_cast<std::int64_t>(tasks), [&](std::int64_t task) {
-            const std::size_t block = first + static_cast<std::size_t>(task) * kTaskNested;
-            const std::size_t end = std::min(last, block + kTaskNested);
-            const std::size_t at = block * kBlock, stop = std::min(absmax.size(), end * kBlock);
-            double_quantize(absmax.subspan(at, stop - at), offset, codes.data() + at,
-                            absmax2.data() + block);
-        });
-        store(field.absmax, std::as_bytes(std::span(codes)));
-        store(field.absmax2, std::as_bytes(std::span(absmax2)));
+        for (std::size_t block = first; block < last; block += kTaskNested) {
+            const std::size_t at = block * kBlock,
+                              end = std::min(absmax.size(),
+                                             std::min(last, block + kTaskNested) * kBlock);
+            tasks_.push_back([=, this, &field] {
+                std::array<std::uint8_t, kTaskNested * kBlock> codes;
+                std::array<float, kTaskNested> absmax2;
+                double_quantize(absmax.subspan(at, end - at), mean, codes.data(), absmax2.data());
+                const std::size_t done = (end - at + kBlock - 1) / kBlock;
+                store(field.absmax + at, std::as_bytes(std::span(codes).first(end - at)));
+                store(field.absmax2 + block * sizeof(float),
+                      std::as_bytes(std::span(absmax2).first(done)));
+            });
+        }
     }
 
     /// The same for int8 rows. Each rank knows the rows it has a part of, the others are zero.
@@ -276,6 +331,7 @@ class UnitImport {
     int threads_;
     std::span<std::byte> shard_;
     std::size_t begin_, end_;
+    std::vector<std::function<void()>> tasks_;
     std::vector<float> block_absmax_;  ///< empty if nothing is quantized to 4 bits here
     std::vector<float> row_absmax_;    ///< of the int8 fields, one after the other
 };

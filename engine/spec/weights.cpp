@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "spec/families.h"
+#include "tensor/rounding.h"
 
 namespace qshard {
 namespace {
@@ -87,6 +88,13 @@ void add_vectors(UnitWeights& unit, const ModelConfig& config, bool experts) {
 }
 
 }  // namespace
+
+void WeightReader::read_bf16(const WeightSpec& weight, std::int64_t first,
+                             std::span<bf16> out) const {
+    std::vector<float> values(out.size());
+    read(weight, first, values);
+    convert_to_bf16(values, out.data());
+}
 
 void WeightReader::read_part(const WeightSpec&, StoredPart, std::size_t,
                              std::span<std::byte>) const {

@@ -131,6 +131,8 @@ class WeightReader {
     /// Elements [first, first + out.size()) of the row-major [rows, cols] weight as fp32 (exact
     /// values of the source; GGUF's permuted q and k rows come back in Hugging Face's order).
     virtual void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const = 0;
+    /// The same rounded to bf16: of a source in bf16, its bytes.
+    virtual void read_bf16(const WeightSpec& weight, std::int64_t first, std::span<bf16> out) const;
     /// How the source holds the weight. What is not plain can be had as it is, by sections.
     virtual WeightForm form(const WeightSpec&) const { return {}; }
     /// Bytes [first, first + out.size()) of a section of a weight that is not plain.

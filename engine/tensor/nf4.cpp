@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 
 namespace qshard {
 
@@ -177,26 +178,46 @@ float last_value_of(std::size_t code) {
     return value_of(low);
 }
 
-/// nearest_entry() for many values at once, without a branch that nothing predicts. NaN gives 0.
-class NearestCodes {
+/// nearest_entry() by a table over a float's sign, exponent and first six bits of the mantissa: at
+/// those, the code of the least value; at most one code ends before the greatest. NaN gives 0.
+class NearestCode {
   public:
-    static constexpr std::size_t kAtOnce = 16;
-
-    NearestCodes() {
-        for (std::size_t code = 0; code < last_.size(); ++code) last_[code] = last_value_of(code);
-    }
-    std::array<std::size_t, kAtOnce> operator()(const std::array<float, kAtOnce>& x) const {
-        std::array<std::size_t, kAtOnce> codes{};
-        for (std::size_t step = 128; step > 0; step >>= 1) {
-            for (std::size_t i = 0; i < kAtOnce; ++i)
-                codes[i] += step * static_cast<std::size_t>(x[i] > last_[codes[i] + step - 1]);
+    NearestCode() {
+        for (std::size_t code = 0; code < 255; ++code) last_[code] = last_value_of(code);
+        last_[255] = std::numeric_limits<float>::infinity();
+        for (std::uint32_t leading = 0; leading < least_.size(); ++leading) {
+            const std::uint32_t first = leading << kRest;
+            const bool negative = first >> 31 != 0;
+            const auto least = std::bit_cast<float>(negative ? first | ((1u << kRest) - 1) : first);
+            if (!std::isnan(least))
+                least_[leading] = static_cast<std::uint8_t>(nearest_entry(least));
         }
-        return codes;
+    }
+    std::uint8_t operator()(float x) const {
+        const std::uint8_t code = least_[std::bit_cast<std::uint32_t>(x) >> kRest];
+        return static_cast<std::uint8_t>(code + (x > last_[code]));
     }
 
   private:
-    std::array<float, 255> last_;
+    static constexpr int kRest = 17;  ///< bits of a float that the table does not see
+
+    std::array<float, 256> last_;
+    std::array<std::uint8_t, std::size_t{1} << (32 - kRest)> least_{};
 };
+
+/// Largest distance from `mean`; NaN is passed over. Eight at once, in any order the same.
+float largest_distance(std::span<const float> values, float mean) {
+    std::array<float, 8> largest{};
+    std::size_t i = 0;
+    const auto add = [&](float& most, float value) {
+        most = std::max(most, std::fabs(value - mean));
+    };
+    for (; i + largest.size() <= values.size(); i += largest.size()) {
+        for (std::size_t k = 0; k < largest.size(); ++k) add(largest[k], values[i + k]);
+    }
+    for (; i < values.size(); ++i) add(largest[0], values[i]);
+    return *std::max_element(largest.begin(), largest.end());
+}
 
 }  // namespace
 
@@ -232,23 +253,14 @@ float mean_absmax(std::span<const float> absmax) {
 }
 
 void double_quantize(std::span<const float> absmax, float mean, std::uint8_t* q, float* absmax2) {
-    static const NearestCodes nearest_codes;
-    const std::size_t block = kNestedBlockValues;
-    for (std::size_t begin = 0; begin < absmax.size(); begin += block) {
-        const std::size_t end = std::min(absmax.size(), begin + block);
-        float largest = 0;
-        for (std::size_t i = begin; i < end; ++i) {
-            largest = std::max(largest, std::fabs(absmax[i] - mean));
-        }
-        absmax2[begin / block] = largest;
+    static const NearestCode nearest_code;
+    for (std::size_t begin = 0; begin < absmax.size(); begin += kNestedBlockValues) {
+        const auto block = absmax.subspan(begin).first(
+            std::min<std::size_t>(kNestedBlockValues, absmax.size() - begin));
+        const float largest = largest_distance(block, mean);
+        absmax2[begin / kNestedBlockValues] = largest;
         const float scale = 1.0f / largest;
-        for (std::size_t i = begin; i < end; i += NearestCodes::kAtOnce) {
-            const std::size_t count = std::min(NearestCodes::kAtOnce, end - i);
-            std::array<float, NearestCodes::kAtOnce> x{};
-            for (std::size_t k = 0; k < count; ++k) x[k] = (absmax[i + k] - mean) * scale;
-            const auto codes = nearest_codes(x);
-            for (std::size_t k = 0; k < count; ++k) q[i + k] = static_cast<std::uint8_t>(codes[k]);
-        }
+        for (float value : block) *q++ = nearest_code((value - mean) * scale);
     }
 }
 

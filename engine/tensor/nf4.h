@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <span>
 
+#include "base/dtype.h"
+
 /// The 4-bit codecs NF4 (NormalFloat) and FP4, and the double quantization of their scales,
 /// bit-equal to bitsandbytes. (Dettmers et al., "QLoRA", 2023)
 namespace qshard {
@@ -60,6 +62,9 @@ extern const std::array<float, 256> kDynamicMap;
 /// ceil(x.size() / 2) bytes, the even element in the high nibble; an odd count ends in the code of
 /// zero. An all-zero block has codes of zero and absmax 0.
 void quantize_four_bit(const FourBitCode& code, std::span<const float> x, std::uint8_t* codes,
+                       float* absmax);
+/// The same codes for values that are bf16, in half the time: they are not made floats.
+void quantize_four_bit(const FourBitCode& code, std::span<const bf16> x, std::uint8_t* codes,
                        float* absmax);
 
 /// Values [first, first + out.size()) of a quantized vector: table value times absmax in fp32.

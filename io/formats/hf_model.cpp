@@ -97,9 +97,7 @@ class HuggingFaceModel : public WeightReader {
 
     void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override {
         const Located& located = at(weight);
-        check(first >= 0 && first <= weight.count() &&
-                  static_cast<std::int64_t>(out.size()) <= weight.count() - first,
-              "a read lies inside its weight");
+        check_inside(weight, first, out.size());
         if (located.quantized) {
             read_dequantized(*this, weight, first, out);
         } else if (weight.transposed) {
@@ -107,6 +105,17 @@ class HuggingFaceModel : public WeightReader {
         } else {
             read_elements(located.plain, first, out);
         }
+    }
+
+    void read_bf16(const WeightSpec& weight, std::int64_t first,
+                   std::span<bf16> out) const override {
+        if (!reads_bf16(weight) || weight.transposed)
+            return WeightReader::read_bf16(weight, first, out);
+        check_inside(weight, first, out.size());
+        const TensorInFile& plain = at(weight).plain;
+        plain.file->file().read(
+            plain.tensor->offset + static_cast<std::uint64_t>(first) * sizeof(bf16), out.data(),
+            out.size_bytes());
     }
 
     WeightForm form(const WeightSpec& weight) const override {
@@ -143,6 +152,12 @@ class HuggingFaceModel : public WeightReader {
 
   private:
     std::string path_of(std::string_view name) const { return (folder_.path() / name).string(); }
+
+    static void check_inside(const WeightSpec& weight, std::int64_t first, std::size_t count) {
+        check(first >= 0 && first <= weight.count() &&
+                  static_cast<std::int64_t>(count) <= weight.count() - first,
+              "a read lies inside its weight");
+    }
 
     /// Elements [first, first + out.size()) as they lie in the file.
     static void read_elements(const TensorInFile& found, std::int64_t first, std::span<float> out) {

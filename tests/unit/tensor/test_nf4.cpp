@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <cmath>
 #include <fstream>
@@ -105,6 +106,103 @@ TEST(Nf4, ValueOnThresholdTakesLowerCode) {
         EXPECT_EQ(r.codes[t] & 15u, t);
         EXPECT_EQ(r.codes[t + 1] >> 4, static_cast<int>(t + 1));
     }
+}
+
+/// Values of blocks of every magnitude: around the thresholds, subnormal, infinite, NaN, -0.
+std::vector<bf16> hard_values(const FourBitCode& code) {
+    std::vector<bf16> values;
+    std::uint32_t s = 1;
+    const auto random = [&s] { return (s = s * 1664525u + 1013904223u) >> 8; };
+    const auto bits = [](std::uint32_t b) { return bf16{static_cast<std::uint16_t>(b)}; };
+    for (std::uint32_t block = 0; block < 20000; ++block) {
+        const std::uint32_t largest = block < 0x4000 ? 2 * block : random() % 0x8000;
+        for (std::size_t i = 0; i < 60; ++i) {
+            const std::uint32_t near =
+                to_bf16(code.thresholds[i / 4] * to_float(bits(largest))).bits;
+            values.push_back(bits(near + static_cast<std::uint32_t>(i % 4) - 2));
+        }
+        values.push_back(bits(largest));
+        values.push_back(bits(block % 2 == 0 ? 0x8000 : 0));
+        values.push_back(bits(random()));
+        values.push_back(bits(random() % 0x80));
+        std::rotate(values.end() - 64, values.end() - 64 + random() % 64, values.end());
+        if (block % 2 == 0) {  // nothing greater than `largest`
+            for (auto value = values.end() - 64; value != values.end(); ++value) {
+                if ((value->bits & 0x7fffu) > largest) *value = bits(0);
+            }
+        }
+    }
+    values.resize(values.size() - 37);
+    return values;
+}
+
+TEST(Nf4, CodesOfBf16AreThoseOfFloats) {
+    for (const FourBitCode& code : {kNf4Code, kFp4Code}) {
+        const std::vector<bf16> x = hard_values(code);
+        std::vector<float> floats;
+        for (bf16 value : x) floats.push_back(to_float(value));
+        const std::size_t blocks = (x.size() + 63) / 64;
+        std::vector<std::uint8_t> want((x.size() + 1) / 2), codes(want.size());
+        std::vector<float> want_absmax(blocks), absmax(blocks);
+        quantize_four_bit(code, floats, want.data(), want_absmax.data());
+        quantize_four_bit(code, x, codes.data(), absmax.data());
+        EXPECT_EQ(crc_of(absmax), crc_of(want_absmax));
+        for (std::size_t i = 0; i < codes.size(); ++i)
+            ASSERT_EQ(codes[i], want[i]) << "at " << 2 * i << ", absmax " << absmax[i / 32];
+    }
+}
+
+/// The rule of bitsandbytes' CUDA kernel, value by value.
+std::uint8_t nearest_of_map(float x) {
+    int pivot = 127, lower = 0, upper = 255;
+    for (int step = 64; step > 0; step /= 2) {
+        const bool above = x > kDynamicMap[static_cast<std::size_t>(pivot)];
+        (above ? lower : upper) = pivot;
+        pivot += above ? step : -step;
+    }
+    const float value = kDynamicMap[static_cast<std::size_t>(pivot)];
+    const auto middle = [value](int other) {
+        return (kDynamicMap[static_cast<std::size_t>(other)] + value) * 0.5f;
+    };
+    if (x > value) return static_cast<std::uint8_t>(x > middle(upper) ? upper : pivot);
+    return static_cast<std::uint8_t>(x < middle(lower) ? lower : pivot);
+}
+
+TEST(Nf4, SecondLevelTakesTheNearestEntry) {
+    std::vector<float> x;
+    for (std::size_t i = 0; i < 255; ++i) {
+        const float middle = (kDynamicMap[i] + kDynamicMap[i + 1]) * 0.5f;
+        for (const float value : {kDynamicMap[i], middle}) {
+            const float below = std::nextafter(value, -2.0f), above = std::nextafter(value, 2.0f);
+            x.insert(x.end(), {std::nextafter(below, -2.0f), below, value, above,
+                               std::nextafter(above, 2.0f)});
+        }
+    }
+    for (std::uint32_t bits = 0; bits <= 0x3f800000; bits += 4099) {
+        x.push_back(std::bit_cast<float>(bits));
+        x.push_back(-x.back());
+    }
+    x.resize(x.size() / 255 * 255);
+    std::vector<float> values;  // in blocks of scale 1
+    for (std::size_t i = 0; i < x.size(); ++i) {
+        if (i % 255 == 0) values.push_back(1.0f);
+        values.push_back(std::fabs(x[i]) <= 1 ? x[i] : 0.0f);
+    }
+    std::vector<std::uint8_t> codes(values.size());
+    std::vector<float> absmax2(values.size() / 256);
+    double_quantize(values, 0.0f, codes.data(), absmax2.data());
+    EXPECT_EQ(absmax2, std::vector<float>(absmax2.size(), 1.0f));
+    for (std::size_t i = 0; i < values.size(); ++i)
+        ASSERT_EQ(codes[i], nearest_of_map(values[i])) << values[i];
+}
+
+TEST(Nf4, SecondLevelOfEqualValuesIsZero) {
+    const std::vector<float> equal(300, 0.25f);
+    std::vector<std::uint8_t> codes(300, 9);
+    std::vector<float> absmax2(2, 9);
+    double_quantize(equal, 0.25f, codes.data(), absmax2.data());
+    EXPECT_EQ(codes, std::vector<std::uint8_t>(300, 0));
+    EXPECT_EQ(absmax2, std::vector<float>(2, 0));
 }
 
 TEST(Nf4, VectorOfTwoAndAHalfBlocks) {
