@@ -142,9 +142,11 @@ GgufTokenizerData byte_level(const json::object& document, const std::string& or
                              std::int64_t vocabulary) {
     const json::value& model = document.at("model");
     const json::value* normalizer = document.if_contains("normalizer");
-    if (normalizer != nullptr && !normalizer->is_null() && type_of(*normalizer) != "NFC") {
+    const bool none =
+        normalizer == nullptr || normalizer->is_null() ||
+        (type_of(*normalizer) == "Sequence" && normalizer->at("normalizers").as_array().empty());
+    if (!none && type_of(*normalizer) != "NFC")
         refuse(origin, fmt::format("a normalizer \"{}\"", type_of(*normalizer)));
-    }
     GgufTokenizerData data;
     data.model = "gpt2";
     data.pre = tok::gguf_pre_tokenizer_name(patterns_of(origin, document.at("pre_tokenizer")),

@@ -23,6 +23,16 @@ QWEN = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
           r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
+# The splits of DeepSeek-LLM's and V2's tokenizer.json.
+DEEPSEEK = ["[\r\n]",
+            r"\s?["
+            "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽ"
+            "Ა-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-"
+            "ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆ"
+            "ﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+            "]+",
+            "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+", r"\s+$", "[一-龥ࠀ-一가-\ud7ff]+"]
+
 
 def dump(path, value):
     path.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
@@ -87,6 +97,24 @@ def qwen():
 
 def smollm():
     return byte_level("smollm", None, digits=True, specials=["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+
+
+def deepseek():
+    """Trained on whole lines, so that ids show where each of the patterns cuts."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    trainer = trainers.BpeTrainer(vocab_size=560, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    lines = [t[:120] for t in texts.TRAINING] + ["a1b22c333d4444 x\u00b2 foo(bar)[baz] a_b  the the", "  the  \r\n\n  (a) ,.;", "日本語、中文。 ！？a日b本",
+                                                "ԱԲաբ ႠႡაბ Ąą ǅʰªº ΑαЯя ⰀⰁ", "1984 12 ½ ٣٤ ⅠⅡ"] * 4
+    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(p), "isolated") for p in DEEPSEEK] +
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.normalizer = normalizers.Sequence([])  # as in the model's file
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.add_special_tokens([AddedToken(s, normalized=True) for s in ("<|begin_of_text|>", "<|endoftext|>")])
+    return tokenizer
 
 
 def tekken():
@@ -222,7 +250,8 @@ def main():
         return
     dump(HERE / "cases.json", CASES)
     makers = {"llama3": llama3, "qwen": qwen, "smollm": smollm, "tekken": tekken, "spm": lambda: sentence_piece(False),
-              "metaspace": lambda: sentence_piece(True), "unigram": lambda: unigram(False), "unigram_bytes": lambda: unigram(True)}
+              "metaspace": lambda: sentence_piece(True), "unigram": lambda: unigram(False), "unigram_bytes": lambda: unigram(True),
+              "deepseek": deepseek}
     for seed, (name, make) in enumerate(makers.items()):
         tokenizer = make()
         tokenizer = Tokenizer.from_str(tokenizer.to_str())

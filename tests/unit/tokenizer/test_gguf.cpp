@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "golden_files.h"
+#include "io/tokenizer/to_gguf.h"
 #include "io/tokenizer/tokenizer.h"
 
 /// Tokenizers from GGUF metadata: the same ids as the tokenizer.json of the same model.
@@ -70,6 +71,14 @@ TEST(Gguf, ByteLevel) {
     data.add_eos = true;
     EXPECT_EQ(Tokenizer::from_gguf(data).encode("", true), std::vector<std::int32_t>{8});
     EXPECT_NE(Tokenizer::from_gguf(data).sha256(), llama.sha256());
+}
+
+TEST(Gguf, Deepseek) {
+    const boost::json::value spec = golden::json("deepseek.json");
+    expect_golden(Tokenizer::from_gguf(converted(spec, "gpt2", "deepseek-llm")), "deepseek");
+    const auto data = gguf_tokenizer_of(boost::json::serialize(spec), "deepseek.json", 0);
+    EXPECT_EQ(data.pre, "deepseek-llm");
+    expect_golden(Tokenizer::from_gguf(data), "deepseek");
 }
 
 // Scores that fall with the merge rank make SentencePiece's rule the BPE of the file.

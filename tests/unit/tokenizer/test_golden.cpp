@@ -95,7 +95,7 @@ TEST_P(Golden, ManyThreads) {
 
 INSTANTIATE_TEST_SUITE_P(All, Golden,
                          testing::Values("llama3", "qwen", "smollm", "tekken", "spm", "metaspace",
-                                         "unigram", "unigram_bytes"),
+                                         "unigram", "unigram_bytes", "deepseek"),
                          [](const auto& name) { return std::string(name.param); });
 
 // One model whose tokens span words, and many normalizers, pre-tokenizers and decoders around it.
