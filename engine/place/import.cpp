@@ -10,7 +10,6 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "tensor/int8.h"
-#include "tensor/nf4.h"
 #include "tensor/rounding.h"
 
 namespace qshard {
@@ -40,9 +39,9 @@ Range intersect(std::size_t section, std::size_t bytes, std::size_t shard_begin,
 template <class T>
 class Room {
   public:
-    explicit Room(std::size_t count)
-        : data_(std::make_unique_for_overwrite<T[]>(count)), count_(count) {}
-    explicit Room(std::int64_t count) : Room(static_cast<std::size_t>(count)) {}
+    explicit Room(std::int64_t count)
+        : data_(std::make_unique_for_overwrite<T[]>(static_cast<std::size_t>(count))),
+          count_(static_cast<std::size_t>(count)) {}
     std::span<T> all() const { return {data_.get(), count_}; }
 
   private:
@@ -174,27 +173,16 @@ class UnitImport {
         const std::int64_t first = first_block * kFourBitBlock;
         const std::int64_t last =
             std::min(field.weight.count(), static_cast<std::int64_t>(range.end) * 2);
-        const bool as_bf16 = reader_.reads_bf16(field.weight) || rounds(field.weight);
         auto* codes =
             reinterpret_cast<std::uint8_t*>(shard_.data() + (field.data + range.begin - begin_));
         float* absmax = block_absmax_.data() +
                         (field.data / kBlockBytes + static_cast<std::size_t>(first_block));
-        add_tasks(
-            last - first, kTaskWeights, [=, this, &field](std::int64_t at, std::int64_t length) {
-                const FourBitCode& code = four_bit_code(field.storage);
-                const auto quantize = [&](const auto& values) {
-                    quantize_four_bit(code, values, codes + at / 2, absmax + at / kFourBitBlock);
-                };
-                if (as_bf16) {
-                    const Room<bf16> values(length);
-                    reader_.read_bf16(field.weight, first + at, values.all());
-                    quantize(values.all());
-                } else {
-                    const Room<float> values(length);
-                    reader_.read(field.weight, first + at, values.all());
-                    quantize(values.all());
-                }
-            });
+        add_tasks(last - first, kTaskWeights,
+                  [=, this, &field](std::int64_t at, std::int64_t length) {
+                      quantize_elements(reader_, field.weight, options_.plain_dtype,
+                                        four_bit_code(field.storage), first + at, length,
+                                        codes + at / 2, absmax + at / kFourBitBlock);
+                  });
         return last - first;
     }
 
@@ -360,6 +348,20 @@ std::int64_t import_stored(const StoredUnits& stored, const UnitLayout& unit, Co
 }
 
 }  // namespace
+
+void quantize_elements(const WeightReader& reader, const WeightSpec& weight, DType plain_dtype,
+                       const FourBitCode& code, std::int64_t first, std::int64_t count,
+                       std::uint8_t* codes, float* absmax) {
+    if (reader.reads_bf16(weight) || rounds_on_import(reader, weight, plain_dtype)) {
+        const Room<bf16> values(count);
+        reader.read_bf16(weight, first, values.all());
+        quantize_four_bit(code, values.all(), codes, absmax);
+    } else {
+        const Room<float> values(count);
+        reader.read(weight, first, values.all());
+        quantize_four_bit(code, values.all(), codes, absmax);
+    }
+}
 
 std::int64_t import_unit(const WeightReader& reader, const UnitLayout& unit,
                          const LayoutOptions& options, Communicator& group, int threads,

@@ -8,6 +8,7 @@
 #include "comm/communicator.h"
 #include "spec/layout.h"
 #include "spec/weights.h"
+#include "tensor/nf4.h"
 
 /// From a model's files to the ranks' shards of 4-bit bytes. Every rank reads and quantizes only
 /// the bytes it will own; nobody ever holds an unquantized matrix, let alone the model.
@@ -26,5 +27,11 @@ using ImportProgress = std::function<void(std::int64_t done, std::int64_t total)
 std::int64_t import_unit(const WeightReader& reader, const UnitLayout& unit,
                          const LayoutOptions& options, Communicator& group, int threads,
                          std::span<std::byte> shard);
+
+/// 4-bit codes and absmax of elements [first, first + count) of a weight, from the beginning of a
+/// block on, after the rounding that an import does.
+void quantize_elements(const WeightReader& reader, const WeightSpec& weight, DType plain_dtype,
+                       const FourBitCode& code, std::int64_t first, std::int64_t count,
+                       std::uint8_t* codes, float* absmax);
 
 }  // namespace qshard

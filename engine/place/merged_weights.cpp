@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "place/import.h"
 #include "tensor/int8.h"
 #include "tensor/nf4.h"
 #include "tensor/rounding.h"
@@ -133,27 +134,24 @@ std::shared_ptr<const QuantizedWeights::Codes> QuantizedWeights::codes_of(
     if (last_ != nullptr && last_->name == weight.name) return last_;
     auto made = std::make_shared<Codes>();
     made->name = weight.name;
-    const bool round = rounds_on_import(weights_, weight, options_.plain_dtype);
     if (options_.quantization == Quantization::kInt8) {
-        quantize_rows(weight, round, *made);
+        quantize_rows(weight, *made);
     } else {
-        quantize_blocks(weight, round, *made);
+        quantize_blocks(weight, *made);
     }
     last_ = made;
     return made;
 }
 
-void QuantizedWeights::quantize_blocks(const WeightSpec& weight, bool round, Codes& made) const {
+void QuantizedWeights::quantize_blocks(const WeightSpec& weight, Codes& made) const {
     const FourBitCode& code = four_bit_code(storage_of(options_.quantization));
     const std::int64_t count = weight.count();
     made.codes.resize(static_cast<std::size_t>((count + 1) / 2));
     made.absmax.resize(static_cast<std::size_t>((count + kFourBitBlock - 1) / kFourBitBlock));
     parallel_for(threads_, (count + kTaskWeights - 1) / kTaskWeights, [&](std::int64_t task) {
         const std::int64_t at = task * kTaskWeights;
-        std::vector<float> values(static_cast<std::size_t>(std::min(kTaskWeights, count - at)));
-        weights_.read(weight, at, values);
-        if (round) round_to_bf16(values);
-        quantize_four_bit(code, values, made.codes.data() + at / 2,
+        quantize_elements(weights_, weight, options_.plain_dtype, code, at,
+                          std::min(kTaskWeights, count - at), made.codes.data() + at / 2,
                           made.absmax.data() + at / kFourBitBlock);
     });
     if (!options_.double_quant) return;
@@ -165,7 +163,8 @@ void QuantizedWeights::quantize_blocks(const WeightSpec& weight, bool round, Cod
     reconstruct_absmax(codes, absmax2.data(), offset, made.absmax.data());
 }
 
-void QuantizedWeights::quantize_rows(const WeightSpec& weight, bool round, Codes& made) const {
+void QuantizedWeights::quantize_rows(const WeightSpec& weight, Codes& made) const {
+    const bool round = rounds_on_import(weights_, weight, options_.plain_dtype);
     made.codes.resize(static_cast<std::size_t>(weight.count()));
     made.absmax.resize(static_cast<std::size_t>(weight.rows));
     parallel_for(threads_, weight.rows, [&](std::int64_t row) {

@@ -77,8 +77,8 @@ class QuantizedWeights final : public WeightReader {
                !options_.taken.contains(weight.name) &&
                weights_.form(weight).storage == Storage::kPlain;
     }
-    void quantize_blocks(const WeightSpec& weight, bool round, Codes& made) const;
-    void quantize_rows(const WeightSpec& weight, bool round, Codes& made) const;
+    void quantize_blocks(const WeightSpec& weight, Codes& made) const;
+    void quantize_rows(const WeightSpec& weight, Codes& made) const;
     std::shared_ptr<const Codes> codes_of(const WeightSpec& weight) const;
 
     const WeightReader& weights_;

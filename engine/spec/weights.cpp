@@ -1,5 +1,7 @@
 #include "spec/weights.h"
 
+#include <memory>
+
 #include "base/error.h"
 #include "spec/families.h"
 #include "tensor/rounding.h"
@@ -91,7 +93,8 @@ void add_vectors(UnitWeights& unit, const ModelConfig& config, bool experts) {
 
 void WeightReader::read_bf16(const WeightSpec& weight, std::int64_t first,
                              std::span<bf16> out) const {
-    std::vector<float> values(out.size());
+    const auto room = std::make_unique_for_overwrite<float[]>(out.size());
+    const std::span<float> values(room.get(), out.size());
     read(weight, first, values);
     convert_to_bf16(values, out.data());
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
 #include <set>
 #include <unordered_map>
 
@@ -30,22 +31,23 @@ void read_elements(const InputFile& file, const GgufTensor& tensor, std::int64_t
                    std::int64_t count, float* out) {
     const GgmlTraits& traits = traits_of(tensor.type);
     const std::int64_t per_block = traits.block_count;
-    std::vector<std::byte> raw;
+    const auto of_chunk = static_cast<std::int64_t>(kChunkBytes / traits.block_bytes);
+    const std::int64_t most = std::min(count / per_block + 2, of_chunk);  // parts at both ends
+    const auto raw = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(most) *
+                                                                 traits.block_bytes);
     std::vector<float> edge;
     while (count > 0) {
         const std::int64_t block = first / per_block, skipped = first % per_block;
         const std::int64_t last = (first + count - 1) / per_block;
-        const std::int64_t blocks =
-            std::min(last - block + 1, static_cast<std::int64_t>(kChunkBytes / traits.block_bytes));
-        raw.resize(static_cast<std::size_t>(blocks) * traits.block_bytes);
-        file.read(tensor.offset + static_cast<std::uint64_t>(block) * traits.block_bytes,
-                  raw.data(), raw.size());
+        const std::int64_t blocks = std::min(last - block + 1, of_chunk);
+        file.read(tensor.offset + static_cast<std::uint64_t>(block) * traits.block_bytes, raw.get(),
+                  static_cast<std::size_t>(blocks) * traits.block_bytes);
         const std::int64_t taken = std::min(count, blocks * per_block - skipped);
         if (skipped == 0 && taken == blocks * per_block) {
-            traits.dequantize(raw.data(), blocks, out);
+            traits.dequantize(raw.get(), blocks, out);
         } else {
             edge.resize(static_cast<std::size_t>(blocks * per_block));
-            traits.dequantize(raw.data(), blocks, edge.data());
+            traits.dequantize(raw.get(), blocks, edge.data());
             std::copy_n(edge.begin() + skipped, taken, out);
         }
         first += taken;
