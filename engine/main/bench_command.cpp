@@ -81,8 +81,8 @@ int bench_quantize(const BenchArguments& arguments) {
     const int threads = backend->threads();
     const RandomWeights source(config_of_shape("135m"));
     const WeightSpec matrix{Role::kQ, "bench.weight", 4096, kWeights / 4096, true};
-    std::vector<float> values(kWeights);
-    source.read(matrix, 0, values);
+    std::vector<bf16> values(kWeights);  // as most models have them
+    source.read_bf16(matrix, 0, values);
     std::vector<std::uint8_t> codes(kWeights / 2), second(kWeights / kFourBitBlock);
     std::vector<float> absmax(kWeights / kFourBitBlock), nested(absmax.size() / kNestedBlock);
     float offset = 0;
@@ -92,7 +92,7 @@ int bench_quantize(const BenchArguments& arguments) {
                                 parallel_for(threads, kWeights / kTask, [&](std::int64_t task) {
                                     const auto at = static_cast<std::size_t>(task * kTask);
                                     quantize_four_bit(
-                                        kNf4Code, std::span(values).subspan(at, kTask),
+                                        kNf4Code, std::span<const bf16>(values).subspan(at, kTask),
                                         codes.data() + at / 2, absmax.data() + at / kFourBitBlock);
                                 });
                                 offset = mean_absmax(absmax);
