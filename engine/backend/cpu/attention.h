@@ -197,8 +197,8 @@ struct AttentionTask {
         const std::int64_t inner = round_up(width, g.k_step);
         for (std::int64_t j = 0; j < keys; j += g.mr) {
             const std::int64_t rows = keys - j < g.mr ? keys - j : g.mr;
-            g.tile(strips + j * inner * g.a_bytes, columns_panel, inner, static_cast<int>(rows),
-                   c + j * g.nr, true);
+            const GemmPart part{strips + j * inner * g.a_bytes, columns_panel, inner};
+            g.tile(&part, 1, static_cast<int>(rows), c + j * g.nr, true);
         }
     }
     /// result^T[width][nr] += strips of x^T (packed for `keys` keys) * the first `used` rows of p.
@@ -212,8 +212,8 @@ struct AttentionTask {
         }
         for (std::int64_t d = 0; d < width; d += g.mr) {
             const std::int64_t count_d = width - d < g.mr ? width - d : g.mr;
-            g.tile(strips + d * inner * g.a_bytes, rows, round_up(used, g.k_step),
-                   static_cast<int>(count_d), out + d * g.nr, false);
+            const GemmPart part{strips + d * inner * g.a_bytes, rows, round_up(used, g.k_step)};
+            g.tile(&part, 1, static_cast<int>(count_d), out + d * g.nr, false);
         }
     }
     /// The panel's result as rows of `width`: lines[c][d] = result[d][c].

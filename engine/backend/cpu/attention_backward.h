@@ -79,8 +79,9 @@ inline void accumulate_keys(const AttentionTask& t, const std::byte* strips,
                     store(tiles + i * g.nr + x, load(in + x, cols - x));
                 }
             }
-            g.tile(strips + j * inner * g.a_bytes, panels + d * inner * g.b_bytes, inner,
-                   static_cast<int>(rows), tiles, false);
+            const GemmPart part{strips + j * inner * g.a_bytes, panels + d * inner * g.b_bytes,
+                                inner};
+            g.tile(&part, 1, static_cast<int>(rows), tiles, false);
             for (std::int64_t i = 0; i < rows; ++i) {
                 float* out = gradient + t.key_at(j0 + j + i) + d;
                 for (std::int64_t x = 0; x < g.nr; x += kLanes) {

@@ -80,9 +80,9 @@ inline void expand_weight(const WeightView& w, std::int64_t first, std::int64_t 
     if (w.storage == Storage::kInt8) return expand_int8(w, w.first + first, count, out);
     const Vf factor = splat(w.scale);
     auto scaled = [&](auto* in) {
-        for (std::int64_t i = 0; i < count; i += kLanes) {
-            store(out + i, load(in + first + i, count - i) * factor, count - i);
-        }
+        for_vectors(count, [&](std::int64_t i, auto left) QSHARD_INLINE_LAMBDA {
+            store(out + i, load(in + first + i, left) * factor, left);
+        });
     };
     if (w.plain.dtype() == DType::kBF16) {
         scaled(static_cast<const bf16*>(w.plain.data()));
@@ -91,17 +91,28 @@ inline void expand_weight(const WeightView& w, std::int64_t first, std::int64_t 
     }
 }
 
+template <bool kBias, bool kAccumulate, class T>
+QSHARD_INLINE void store_rows(const float* tile, std::int64_t nr, std::int64_t rows,
+                              std::int64_t cols, const float* bias, T* out, std::int64_t stride) {
+    for (std::int64_t i = 0; i < rows; ++i, tile += nr, out += stride) {
+        for_vectors(cols, [&](std::int64_t j, auto left) QSHARD_INLINE_LAMBDA {
+            Vf sum = load(tile + j);
+            if constexpr (kBias) sum += load(bias + j, left);
+            if constexpr (kAccumulate) sum = load(out + j, left) + sum;
+            store(out + j, sum, left);
+        });
+    }
+}
+
 inline void store_tile_any(const float* tile, std::int64_t nr, std::int64_t rows, std::int64_t cols,
                            const float* bias, Out c, std::int64_t stride, bool accumulate) {
     typed(c, [&](auto* out) {
-        for (std::int64_t i = 0; i < rows; ++i, tile += nr, out += stride) {
-            for (std::int64_t j = 0; j < cols; j += kLanes) {
-                Vf sum = load(tile + j);
-                if (bias != nullptr) sum += load(bias + j, cols - j);
-                if (accumulate) sum = load(out + j, cols - j) + sum;
-                store(out + j, sum, cols - j);
-            }
-        }
+        if (bias != nullptr && accumulate)
+            return store_rows<true, true>(tile, nr, rows, cols, bias, out, stride);
+        if (bias != nullptr)
+            return store_rows<true, false>(tile, nr, rows, cols, bias, out, stride);
+        if (accumulate) return store_rows<false, true>(tile, nr, rows, cols, bias, out, stride);
+        store_rows<false, false>(tile, nr, rows, cols, bias, out, stride);
     });
 }
 

@@ -206,6 +206,65 @@ void CpuBackend::pack_strips(const GemmCall& call, Operands& operands, std::int6
     }
 }
 
+/// The inner dimension of a call's terms, one after the other, in visits of about kInnerBlock: a
+/// long term takes several, short ones share one, LoRA's with the end of the term before it.
+class CpuBackend::Stretches {
+  public:
+    static constexpr int kMost = 4;  ///< in a visit
+
+    Stretches(const GemmCall& call, const Operands& operands, const GemmKernel& g)
+        : call_(call), operands_(operands), g_(g) {}
+
+    /// Goes to the next visit, the first at first; false after the last.
+    bool next() {
+        first_ = term_ == 0 && k_ == 0;
+        count_ = 0;
+        for (std::int64_t sum = 0; term_ < call_.terms.size() && count_ < kMost;) {
+            const Operands::Operand& operand = operands_.of(call_.terms[term_].a);
+            const std::int64_t parts = divide_up(operand.inner, kInnerBlock);
+            const std::int64_t part = round_up(divide_up(operand.inner, parts), 32);
+            const std::int64_t k = std::min(part, operand.inner - k_);
+            sum += k;
+            if (count_ > 0 && k > kInnerShort && sum > kInnerBlock) break;
+            stretches_[count_++] = {&operand, call_.terms[term_].b.data, k_, k};
+            k_ += k;
+            if (k_ < operand.inner) continue;
+            k_ = 0;
+            ++term_;
+        }
+        return count_ > 0;
+    }
+    bool is_first() const { return first_; }
+    bool is_last() const { return term_ == call_.terms.size(); }
+
+    /// What the visit reads of strip s and panel p; their number.
+    int parts_of(std::int64_t s, std::int64_t p, GemmPart* parts) const {
+        for (int i = 0; i < count_; ++i) {
+            const auto& [operand, panels, k0, k] = stretches_[i];
+            parts[i] = {operand->strips + s * operand->strip_bytes + k0 * g_.mr * g_.a_bytes,
+                        static_cast<const std::byte*>(panels) +
+                            (p * operand->inner + k0) * g_.nr * g_.b_bytes,
+                        k};
+        }
+        return count_;
+    }
+
+  private:
+    struct Stretch {
+        const Operands::Operand* operand;
+        const void* panels;
+        std::int64_t k0, k;
+    };
+    const GemmCall& call_;
+    const Operands& operands_;
+    const GemmKernel& g_;
+    Stretch stretches_[kMost] = {};
+    int count_ = 0;
+    std::size_t term_ = 0;  ///< where the next visit begins
+    std::int64_t k_ = 0;
+    bool first_ = true;
+};
+
 void CpuBackend::gemm_block(const GemmCall& call, const Operands& operands, const Blocks& blocks,
                             std::int64_t block, Tensor c, float* tiles) const {
     const GemmKernel& g = blocks.g;
@@ -220,33 +279,24 @@ void CpuBackend::gemm_block(const GemmCall& call, const Operands& operands, cons
         const auto element = static_cast<std::int64_t>(bytes_of(c.dtype()));
         return static_cast<std::byte*>(c.data()) + (row * blocks.cols + col) * element;
     };
-    // The tiles of one panel, a part of the panel and one of a strip stay in L1.
+    // The tiles of one panel, what a visit reads of the panel and of one strip stay in L1.
     for (std::int64_t p = panel0; p < panel1; ++p) {
-        for (std::size_t t = 0; t < call.terms.size(); ++t) {
-            const Operands::Operand& operand = operands.of(call.terms[t].a);
-            const std::int64_t inner = operand.inner;
-            const std::int64_t parts = divide_up(inner, kInnerBlock);
-            const std::int64_t part = round_up(divide_up(inner, parts), 32);
-            const auto* panels = static_cast<const std::byte*>(call.terms[t].b.data);
-            for (std::int64_t k0 = 0; k0 < inner; k0 += part) {
-                const std::int64_t k = std::min(part, inner - k0);
-                const bool last = t + 1 == call.terms.size() && k0 + k == inner;
-                const std::byte* panel = panels + (p * inner + k0) * g.nr * g.b_bytes;
-                for (std::int64_t s = strip0; s < strip1; ++s) {
-                    const std::int64_t row = s * g.mr, col = p * g.nr;
-                    const std::int64_t rows = std::min<std::int64_t>(g.mr, blocks.rows - row);
-                    float* tile = tiles + (s - strip0) * tile_size;
-                    // c is not in the cache: it comes while the tile is summed up.
-                    for (std::int64_t i = 0; last && i < rows; ++i)
-                        __builtin_prefetch(at(row + i, col), 1);
-                    g.tile(operand.strips + s * operand.strip_bytes + k0 * g.mr * g.a_bytes, panel,
-                           k, static_cast<int>(rows), tile, t == 0 && k0 == 0);
-                    if (!last) continue;
-                    kernels_.store_tile(tile, g.nr, rows,
-                                        std::min<std::int64_t>(g.nr, blocks.cols - col),
-                                        bias == nullptr ? nullptr : bias + col,
-                                        {at(row, col), narrow}, blocks.cols, call.accumulate);
-                }
+        for (Stretches visit(call, operands, g); visit.next();) {
+            for (std::int64_t s = strip0; s < strip1; ++s) {
+                const std::int64_t row = s * g.mr, col = p * g.nr;
+                const std::int64_t rows = std::min<std::int64_t>(g.mr, blocks.rows - row);
+                float* tile = tiles + (s - strip0) * tile_size;
+                // c is not in the cache: it comes while the tile is summed up.
+                for (std::int64_t i = 0; visit.is_last() && i < rows; ++i)
+                    __builtin_prefetch(at(row + i, col), 1);
+                GemmPart parts[Stretches::kMost];
+                g.tile(parts, visit.parts_of(s, p, parts), static_cast<int>(rows), tile,
+                       visit.is_first());
+                if (!visit.is_last()) continue;
+                kernels_.store_tile(tile, g.nr, rows,
+                                    std::min<std::int64_t>(g.nr, blocks.cols - col),
+                                    bias == nullptr ? nullptr : bias + col, {at(row, col), narrow},
+                                    blocks.cols, call.accumulate);
             }
         }
     }
@@ -300,7 +350,8 @@ void CpuBackend::gemm_rows_block(const RowsBlock& x, std::byte* scratch_bytes) c
             g.pack_b(element(x.b, n * k_count + k), k_count, count,
                      std::min<std::int64_t>(g.nr, x.k1 - k), panel);
             for (std::int64_t s = 0; s < strips; ++s) {
-                g.tile(strip_data + s * strip_bytes, panel, inner,
+                const GemmPart part{strip_data + s * strip_bytes, panel, inner};
+                g.tile(&part, 1,
                        static_cast<int>(std::min<std::int64_t>(g.mr, x.m1 - x.m0 - s * g.mr)),
                        tiles + (p * strips + s) * tile_size, n == 0);
             }

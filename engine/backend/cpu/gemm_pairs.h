@@ -60,7 +60,7 @@ void pairs_pack_b_transposed(In b, std::int64_t stride, std::int64_t k, std::int
     typed(b, [&](auto* in) {
         for (std::int64_t j = 0; j < k; j += kLines) {
             const std::int64_t count = k - j < kLines ? k - j : kLines;
-            transpose_strip<kPairCols>(in + j, stride, cols, count, lines);
+            transpose_strip<kPairCols, false>(in + j, stride, cols, count, lines);
             pack_pair_lines<Layout>(lines, kPairCols, j, count, kPairCols,
                                     static_cast<std::uint32_t*>(panel));
         }
@@ -113,8 +113,7 @@ inline void dot_pack_a_transposed(In a, std::int64_t stride, std::int64_t rows, 
 }
 
 template <class Dot, int kRows>
-void dot_tile(const std::uint32_t* a, const std::uint32_t* b, std::int64_t k, float* c,
-              bool first) {
+void dot_tile(const GemmPart* parts, int count, float* c, bool first) {
     constexpr int kVectors = kPairCols / kLanes;
     Vf sum[kRows][kVectors];
 #pragma GCC unroll 16
@@ -124,14 +123,18 @@ void dot_tile(const std::uint32_t* a, const std::uint32_t* b, std::int64_t k, fl
             sum[i][v] = first ? Vf{} : load(c + i * kPairCols + v * kLanes);
         }
     }
-    for (std::int64_t j = 0; j < k; j += 2, a += kDotRows, b += kPairCols) {
-        Vu words[kVectors];
-        __builtin_memcpy(words, b, sizeof words);
+    for (const GemmPart* part = parts; part != parts + count; ++part) {
+        const auto* a = static_cast<const std::uint32_t*>(part->strip);
+        const auto* b = static_cast<const std::uint32_t*>(part->panel);
+        for (std::int64_t j = 0; j < part->k; j += 2, a += kDotRows, b += kPairCols) {
+            Vu words[kVectors];
+            __builtin_memcpy(words, b, sizeof words);
 #pragma GCC unroll 16
-        for (int i = 0; i < kRows; ++i) {
-            const Vu x = a[i] - Vu{};
+            for (int i = 0; i < kRows; ++i) {
+                const Vu x = a[i] - Vu{};
 #pragma GCC unroll 8
-            for (int v = 0; v < kVectors; ++v) sum[i][v] = Dot::dot(sum[i][v], x, words[v]);
+                for (int v = 0; v < kVectors; ++v) sum[i][v] = Dot::dot(sum[i][v], x, words[v]);
+            }
         }
     }
 #pragma GCC unroll 16
@@ -142,15 +145,12 @@ void dot_tile(const std::uint32_t* a, const std::uint32_t* b, std::int64_t k, fl
 }
 
 template <class Dot>
-void dot_tile_any(const void* strip, const void* panel, std::int64_t k, int rows, float* c,
-                  bool first) {
-    const auto* a = static_cast<const std::uint32_t*>(strip);
-    const auto* b = static_cast<const std::uint32_t*>(panel);
-    if (rows == 1) return dot_tile<Dot, 1>(a, b, k, c, first);
-    if (rows == 2) return dot_tile<Dot, 2>(a, b, k, c, first);
-    if (rows <= 4) return dot_tile<Dot, 4>(a, b, k, c, first);
-    if (rows <= 8) return dot_tile<Dot, 8>(a, b, k, c, first);
-    dot_tile<Dot, kDotRows>(a, b, k, c, first);
+void dot_tile_any(const GemmPart* parts, int count, int rows, float* c, bool first) {
+    if (rows == 1) return dot_tile<Dot, 1>(parts, count, c, first);
+    if (rows == 2) return dot_tile<Dot, 2>(parts, count, c, first);
+    if (rows <= 4) return dot_tile<Dot, 4>(parts, count, c, first);
+    if (rows <= 8) return dot_tile<Dot, 8>(parts, count, c, first);
+    dot_tile<Dot, kDotRows>(parts, count, c, first);
 }
 
 template <class Dot>
@@ -201,7 +201,7 @@ inline void amx_pack_a_transposed(In a, std::int64_t stride, std::int64_t rows, 
     typed(a, [&](auto* in) {
         for (std::int64_t j = 0; j < k; j += 32) {
             const std::int64_t count = k - j < 32 ? k - j : 32;
-            transpose_strip<32>(in + j * stride, stride, count, rows, lines);
+            transpose_strip<32, false>(in + j * stride, stride, count, rows, lines);
             for (std::int64_t m = 0; m < 2 * kTileSide; ++m) {
                 bf16* out = tile_row(strip, m, j);
                 for (std::int64_t i = 0; i < 32; i += kLanes) {
@@ -214,7 +214,7 @@ inline void amx_pack_a_transposed(In a, std::int64_t stride, std::int64_t rows, 
 
 /// Tiles 0..3 are c, 4..5 rows of a, 6..7 columns of b.
 template <class Amx, bool kBoth>
-void amx_tile(const std::byte* a, const std::byte* b, std::int64_t k, float* c, bool first) {
+void amx_tile(const GemmPart* parts, int count, float* c, bool first) {
     constexpr std::int64_t kLine = kPairCols * sizeof(float);
     float* lower = c + kTileSide * kPairCols;
     if (first) {
@@ -228,16 +228,21 @@ void amx_tile(const std::byte* a, const std::byte* b, std::int64_t k, float* c, 
         if constexpr (kBoth) Amx::template load<2>(lower, kLine);
         if constexpr (kBoth) Amx::template load<3>(lower + kTileSide, kLine);
     }
-    for (std::int64_t j = 0; j < k; j += 32, a += 2 * kTileBytesOne, b += 2 * kTileBytesOne) {
-        Amx::template load<4>(a, kTileRowBytes);
-        Amx::template load<6>(b, kTileRowBytes);
-        Amx::template load<7>(b + kTileBytesOne, kTileRowBytes);
-        Amx::template multiply<0, 4, 6>();
-        Amx::template multiply<1, 4, 7>();
-        if constexpr (kBoth) {
-            Amx::template load<5>(a + kTileBytesOne, kTileRowBytes);
-            Amx::template multiply<2, 5, 6>();
-            Amx::template multiply<3, 5, 7>();
+    for (const GemmPart* part = parts; part != parts + count; ++part) {
+        const auto* a = static_cast<const std::byte*>(part->strip);
+        const auto* b = static_cast<const std::byte*>(part->panel);
+        const std::byte* end = b + part->k / 32 * 2 * kTileBytesOne;
+        for (; b != end; a += 2 * kTileBytesOne, b += 2 * kTileBytesOne) {
+            Amx::template load<4>(a, kTileRowBytes);
+            Amx::template load<6>(b, kTileRowBytes);
+            Amx::template load<7>(b + kTileBytesOne, kTileRowBytes);
+            Amx::template multiply<0, 4, 6>();
+            Amx::template multiply<1, 4, 7>();
+            if constexpr (kBoth) {
+                Amx::template load<5>(a + kTileBytesOne, kTileRowBytes);
+                Amx::template multiply<2, 5, 6>();
+                Amx::template multiply<3, 5, 7>();
+            }
         }
     }
     Amx::template store<0>(c, kLine);
@@ -247,13 +252,10 @@ void amx_tile(const std::byte* a, const std::byte* b, std::int64_t k, float* c, 
 }
 
 template <class Amx>
-void amx_tile_any(const void* strip, const void* panel, std::int64_t k, int rows, float* c,
-                  bool first) {
+void amx_tile_any(const GemmPart* parts, int count, int rows, float* c, bool first) {
     Amx::configure();
-    const auto* a = static_cast<const std::byte*>(strip);
-    const auto* b = static_cast<const std::byte*>(panel);
-    if (rows > kTileSide) return amx_tile<Amx, true>(a, b, k, c, first);
-    amx_tile<Amx, false>(a, b, k, c, first);
+    if (rows > kTileSide) return amx_tile<Amx, true>(parts, count, c, first);
+    amx_tile<Amx, false>(parts, count, c, first);
 }
 
 template <class Amx>

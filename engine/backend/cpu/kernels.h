@@ -29,6 +29,13 @@ constexpr std::int64_t kQueryColumns = 128;
 /// Widest head attention takes.
 constexpr std::int64_t kMaxHeadWidth = 256;
 
+/// A stretch of a product's inner dimension: of a packed strip and of a packed panel, over k (a
+/// multiple of k_step).
+struct GemmPart {
+    const void *strip, *panel;
+    std::int64_t k;
+};
+
 /// Matrix product over packed operands. A is cut into strips of `mr` rows, B into panels of `nr`
 /// columns; both keep the inner dimension outermost, so that a part of it starting at k0 (a
 /// multiple of k_step) begins at k0 * mr * a_bytes (k0 * nr * b_bytes). The inner dimension is
@@ -46,10 +53,9 @@ struct GemmKernel {
     void (*pack_b)(In b, std::int64_t stride, std::int64_t k, std::int64_t cols, void* panel);
     void (*pack_b_transposed)(In b, std::int64_t stride, std::int64_t k, std::int64_t cols,
                               void* panel);
-    /// c[mr][nr] = (first) or += strip * panel over k (a multiple of k_step). Rows beyond `rows`
-    /// are untouched or get + 0.
-    void (*tile)(const void* strip, const void* panel, std::int64_t k, int rows, float* c,
-                 bool first);
+    /// c[mr][nr] = (first) or += strip * panel of each part, one after the other. Rows beyond
+    /// `rows` are untouched or get + 0.
+    void (*tile)(const GemmPart* parts, int count, int rows, float* c, bool first);
 };
 
 /// Shapes and operands of one attention call, forward or backward.

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "backend/cpu/simd.h"
 
 /// Kernels over rows and elements.
@@ -9,10 +11,10 @@ namespace {
 template <class T>
 QSHARD_INLINE float inverse_rms(const T* x, std::int64_t width, float eps) {
     DoubleSum squares;
-    for (std::int64_t c = 0; c < width; c += kLanes) {
-        const Vf v = load(x + c, width - c);
+    for_vectors(width, [&](std::int64_t c, auto left) QSHARD_INLINE_LAMBDA {
+        const Vf v = load(x + c, left);
         squares.add_product(v, v);
-    }
+    });
     const double mean = squares.total() / static_cast<double>(width);
     return static_cast<float>(1.0 / __builtin_sqrt(mean + static_cast<double>(eps)));
 }
@@ -24,10 +26,10 @@ inline void rms_norm_rows(In x, const float* gain, float eps, bool offset, Out y
         typed(y, [&](auto* out) {
             for (std::int64_t n = 0; n < rows; ++n, in += width, out += width) {
                 const Vf inv = splat(inverse_rms(in, width, eps));
-                for (std::int64_t c = 0; c < width; c += kLanes) {
-                    const Vf g = load(gain + c, width - c) + shift;
-                    store(out + c, load(in + c, width - c) * inv * g, width - c);
-                }
+                for_vectors(width, [&](std::int64_t c, auto left) QSHARD_INLINE_LAMBDA {
+                    const Vf g = load(gain + c, left) + shift;
+                    store(out + c, load(in + c, left) * inv * g, left);
+                });
             }
         });
     });
@@ -42,18 +44,18 @@ inline void rms_norm_backward_rows(In x, const float* gain, float eps, bool offs
             for (std::int64_t n = 0; n < rows; ++n, in += width, grad += width, dx += width) {
                 const float inv = inverse_rms(in, width, eps);
                 DoubleSum dot;
-                for (std::int64_t c = 0; c < width; c += kLanes) {
-                    const Vf g = load(gain + c, width - c) + shift;
-                    dot.add_product(load(grad + c, width - c) * g, load(in + c, width - c));
-                }
+                for_vectors(width, [&](std::int64_t c, auto left) QSHARD_INLINE_LAMBDA {
+                    const Vf g = load(gain + c, left) + shift;
+                    dot.add_product(load(grad + c, left) * g, load(in + c, left));
+                });
                 const auto mean = static_cast<float>(dot.total() / static_cast<double>(width));
                 const Vf factor = splat(mean * inv * inv);
-                for (std::int64_t c = 0; c < width; c += kLanes) {
-                    const Vf g = load(gain + c, width - c) + shift;
-                    Vf d = inv * (load(grad + c, width - c) * g - load(in + c, width - c) * factor);
-                    if (accumulate) d = load(dx + c, width - c) + d;
-                    store(dx + c, d, width - c);
-                }
+                for_vectors(width, [&](std::int64_t c, auto left) QSHARD_INLINE_LAMBDA {
+                    const Vf g = load(gain + c, left) + shift;
+                    Vf d = inv * (load(grad + c, left) * g - load(in + c, left) * factor);
+                    if (accumulate) d = load(dx + c, left) + d;
+                    store(dx + c, d, left);
+                });
             }
         });
     });
@@ -74,12 +76,13 @@ struct Spread {
 template <class T>
 QSHARD_INLINE Spread spread_of(const T* x, std::int64_t width, float eps) {
     DoubleSum sum, squares;
-    for (std::int64_t c = 0; c < width; c += kLanes) sum.add(load(x + c, width - c));
+    for_vectors(
+        width, [&](std::int64_t c, auto left) QSHARD_INLINE_LAMBDA { sum.add(load(x + c, left)); });
     const auto mean = static_cast<float>(sum.total() / static_cast<double>(width));
-    for (std::int64_t c = 0; c < width; c += kLanes) {
-        const Vf v = centred(x + c, width - c, mean);
+    for_vectors(width, [&](std::int64_t c, auto left) QSHARD_INLINE_LAMBDA {
+        const Vf v = centred(x + c, left, mean);
         squares.add_product(v, v);
-    }
+    });
     const double variance = squares.total() / static_cast<double>(width);
     return {mean, static_cast<float>(1.0 / __builtin_sqrt(variance + static_cast<double>(eps)))};
 }
@@ -90,11 +93,10 @@ inline void layer_norm_rows(In x, const float* gain, const float* bias, float ep
         typed(y, [&](auto* out) {
             for (std::int64_t n = 0; n < rows; ++n, in += width, out += width) {
                 const Spread s = spread_of(in, width, eps);
-                for (std::int64_t c = 0; c < width; c += kLanes) {
-                    const std::int64_t left = width - c;
+                for_vectors(width, [&](std::int64_t c, auto left) QSHARD_INLINE_LAMBDA {
                     const Vf z = centred(in + c, left, s.mean) * s.inverse;
                     store(out + c, z * load(gain + c, left) + load(bias + c, left), left);
-                }
+                });
             }
         });
     });
@@ -107,22 +109,20 @@ inline void layer_norm_backward_rows(In x, const float* gain, float eps, In dy, 
             for (std::int64_t n = 0; n < rows; ++n, in += width, grad += width, dx += width) {
                 const Spread s = spread_of(in, width, eps);
                 DoubleSum sum, dot;
-                for (std::int64_t c = 0; c < width; c += kLanes) {
-                    const std::int64_t left = width - c;
+                for_vectors(width, [&](std::int64_t c, auto left) QSHARD_INLINE_LAMBDA {
                     const Vf g = load(grad + c, left) * load(gain + c, left);
                     sum.add(g);
                     dot.add_product(g, centred(in + c, left, s.mean) * s.inverse);
-                }
+                });
                 const auto mean = static_cast<float>(sum.total() / static_cast<double>(width));
                 const auto slope = static_cast<float>(dot.total() / static_cast<double>(width));
-                for (std::int64_t c = 0; c < width; c += kLanes) {
-                    const std::int64_t left = width - c;
+                for_vectors(width, [&](std::int64_t c, auto left) QSHARD_INLINE_LAMBDA {
                     const Vf g = load(grad + c, left) * load(gain + c, left);
                     const Vf z = centred(in + c, left, s.mean) * s.inverse;
                     Vf d = s.inverse * (g - mean - z * slope);
                     if (accumulate) d = load(dx + c, left) + d;
                     store(dx + c, d, left);
-                }
+                });
             }
         });
     });
@@ -133,8 +133,9 @@ inline void row_dots(In a, In b, float* out, std::int64_t rows, std::int64_t wid
         typed(b, [&](auto* y) {
             for (std::int64_t n = 0; n < rows; ++n, x += width, y += width) {
                 DoubleSum sum;
-                for (std::int64_t c = 0; c < width; c += kLanes)
-                    sum.add_product(load(x + c, width - c), load(y + c, width - c));
+                for_vectors(width, [&](std::int64_t c, auto left) QSHARD_INLINE_LAMBDA {
+                    sum.add_product(load(x + c, left), load(y + c, left));
+                });
                 out[n] = static_cast<float>(sum.total());
             }
         });
@@ -143,16 +144,16 @@ inline void row_dots(In a, In b, float* out, std::int64_t rows, std::int64_t wid
 
 inline void column_dots(In a, In b, const float* shift, float* sums, std::int64_t rows,
                         std::int64_t width, std::int64_t stride) {
-    for (std::int64_t c = 0; c < width; c += kLanes) store(sums + c, Vf{}, width - c);
+    for_vectors(width, [&](std::int64_t c, auto left)
+                           QSHARD_INLINE_LAMBDA { store(sums + c, Vf{}, left); });
     typed(a, [&](auto* x) {
         typed(b, [&](auto* y) {
             for (std::int64_t n = 0; n < rows; ++n, x += stride, y += stride) {
-                for (std::int64_t c = 0; c < width; c += kLanes) {
-                    const std::int64_t left = width - c;
+                for_vectors(width, [&](std::int64_t c, auto left) QSHARD_INLINE_LAMBDA {
                     Vf value = load(y + c, left);
                     if (shift != nullptr) value -= load(shift + c, left);
                     store(sums + c, fma(load(x + c, left), value, load(sums + c, left)), left);
-                }
+                });
             }
         });
     });
@@ -163,14 +164,13 @@ inline void rope_token(Out x, const float* cos, const float* sin, bool inverse, 
                        std::int64_t width, std::int64_t half) {
     typed(x, [&](auto* row) {
         for (std::int64_t h = 0; h < heads; ++h, row += width) {
-            for (std::int64_t j = 0; j < half; j += kLanes) {
-                const std::int64_t left = half - j;
+            for_vectors(half, [&](std::int64_t j, auto left) QSHARD_INLINE_LAMBDA {
                 const Vf c = load(cos + j, left);
                 const Vf s = inverse ? -load(sin + j, left) : load(sin + j, left);
                 const Vf a = load(row + j, left), b = load(row + half + j, left);
                 store(row + j, a * c - b * s, left);
                 store(row + half + j, b * c + a * s, left);
-            }
+            });
         }
     });
 }
@@ -178,8 +178,7 @@ inline void rope_token(Out x, const float* cos, const float* sin, bool inverse, 
 inline float log_softmax_row(float* z, std::int64_t count, std::int32_t target, float logit_scale,
                              float softcap, const float* dlogprob) {
     Vf tops = splat(-__builtin_inff());
-    for (std::int64_t i = 0; i < count; i += kLanes) {
-        const std::int64_t left = count - i;
+    for_vectors(count, [&](std::int64_t i, auto left) QSHARD_INLINE_LAMBDA {
         Vf v = load(z + i, left) * logit_scale;
         if (softcap > 0) v = softcap * hyperbolic_tangent(v / softcap);
         store(z + i, v, left);
@@ -188,19 +187,18 @@ inline float log_softmax_row(float* z, std::int64_t count, std::int32_t target, 
         } else {
             for (std::int64_t j = 0; j < left; ++j) tops[0] = v[j] > tops[0] ? v[j] : tops[0];
         }
-    }
+    });
     const float top = maximum_of(tops);
     const float target_logit = z[target];
     // Without a soft cap the exponentials are kept in place for the derivative.
     const bool keep = dlogprob != nullptr && softcap == 0;
     DoubleSum sums;
-    for (std::int64_t i = 0; i < count; i += kLanes) {
-        const std::int64_t left = count - i;
+    for_vectors(count, [&](std::int64_t i, auto left) QSHARD_INLINE_LAMBDA {
         Vf e = exponential(load(z + i, left) - top);
         if (keep) store(z + i, e, left);
         for (std::int64_t j = left; j < kLanes; ++j) e[j] = 0;
         sums.add(e);
-    }
+    });
     const double sum = sums.total();
     const double log_sum = static_cast<double>(top) + __builtin_log(sum);
     const auto logprob = static_cast<float>(static_cast<double>(target_logit) - log_sum);
@@ -216,14 +214,13 @@ inline float log_softmax_row(float* z, std::int64_t count, std::int32_t target, 
     };
     const Vf at_target = splat(target_logit);
     const float exact = derivative(exponential(at_target - top), slope_at(at_target), 1.0f)[0];
-    for (std::int64_t i = 0; i < count; i += kLanes) {
-        const std::int64_t left = count - i;
+    for_vectors(count, [&](std::int64_t i, auto left) QSHARD_INLINE_LAMBDA {
         const Vf v = load(z + i, left);
         store(z + i,
               keep ? derivative(v, splat(1.0f), 0.0f)
                    : derivative(exponential(v - top), slope_at(v), 0.0f),
               left);
-    }
+    });
     z[target] = exact;
     return logprob;
 }
@@ -231,18 +228,18 @@ inline float log_softmax_row(float* z, std::int64_t count, std::int32_t target, 
 inline void copy_scaled_elements(In x, float scale, Out y, std::int64_t count) {
     typed(x, [&](auto* in) {
         typed(y, [&](auto* out) {
-            for (std::int64_t i = 0; i < count; i += kLanes) {
-                store(out + i, load(in + i, count - i) * scale, count - i);
-            }
+            for_vectors(count, [&](std::int64_t i, auto left) QSHARD_INLINE_LAMBDA {
+                store(out + i, load(in + i, left) * scale, left);
+            });
         });
     });
 }
 
 inline void add_elements(In x, float scale, float* y, std::int64_t count) {
     typed(x, [&](auto* in) {
-        for (std::int64_t i = 0; i < count; i += kLanes) {
-            store(y + i, load(y + i, count - i) + scale * load(in + i, count - i), count - i);
-        }
+        for_vectors(count, [&](std::int64_t i, auto left) QSHARD_INLINE_LAMBDA {
+            store(y + i, load(y + i, left) + scale * load(in + i, left), left);
+        });
     });
 }
 
@@ -250,69 +247,89 @@ constexpr float kGeluFactor = 0.7978845608028654f;  // sqrt(2 / pi)
 constexpr float kGeluCubic = 0.044715f;
 
 /// act(x), and its slope where asked for.
-template <bool kSlope>
-QSHARD_INLINE Vf activation(Activation kind, Vf x, Vf& slope) {
-    switch (kind) {
-        case Activation::kSilu: {
-            const Vf s = sigmoid(x);
-            if (kSlope) slope = s * (1.0f + x * (1.0f - s));
-            return x * s;
+template <Activation kKind, bool kSlope>
+QSHARD_INLINE Vf activation(Vf x, Vf& slope) {
+    if constexpr (kKind == Activation::kSilu) {
+        const Vf s = sigmoid(x);
+        if (kSlope) slope = s * (1.0f + x * (1.0f - s));
+        return x * s;
+    } else if constexpr (kKind == Activation::kGeluTanh) {
+        const Vf t = hyperbolic_tangent(kGeluFactor * (x + kGeluCubic * x * x * x));
+        if (kSlope) {
+            const Vf inner = kGeluFactor * (1.0f + 3.0f * kGeluCubic * x * x);
+            slope = 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner;
         }
-        case Activation::kGeluTanh: {
-            const Vf t = hyperbolic_tangent(kGeluFactor * (x + kGeluCubic * x * x * x));
-            if (kSlope) {
-                const Vf inner = kGeluFactor * (1.0f + 3.0f * kGeluCubic * x * x);
-                slope = 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner;
-            }
-            return 0.5f * x * (1.0f + t);
-        }
-        case Activation::kGeluErf: {
-            const Vf e = 0.5f * (1.0f + error_function(x * 0.7071067811865476f));
-            if (kSlope) slope = e + x * 0.3989422804014327f * exponential(-0.5f * x * x);
-            return x * e;
-        }
-        case Activation::kRelu:
-            if (kSlope) slope = x > 0.0f ? splat(1.0f) : Vf{};
-            return maximum(x, Vf{});
+        return 0.5f * x * (1.0f + t);
+    } else if constexpr (kKind == Activation::kGeluErf) {
+        const Vf e = 0.5f * (1.0f + error_function(x * 0.7071067811865476f));
+        if (kSlope) slope = e + x * 0.3989422804014327f * exponential(-0.5f * x * x);
+        return x * e;
+    } else {
+        if (kSlope) slope = x > 0.0f ? splat(1.0f) : Vf{};
+        return maximum(x, Vf{});
     }
-    return x;
+}
+
+template <Activation kKind>
+struct ActivationKind {
+    static constexpr Activation value = kKind;
+};
+/// Calls f with the kind as a type.
+template <class F>
+QSHARD_INLINE void with_kind(Activation kind, F f) {
+    switch (kind) {
+        case Activation::kSilu:
+            return f(ActivationKind<Activation::kSilu>());
+        case Activation::kGeluTanh:
+            return f(ActivationKind<Activation::kGeluTanh>());
+        case Activation::kGeluErf:
+            return f(ActivationKind<Activation::kGeluErf>());
+        case Activation::kRelu:
+            return f(ActivationKind<Activation::kRelu>());
+    }
 }
 
 /// gate, up and out have one dtype; gate.data may be null.
 inline void activate_elements(Activation kind, In gate, In up, Out out, std::int64_t count) {
-    typed(up, [&](auto* u) {
-        auto* g = static_cast<decltype(u)>(gate.data);
-        for (std::int64_t i = 0; i < count; i += kLanes) {
+    auto run = [&]<class K, class T>(K, const T* g, const T* u, T* o) {
+        for_vectors(count, [&](std::int64_t i, auto left) QSHARD_INLINE_LAMBDA {
             Vf slope{};
-            const Vf v = load(u + i, count - i);
-            const Vf a = g == nullptr ? activation<false>(kind, v, slope)
-                                      : activation<false>(kind, load(g + i, count - i), slope) * v;
-            typed(out, [&](auto* o) { store(o + i, a, count - i); });
-        }
+            const Vf v = load(u + i, left);
+            const Vf a = g == nullptr ? activation<K::value, false>(v, slope)
+                                      : activation<K::value, false>(load(g + i, left), slope) * v;
+            store(o + i, a, left);
+        });
+    };
+    with_kind(kind, [&](auto k) {
+        typed(out, [&](auto* o) {
+            using In = const std::remove_pointer_t<decltype(o)>*;
+            run(k, static_cast<In>(gate.data), static_cast<In>(up.data), o);
+        });
     });
 }
 
+/// gate and up have one dtype; gate.data may be null.
 inline void activate_backward_elements(Activation kind, In gate, In up, In dout, Out dgate, Out dup,
                                        std::int64_t count) {
-    typed(up, [&](auto* u) {
-        auto* g = static_cast<decltype(u)>(gate.data);
-        typed(dout, [&](auto* d) {
-            typed(dup, [&](auto* du) {
-                for (std::int64_t i = 0; i < count; i += kLanes) {
-                    const std::int64_t left = count - i;
-                    const Vf v = load(u + i, left), grad = load(d + i, left);
-                    Vf slope{};
-                    if (g == nullptr) {
-                        activation<true>(kind, v, slope);
-                        store(du + i, grad * slope, left);
-                        continue;
-                    }
-                    const Vf a = activation<true>(kind, load(g + i, left), slope);
-                    const Vf to_gate = grad * v * slope;
-                    typed(dgate, [&](auto* dg) { store(dg + i, to_gate, left); });
-                    store(du + i, grad * a, left);
-                }
-            });
+    auto run = [&]<class K, class T>(K, const T* g, const T* u, auto* du) {
+        for_vectors(count, [&](std::int64_t i, auto left) QSHARD_INLINE_LAMBDA {
+            Vf grad, slope{};
+            typed(dout, [&](auto* d) { grad = load(d + i, left); });
+            const Vf v = load(u + i, left);
+            if (g == nullptr) {
+                activation<K::value, true>(v, slope);
+                store(du + i, grad * slope, left);
+                return;
+            }
+            const Vf a = activation<K::value, true>(load(g + i, left), slope);
+            const Vf to_gate = grad * v * slope;
+            typed(dgate, [&](auto* dg) { store(dg + i, to_gate, left); });
+            store(du + i, grad * a, left);
+        });
+    };
+    with_kind(kind, [&](auto k) {
+        typed(up, [&](auto* u) {
+            typed(dup, [&](auto* du) { run(k, static_cast<decltype(u)>(gate.data), u, du); });
         });
     });
 }

@@ -32,6 +32,7 @@ typedef float VfHalf __attribute__((vector_size(2 * QSHARD_LANES)));
 typedef double Vd __attribute__((vector_size(4 * QSHARD_LANES)));
 
 #define QSHARD_INLINE [[gnu::always_inline]] inline
+#define QSHARD_INLINE_LAMBDA __attribute__((always_inline))
 
 QSHARD_INLINE Vf splat(float x) {
     return x - Vf{};
@@ -41,23 +42,42 @@ QSHARD_INLINE Vf load(const float* p) {
     __builtin_memcpy(&v, p, sizeof v);
     return v;
 }
-QSHARD_INLINE Vf load(const bf16* p) {
+/// bf16 in the low halves of the lanes.
+QSHARD_INLINE Vu load_halves(const bf16* p) {
+#if defined(__AVX2__) && QSHARD_LANES == 8  // GCC 12 makes four instructions of the conversion
+    return reinterpret_cast<Vu>(
+        _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
     Vh h;
     __builtin_memcpy(&h, p, sizeof h);
-    return reinterpret_cast<Vf>(__builtin_convertvector(h, Vu) << 16);
+    return __builtin_convertvector(h, Vu);
+#endif
+}
+QSHARD_INLINE Vf load(const bf16* p) {
+    return reinterpret_cast<Vf>(load_halves(p) << 16);
 }
 QSHARD_INLINE void store(float* p, Vf v) {
     __builtin_memcpy(p, &v, sizeof v);
 }
 /// Rounds to nearest even, in the high half of each lane; the low half is zero. NaN stays NaN.
-QSHARD_INLINE Vu round_bf16(Vf v) {
-    const Vu u = reinterpret_cast<Vu>(v);
-    const Vu rounded = u + (0x7fffu + ((u >> 16) & 1u));
+template <class Floats>
+QSHARD_INLINE auto round_bf16(Floats v) {
+    typedef std::uint32_t Words __attribute__((vector_size(sizeof(Floats))));
+    const Words u = reinterpret_cast<Words>(v);
+    const Words rounded = u + (0x7fffu + ((u >> 16) & 1u));
     return (v != v ? u | 0x400000u : rounded) & 0xffff0000u;
 }
 QSHARD_INLINE void store(bf16* p, Vf v) {
-    const Vh h = __builtin_convertvector(round_bf16(v) >> 16, Vh);
+    const Vu words = round_bf16(v) >> 16;
+#if defined(__AVX2__) && QSHARD_LANES == 8
+    const auto both = reinterpret_cast<__m256i>(words);
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(p),
+        _mm_packus_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
+#else
+    const Vh h = __builtin_convertvector(words, Vh);
     __builtin_memcpy(p, &h, sizeof h);
+#endif
 }
 
 /// The first n lanes; the others are zero (load) or not written (store).
@@ -79,6 +99,19 @@ QSHARD_INLINE void store(bf16* p, Vf v, std::int64_t n) {
     bf16 lanes[kLanes];
     store(lanes, v);
     for (std::int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+/// As a count of lanes: all of them, known when the code is compiled.
+struct AllLanes {
+    QSHARD_INLINE constexpr operator std::int64_t() const { return kLanes; }
+};
+/// Runs f(first, lanes) on the vectors of [0, count); but for a shorter last one, lanes is
+/// AllLanes.
+template <class F>
+QSHARD_INLINE void for_vectors(std::int64_t count, F f) {
+    std::int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) f(i, AllLanes{});
+    if (i < count) f(i, count - i);
 }
 
 /// a * b + c: one rounding where the instruction set has it, else two.

@@ -8,6 +8,7 @@ namespace qshard::cpu {
 constexpr std::int64_t kTileRows = 96;     ///< rows of a task's output block
 constexpr std::int64_t kTileCols = 256;    ///< and its columns, at most
 constexpr std::int64_t kInnerBlock = 384;  ///< a panel of it and a strip fill half of L1
+constexpr std::int64_t kInnerShort = 64;   ///< goes along with what is read before it
 constexpr std::int64_t kTileBytes = kTileRows * kTileCols * 4;
 constexpr std::int64_t kRowsInner = 256;                    ///< gemm_rows: rows at a time
 constexpr std::int64_t kExpandCols = 512;                   ///< pack: elements of a row at a time

@@ -2,26 +2,39 @@
 
 #include "backend/cpu/simd.h"
 
-/// Transposition of small blocks of fp32 or bf16 into fp32.
+/// Transposition of small blocks of fp32 or bf16 into fp32, rounded to bf16 on the way or not.
 namespace qshard::cpu {
 namespace {
 
-#if defined(__AVX2__)
-QSHARD_INLINE __m256 load8(const float* p) {
-    return _mm256_loadu_ps(p);
+template <bool kRound>
+QSHARD_INLINE float operand(float x) {
+    return kRound ? to_float(to_bf16(x)) : x;
 }
+template <bool kRound>
+QSHARD_INLINE float operand(bf16 x) {
+    return to_float(x);
+}
+
+#if defined(__AVX2__)
+template <bool kRound>
+QSHARD_INLINE __m256 load8(const float* p) {
+    const __m256 x = _mm256_loadu_ps(p);
+    if constexpr (!kRound) return x;
+    return reinterpret_cast<__m256>(round_bf16(x));
+}
+template <bool kRound>
 QSHARD_INLINE __m256 load8(const bf16* p) {
     const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
 
 /// out[j * out_stride + i] = in[i * in_stride + j] for i, j < 8; zero where i >= rows.
-template <class T>
+template <bool kRound, class T>
 QSHARD_INLINE void transpose8(const T* in, std::int64_t in_stride, std::int64_t rows, float* out,
                               std::int64_t out_stride) {
     __m256 r[8], t[8];
     for (int i = 0; i < 8; ++i) {
-        r[i] = i < rows ? load8(in + i * in_stride) : _mm256_setzero_ps();
+        r[i] = i < rows ? load8<kRound>(in + i * in_stride) : _mm256_setzero_ps();
     }
     for (int i = 0; i < 4; ++i) {
         t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
@@ -45,7 +58,7 @@ QSHARD_INLINE void transpose8(const T* in, std::int64_t in_stride, std::int64_t 
 
 /// out[j * kWidth + i] = in[i * in_stride + j] for i < kWidth, j < k; zero where i >= rows. Writes
 /// nothing else.
-template <int kWidth, class T>
+template <int kWidth, bool kRound, class T>
 void transpose_strip(const T* in, std::int64_t in_stride, std::int64_t rows, std::int64_t k,
                      float* out) {
     std::int64_t j = 0;
@@ -59,10 +72,13 @@ void transpose_strip(const T* in, std::int64_t in_stride, std::int64_t rows, std
         float* lines = last ? buffer : out + j * kWidth;
         for (std::int64_t i = kLast; i >= 0; i -= 8) {
             const std::int64_t left = rows - i;
+            const T* from = in + i * in_stride + j;
             if (left >= 8) {
-                transpose8(in + i * in_stride + j, in_stride, 8, lines + i, kWidth);
+                transpose8<kRound>(from, in_stride, 8, lines + i, kWidth);
+            } else if (i == kLast && left == kWidth - kLast) {
+                transpose8<kRound>(from, in_stride, kWidth - kLast, lines + i, kWidth);
             } else {
-                transpose8(in + i * in_stride + j, in_stride, left, lines + i, kWidth);
+                transpose8<kRound>(from, in_stride, left, lines + i, kWidth);
             }
         }
         if (last) __builtin_memcpy(out + j * kWidth, buffer, 8 * kWidth * sizeof(float));
@@ -70,7 +86,7 @@ void transpose_strip(const T* in, std::int64_t in_stride, std::int64_t rows, std
 #endif
     for (; j < k; ++j) {
         for (std::int64_t i = 0; i < kWidth; ++i) {
-            out[j * kWidth + i] = i < rows ? to_float(in[i * in_stride + j]) : 0.0f;
+            out[j * kWidth + i] = i < rows ? operand<kRound>(in[i * in_stride + j]) : 0.0f;
         }
     }
 }
