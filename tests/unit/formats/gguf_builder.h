@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/dtype.h"
 #include "files.h"
 #include "io/formats/gguf_dequant.h"
 
@@ -90,7 +91,9 @@ inline GgufBuilder tiny_llama(std::uint32_t type = 0) {
             return;
         }
         std::string blocks;
-        for (std::int64_t i = 0; i < cols * rows / 32; ++i) {
+        for (std::int64_t i = 0; type == 30 && i < cols * rows; ++i)  // BF16
+            blocks += bytes_of_value(qshard::to_bf16(0.5f * static_cast<float>(i)).bits);
+        for (std::int64_t i = 0; type != 30 && i < cols * rows / 32; ++i) {
             blocks += bytes_of_value<std::uint16_t>(0x2c00) + bytes_of_value<std::uint16_t>(0xb400);
             for (int j = 0; j < 16; ++j) blocks += static_cast<char>(random.next() >> 24);
         }

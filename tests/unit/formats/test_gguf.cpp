@@ -72,8 +72,11 @@ TEST(Gguf, RowsOfQAndKComeBackInHuggingFaceOrder) {
     for (std::size_t i = 0; i < v.size(); ++i) ASSERT_EQ(v[i], static_cast<float>(i));
 }
 
-TEST(Gguf, AnyRangeEqualsThatPartOfTheWhole) {
-    const auto model = open_bytes(tiny_llama(3).bytes());
+class Ranges : public ::testing::TestWithParam<std::uint32_t> {};
+INSTANTIATE_TEST_SUITE_P(Gguf, Ranges, ::testing::Values(0u, 3u, 30u));
+
+TEST_P(Ranges, AnyEqualsThatPartOfTheWhole) {
+    const auto model = open_bytes(tiny_llama(GetParam()).bytes());
     Lcg random{99};
     for (Role role : {Role::kQ, Role::kK, Role::kV, Role::kDown, Role::kEmbed}) {
         const WeightSpec weight = weight_of(*model, role);
@@ -87,13 +90,25 @@ TEST(Gguf, AnyRangeEqualsThatPartOfTheWhole) {
             ASSERT_TRUE(std::equal(part.begin(), part.end(),
                                    values.begin() + static_cast<std::ptrdiff_t>(first)))
                 << first << " " << count;
+            std::vector<bf16> rounded(count);
+            model->read_bf16(weight, static_cast<std::int64_t>(first), rounded);
+            for (std::size_t i = 0; i < count; ++i)
+                ASSERT_EQ(rounded[i].bits, to_bf16(part[i]).bits);
         }
         std::vector<float> outside(2);
         EXPECT_THROW(model->read(weight, weight.count() - 1, outside), BugError);
+        std::vector<bf16> outside_too(2);
+        EXPECT_THROW(model->read_bf16(weight, weight.count() - 1, outside_too), BugError);
     }
+}
+
+TEST(Gguf, DtypesOfTheSource) {
+    const auto model = open_bytes(tiny_llama(3).bytes());
     EXPECT_EQ(model->source_dtype(weight_of(*model, Role::kQ)), DType::kBF16);
     EXPECT_FALSE(model->reads_bf16(weight_of(*model, Role::kQ))) << "Q4_1 as fp32";
     EXPECT_EQ(model->source_dtype(weight_of(*model, Role::kEmbed)), DType::kF32);
+    const auto brain = open_bytes(tiny_llama(30).bytes());
+    EXPECT_TRUE(brain->reads_bf16(weight_of(*brain, Role::kQ)));
 }
 
 TEST(Gguf, GemmasNormsLoseTheOneThatItsFilesAdd) {

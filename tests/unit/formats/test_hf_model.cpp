@@ -292,6 +292,13 @@ TEST(HuggingFaceModel, TheGoldenModelsOfEveryFamilyOpen) {
         for (const WeightSpec& weight : layer_weights(model->config(), 1)) {
             const float last = value_at(*model, weight, weight.count() - 1);
             EXPECT_TRUE(std::abs(last) < 10.0f) << name << " " << weight.name;
+            const std::int64_t first = weight.count() / 3;
+            std::vector<float> part(static_cast<std::size_t>(weight.count() / 2));
+            std::vector<bf16> rounded(part.size());
+            model->read(weight, first, part);
+            model->read_bf16(weight, first, rounded);
+            for (std::size_t i = 0; i < part.size(); ++i)
+                ASSERT_EQ(rounded[i].bits, to_bf16(part[i]).bits) << weight.name;
         }
     }
 }
