@@ -75,18 +75,20 @@ inline void accumulate_keys(const AttentionTask& t, const std::byte* strips,
             const std::int64_t rows = keys - j < g.mr ? keys - j : g.mr;
             for (std::int64_t i = 0; i < rows; ++i) {
                 const float* in = gradient + t.key_at(j0 + j + i) + d;
-                for (std::int64_t x = 0; x < g.nr; x += kLanes) {
-                    store(tiles + i * g.nr + x, load(in + x, cols - x));
-                }
+                for_vectors(cols, [&](std::int64_t x, auto left) QSHARD_INLINE_LAMBDA {
+                    store(tiles + i * g.nr + x, load(in + x, left));
+                });
             }
+            for (std::int64_t i = j + g.mr; i < keys && i < j + 2 * g.mr; ++i)
+                __builtin_prefetch(gradient + t.key_at(j0 + i) + d, 1);
             const GemmPart part{strips + j * inner * g.a_bytes, panels + d * inner * g.b_bytes,
                                 inner};
             g.tile(&part, 1, static_cast<int>(rows), tiles, false);
             for (std::int64_t i = 0; i < rows; ++i) {
                 float* out = gradient + t.key_at(j0 + j + i) + d;
-                for (std::int64_t x = 0; x < g.nr; x += kLanes) {
-                    store(out + x, load(tiles + i * g.nr + x), cols - x);
-                }
+                for_vectors(cols, [&](std::int64_t x, auto left) QSHARD_INLINE_LAMBDA {
+                    store(out + x, load(tiles + i * g.nr + x), left);
+                });
             }
         }
     }

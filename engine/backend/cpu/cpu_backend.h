@@ -91,7 +91,7 @@ class CpuBackend final : public Backend {
   private:
     struct Blocks;
     class Operands;
-    class Stretches;
+    class Visit;
     /// Part [m0, m1) x [k0, k1) of gemm_rows' result.
     struct RowsBlock {
         Tensor a, b;

@@ -208,25 +208,30 @@ void CpuBackend::pack_strips(const GemmCall& call, Operands& operands, std::int6
 
 /// The inner dimension of a call's terms, one after the other, in visits of about kInnerBlock: a
 /// long term takes several, short ones share one, LoRA's with the end of the term before it.
-class CpuBackend::Stretches {
+class CpuBackend::Visit {
   public:
-    static constexpr int kMost = 4;  ///< in a visit
-
-    Stretches(const GemmCall& call, const Operands& operands, const GemmKernel& g)
+    Visit(const GemmCall& call, const Operands& operands, const GemmKernel& g)
         : call_(call), operands_(operands), g_(g) {}
 
-    /// Goes to the next visit, the first at first; false after the last.
-    bool next() {
+    /// Goes to the next visit, the first at first, and to its parts of a panel and a strip; false
+    /// after the last.
+    bool next(std::int64_t panel, std::int64_t strip) {
         first_ = term_ == 0 && k_ == 0;
         count_ = 0;
         for (std::int64_t sum = 0; term_ < call_.terms.size() && count_ < kMost;) {
-            const Operands::Operand& operand = operands_.of(call_.terms[term_].a);
-            const std::int64_t parts = divide_up(operand.inner, kInnerBlock);
-            const std::int64_t part = round_up(divide_up(operand.inner, parts), 32);
-            const std::int64_t k = std::min(part, operand.inner - k_);
+            const GemmTerm& term = call_.terms[term_];
+            const Operands::Operand& operand = operands_.of(term.a);
+            const std::int64_t blocks = divide_up(operand.inner, kInnerBlock);
+            const std::int64_t block = round_up(divide_up(operand.inner, blocks), 32);
+            const std::int64_t k = std::min(block, operand.inner - k_);
             sum += k;
             if (count_ > 0 && k > kInnerShort && sum > kInnerBlock) break;
-            stretches_[count_++] = {&operand, call_.terms[term_].b.data, k_, k};
+            strip_bytes_[count_] = operand.strip_bytes;
+            parts_[count_++] = {
+                operand.strips + strip * operand.strip_bytes + k_ * g_.mr * g_.a_bytes,
+                static_cast<const std::byte*>(term.b.data) +
+                    (panel * operand.inner + k_) * g_.nr * g_.b_bytes,
+                k};
             k_ += k;
             if (k_ < operand.inner) continue;
             k_ = 0;
@@ -234,31 +239,22 @@ class CpuBackend::Stretches {
         }
         return count_ > 0;
     }
+    void next_strip() {
+        for (int i = 0; i < count_; ++i)
+            parts_[i].strip = static_cast<const std::byte*>(parts_[i].strip) + strip_bytes_[i];
+    }
     bool is_first() const { return first_; }
     bool is_last() const { return term_ == call_.terms.size(); }
-
-    /// What the visit reads of strip s and panel p; their number.
-    int parts_of(std::int64_t s, std::int64_t p, GemmPart* parts) const {
-        for (int i = 0; i < count_; ++i) {
-            const auto& [operand, panels, k0, k] = stretches_[i];
-            parts[i] = {operand->strips + s * operand->strip_bytes + k0 * g_.mr * g_.a_bytes,
-                        static_cast<const std::byte*>(panels) +
-                            (p * operand->inner + k0) * g_.nr * g_.b_bytes,
-                        k};
-        }
-        return count_;
-    }
+    const GemmPart* parts() const { return parts_; }
+    int count() const { return count_; }
 
   private:
-    struct Stretch {
-        const Operands::Operand* operand;
-        const void* panels;
-        std::int64_t k0, k;
-    };
+    static constexpr int kMost = 4;
     const GemmCall& call_;
     const Operands& operands_;
     const GemmKernel& g_;
-    Stretch stretches_[kMost] = {};
+    GemmPart parts_[kMost];
+    std::int64_t strip_bytes_[kMost];
     int count_ = 0;
     std::size_t term_ = 0;  ///< where the next visit begins
     std::int64_t k_ = 0;
@@ -281,16 +277,15 @@ void CpuBackend::gemm_block(const GemmCall& call, const Operands& operands, cons
     };
     // The tiles of one panel, what a visit reads of the panel and of one strip stay in L1.
     for (std::int64_t p = panel0; p < panel1; ++p) {
-        for (Stretches visit(call, operands, g); visit.next();) {
-            for (std::int64_t s = strip0; s < strip1; ++s) {
+        for (Visit visit(call, operands, g); visit.next(p, strip0);) {
+            for (std::int64_t s = strip0; s < strip1; ++s, visit.next_strip()) {
                 const std::int64_t row = s * g.mr, col = p * g.nr;
                 const std::int64_t rows = std::min<std::int64_t>(g.mr, blocks.rows - row);
                 float* tile = tiles + (s - strip0) * tile_size;
                 // c is not in the cache: it comes while the tile is summed up.
                 for (std::int64_t i = 0; visit.is_last() && i < rows; ++i)
                     __builtin_prefetch(at(row + i, col), 1);
-                GemmPart parts[Stretches::kMost];
-                g.tile(parts, visit.parts_of(s, p, parts), static_cast<int>(rows), tile,
+                g.tile(visit.parts(), visit.count(), static_cast<int>(rows), tile,
                        visit.is_first());
                 if (!visit.is_last()) continue;
                 kernels_.store_tile(tile, g.nr, rows,

@@ -119,9 +119,11 @@ QSHARD_INLINE void emit_line(const bf16* in, char* panel) {
 template <bool kBf16>
 void fma_pack_b(In b, std::int64_t stride, std::int64_t k, std::int64_t cols, void* panel) {
     constexpr std::int64_t kLine = kFmaCols * (kBf16 ? 2 : 4);
+    constexpr std::int64_t kAhead = 16;  // no processor sees so long a stride coming
     auto* out = static_cast<char*>(panel);
     typed(b, [&](auto* in) {
         for (std::int64_t j = 0; j < k; ++j, in += stride, out += kLine) {
+            if (j + kAhead < k) __builtin_prefetch(in + kAhead * stride);
             if (cols == kFmaCols) {
                 emit_line<kBf16>(in, out);
             } else {
