@@ -1,7 +1,5 @@
 #pragma once
 
-#include <type_traits>
-
 #include "backend/cpu/simd.h"
 
 /// Kernels over rows and elements.
@@ -289,9 +287,9 @@ QSHARD_INLINE void with_kind(Activation kind, F f) {
     }
 }
 
-/// gate, up and out have one dtype; gate.data may be null.
+/// gate and up have one dtype; gate.data may be null.
 inline void activate_elements(Activation kind, In gate, In up, Out out, std::int64_t count) {
-    auto run = [&]<class K, class T>(K, const T* g, const T* u, T* o) {
+    auto run = [&]<class K, class T>(K, const T* g, const T* u, auto* o) {
         for_vectors(count, [&](std::int64_t i, auto left) QSHARD_INLINE_LAMBDA {
             Vf slope{};
             const Vf v = load(u + i, left);
@@ -301,9 +299,8 @@ inline void activate_elements(Activation kind, In gate, In up, Out out, std::int
         });
     };
     with_kind(kind, [&](auto k) {
-        typed(out, [&](auto* o) {
-            using In = const std::remove_pointer_t<decltype(o)>*;
-            run(k, static_cast<In>(gate.data), static_cast<In>(up.data), o);
+        typed(up, [&](auto* u) {
+            typed(out, [&](auto* o) { run(k, static_cast<decltype(u)>(gate.data), u, o); });
         });
     });
 }
