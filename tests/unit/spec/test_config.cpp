@@ -304,6 +304,8 @@ TEST(Config, KeysOfPublishedFilesThatSayWhatTheFamilyDoesAnywayAreAccepted) {
         {"phi3",
          R"("full_attn_mod":1,"interpolate_factor":1,"lm_head_bias":false,"mlp_bias":false,"attention_bias":false)"},
         {"starcoder2", R"("mlp_type":"default","norm_type":"layer_norm","embedding_dropout":0.1)"},
+        {"starcoder2", R"("rms_norm_eps":1e-05)"},  // of the 15B model, which has LayerNorms
+        {"llama", R"("_model_name_or_path":"SmolLM2","use_sdpa":true)"},
         {"qwen2", R"("use_mrope":false,"use_sliding_window":false,"sliding_window":4096)"},
         {"gemma2", R"("sliding_window":512,"sliding_window_size":512)"},
         {"llama", R"("activation":"swiglu","_flash_attn_2_enabled":true,"unk_token_id":0)"},
