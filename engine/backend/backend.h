@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "backend/section_clock.h"
 #include "base/dropout.h"
 #include "spec/layout.h"
 #include "spec/model_config.h"
@@ -122,6 +123,9 @@ class Backend {
     virtual std::size_t workspace_bytes() const = 0;
     /// Bytes that allocate() may be asked for in all, workspace included; 0: ask the host.
     virtual std::size_t memory_bytes() const { return 0; }
+    /// Bytes of the device's memory that are gone since the backend was opened, workspace included;
+    /// 0: ask the host.
+    virtual std::size_t taken_bytes() const { return 0; }
 
     // Memory. Pointers are 64-byte aligned. upload and download are ordered with the operations
     // issued before and after; the host's side is free again when the call returns.
@@ -147,13 +151,14 @@ class Backend {
     }
     /// Operations issued from now on read what the oldest upload not finished yet has copied.
     virtual void finish_upload() {}
-    /// Seconds for which operations waited for uploads since the last call, on a device that
-    /// computes beside its host. Waits for what was issued.
-    virtual double take_upload_wait() { return 0; }
 
     virtual void fill_zero(Tensor out) = 0;
     virtual void copy(Tensor in, Tensor out) = 0;  ///< any dtypes; rounds to out's
     virtual void synchronize() = 0;
+    /// Times operations of this backend, which it must not outlive, by `sections` sections.
+    virtual std::unique_ptr<SectionClock> make_section_clock(int sections) {
+        return std::make_unique<HostSectionClock>(sections);
+    }
 
     // Frozen and small matrices.
     virtual std::size_t packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,

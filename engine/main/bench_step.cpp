@@ -94,6 +94,8 @@ std::string table(const boost::json::object& result) {
         number("gemm_flops_per_second") / 1e9,
         human_bytes(result.at("resident_bytes").to_number<std::size_t>()),
         human_bytes(result.at("planned_bytes").to_number<std::size_t>()));
+    if (const auto taken = result.at("device_bytes").to_number<std::size_t>(); taken > 0)
+        text += fmt::format("memory {} of the device taken\n", human_bytes(taken));
     for (const auto& entry : result.at("seconds").as_object())
         text += fmt::format("  {:<10} {:8.4f} s\n", std::string(entry.key()),
                             entry.value().as_double());
@@ -139,6 +141,7 @@ void bench_step(const BenchArguments& arguments, Communicator& group, int local_
         if (s > 0) steps.push_back(result);
     }
     const std::int64_t resident = peak_resident_bytes();
+    const std::size_t taken = backend->taken_bytes();
     double rate = 0;
     const double mine =
         measure_gemm_rate(*backend, weights->config(),
@@ -169,6 +172,7 @@ void bench_step(const BenchArguments& arguments, Communicator& group, int local_
         {"gemm_flops_per_second", rate},
         {"peak_share", figures.useful_flops_per_second / rate},
         {"resident_bytes", resident},
+        {"device_bytes", taken},
         {"planned_bytes", trainer->planned_bytes()},
         {"resident_base_bytes", trainer->resident_base_bytes()},
         {"host_bytes", trainer->host_bytes()},

@@ -1,7 +1,6 @@
 #include "place/slot_runner.h"
 
 #include <algorithm>
-#include <chrono>
 #include <set>
 
 #include "model/trained_weight.h"
@@ -10,21 +9,7 @@
 namespace qshard {
 namespace {
 
-/// Adds the time of its scope to a counter.
-class Timer {
-  public:
-    explicit Timer(double& seconds) : seconds_(seconds), begin_(std::chrono::steady_clock::now()) {}
-    ~Timer() {
-        seconds_ +=
-            std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
-    }
-    Timer(const Timer&) = delete;
-    Timer& operator=(const Timer&) = delete;
-
-  private:
-    double& seconds_;
-    std::chrono::steady_clock::time_point begin_;
-};
+enum Section { kForward, kHead, kBackward, kAcquire, kExpand, kSections };
 
 std::size_t pack_bytes(const Backend& backend, const ModelConfig& config, const ModelLayout& layout,
                        const AdapterLayout* adapter, const RunnerOptions& options) {
@@ -79,7 +64,8 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
       adapter_(adapter),
       options_(options),
       arena_(arena),
-      needs_(needs_of(adapter, options.backward)) {
+      needs_(needs_of(adapter, options.backward)),
+      clock_(backend.make_section_clock(kSections)) {
     check(!options.backward || adapter != nullptr, "only an adapter can be trained");
     const std::int64_t n = options.max_tokens;
     const auto slots = static_cast<std::size_t>(options.max_group_slots);
@@ -246,6 +232,12 @@ void SlotRunner::begin(std::span<const Slot> slots, bool backward) {
     source_->expect(units(backward));
 }
 
+RunnerSeconds SlotRunner::take_seconds() {
+    const std::vector<double> seconds = clock_->take();
+    return {seconds[kForward], seconds[kHead], seconds[kBackward], seconds[kAcquire],
+            seconds[kExpand]};
+}
+
 std::vector<std::size_t> SlotRunner::units(bool backward) const {
     std::vector<std::size_t> order{layout_.embed_unit()};
     for (std::int64_t l = 0; l < config_.layers; ++l) order.push_back(layout_.layer_unit(l));
@@ -279,10 +271,10 @@ BlockPacks SlotRunner::prepare(std::int64_t layer, Directions directions) {
     const std::size_t unit = layout_.layer_unit(layer);
     const std::byte* bytes = nullptr;
     {
-        const Timer timer(seconds_.acquire);
+        const InSection section(*clock_, kAcquire);
         bytes = source_->acquire(unit);
     }
-    const Timer timer(seconds_.expand);
+    const InSection section(*clock_, kExpand);
     if (!factors_made_[static_cast<std::size_t>(layer)]) {
         measure_rows(backend_, layout_.units[unit], bytes, layer, *adapter_, values(),
                      RowMeasure::kFactor);
@@ -297,7 +289,7 @@ BlockPacks SlotRunner::prepare(std::int64_t layer, Directions directions) {
 void SlotRunner::forward(bool keep) {
     const std::size_t unit = layout_.embed_unit();
     {
-        const Timer timer(seconds_.acquire);
+        const InSection section(*clock_, kAcquire);
         const std::byte* bytes = source_->acquire(unit);
         const EmbeddingTables tables = embedding_tables(
             config_, layout_.units[unit], bytes, trained_embedding(adapter_, adapter_values_));
@@ -311,7 +303,7 @@ void SlotRunner::forward(bool keep) {
     check(!keep || !alternating_, "a forward whose activations are kept goes back");
     for (std::int64_t l = 0; l < config_.layers; ++l) {
         const BlockPacks packs = prepare(l, {true, false, keep && needs_.scaled});
-        const Timer timer(seconds_.forward);
+        const InSection section(*clock_, kForward);
         for (std::size_t i = 0; i < states_.size(); ++i) {
             Tape kept = tape(i, l);
             decoder_->forward(l, packs, states_[i].context, input(i, l), input(i, l + 1), kept);
@@ -324,17 +316,17 @@ void SlotRunner::head(float weight, const Losses& losses, const Sink* sink) {
     const std::size_t unit = layout_.head_unit();
     const std::byte* bytes = nullptr;
     {
-        const Timer timer(seconds_.acquire);
+        const InSection section(*clock_, kAcquire);
         bytes = source_->acquire(unit);
     }
     HeadPacks packs;
     {
-        const Timer timer(seconds_.expand);
+        const InSection section(*clock_, kExpand);
         packs = prepare_head(backend_, config_, layout_.units[unit], bytes, adapter_,
                              adapter_values_, options_.compute, backward, arena_.at(packs_));
         source_->release(unit);
     }
-    const Timer timer(seconds_.head);
+    const InSection section(*clock_, kHead);
     HeadGradient trained;
     const std::size_t range = backward ? adapter_->head_range() : 0;
     const bool trains = backward && adapter_->range_count(range) > 0;
@@ -360,7 +352,7 @@ void SlotRunner::head(float weight, const Losses& losses, const Sink* sink) {
 }
 
 void SlotRunner::embedding_backward(const Sink& sink) {
-    const Timer timer(seconds_.backward);
+    const InSection section(*clock_, kBackward);
     const Tensor dtable = trained_embedding(adapter_, gradient());
     for (std::size_t i = 0; i < states_.size(); ++i) {
         embed_tokens_backward(backend_, config_, embed_scale_, states_[i].slot->tokens,
@@ -372,7 +364,7 @@ void SlotRunner::embedding_backward(const Sink& sink) {
 void SlotRunner::backward(const Sink& sink) {
     for (std::int64_t l = config_.layers - 1; l >= 0; --l) {
         const BlockPacks packs = prepare(l, backward_directions(l));
-        const Timer timer(seconds_.backward);
+        const InSection section(*clock_, kBackward);
         const std::size_t range = AdapterLayout::layer_range(l);
         const LayerGradient to{gradient(), adapter_->range_begin[range], ones()};
         for (std::size_t i = 0; i < states_.size(); ++i) {

@@ -32,9 +32,8 @@ struct SlotPosition {
     std::int64_t first = 0;  ///< slot of the step
 };
 
-/// Seconds of the host since the last take_seconds(); acquire is waiting for weights, expand
-/// dequantizing them. Where weights are uploaded while the device computes, acquire is what the
-/// device waited for them, by its own clock: the host may have been elsewhere meanwhile.
+/// Seconds since the last take_seconds(), of the device if it computes beside its host; acquire is
+/// waiting for weights, expand dequantizing them.
 struct RunnerSeconds {
     double forward = 0, head = 0, backward = 0, acquire = 0, expand = 0;
 };
@@ -74,11 +73,8 @@ class SlotRunner {
     /// The units that a group of slots goes through, in order.
     std::vector<std::size_t> units(bool backward) const;
 
-    /// Waits for the device where weights are uploaded.
-    RunnerSeconds take_seconds() {
-        seconds_.acquire += backend_.take_upload_wait();
-        return std::exchange(seconds_, {});
-    }
+    /// Waits for the device.
+    RunnerSeconds take_seconds();
 
   private:
     struct SlotState {
@@ -127,7 +123,7 @@ class SlotRunner {
     float embed_scale_ = 1.0f;  ///< EmbeddingTables::scale of the forward
     std::vector<SlotState> states_;
     bool alternating_ = false;  ///< this pass is forward only
-    RunnerSeconds seconds_;
+    std::unique_ptr<SectionClock> clock_;
 };
 
 /// Rotary tables of a model for `positions` positions: bytes, and the tables built into `memory`.

@@ -390,6 +390,7 @@ StepResult Trainer::step(const BatchSource& source, std::int64_t step, std::int6
                 });
         }
     }
+    const RunnerSeconds runner = parts_->runner->take_seconds();
     Tensor gradient;
     {
         const Section section(watchdog, kReduce, step);
@@ -416,7 +417,6 @@ StepResult Trainer::step(const BatchSource& source, std::int64_t step, std::int6
     }
     result.seconds.optimizer = clock.seconds();
     result.useful_flops = sum_over_slots({useful_flops(config_, &adapter_).of(slots)});
-    const RunnerSeconds runner = parts_->runner->take_seconds();
     StepSeconds& s = result.seconds;
     s.gather = runner.acquire;
     s.expand = runner.expand;

@@ -50,8 +50,9 @@ struct StepTraffic {
     std::uint64_t reduce = 0;  ///< of the gradient, from other ranks
 };
 
-/// Seconds of one step by section, of the host; they add up to `total`. With a host-streamed base,
-/// gather is what the device waited for uploads, which the host spends in other sections too.
+/// Seconds of one step by section; they add up to `total`. A device that computes beside its host
+/// times gather to backward itself: `other` is then mostly what it waited for the host between
+/// them.
 struct StepSeconds {
     double data = 0, gather = 0, expand = 0, forward = 0, head = 0, backward = 0, reduce = 0,
            optimizer = 0, other = 0;

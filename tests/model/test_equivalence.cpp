@@ -39,6 +39,15 @@ struct Outcome {
     double evaluated = 0;
 };
 
+/// The sections are parts of the whole, whoever's clock they are by.
+void expect_sections(const StepSeconds& s, bool computes) {
+    for (double section : {s.expand, s.forward, s.head, s.backward})
+        EXPECT_TRUE(section > 0 || !computes);
+    const double sum = s.data + s.gather + s.expand + s.forward + s.head + s.backward + s.reduce +
+                       s.optimizer + s.other;
+    EXPECT_NEAR(sum, s.total, 1e-3 * s.total + 1e-5);
+}
+
 Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
             OptimizerKind optimizer = OptimizerKind::kAdamW,
             Quantization quantization = Quantization::kNf4,
@@ -90,6 +99,8 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
             EXPECT_EQ(result.received.gather, planned.gather);
             EXPECT_EQ(result.received.reduce, planned.reduce);
             received = result.received.gather;
+            const SlotRange mine = slots_of(group.rank(), group.count(), result.info.slot_count);
+            expect_sections(result.seconds, mine.count() > 0);
         }
         const Traffic after = group.traffic();
         const std::vector<Slot> slots = {batches.slot(90, 0), batches.slot(91, 1)};

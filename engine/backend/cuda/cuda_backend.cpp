@@ -5,10 +5,20 @@
 #include <algorithm>
 
 #include "backend/cuda/sizes.h"
+#include "backend/cuda/stream_clock.h"
 #include "backend/cuda/tiles.h"
 #include "tensor/nf4.h"
 
 namespace qshard::cuda {
+namespace {
+
+std::size_t free_bytes() {
+    std::size_t free = 0, total = 0;
+    require(cudaMemGetInfo(&free, &total), "asking for the free memory");
+    return free;
+}
+
+}  // namespace
 
 CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
     open_device();
@@ -23,10 +33,9 @@ CudaBackend::CudaBackend(const CudaOptions& options) : options_(options) {
     uploads_ = std::make_unique<Uploads>(stream_);
     matmul_ = make_matmul(stream_, library_, kLibraryBytes);
     staging_->upload(dynamic_map_, kDynamicMap.data(), sizeof kDynamicMap);
-    std::size_t free = 0, total = 0;
-    require(cudaMemGetInfo(&free, &total), "asking for the free memory");
     // A little stays for what the driver loads with the first launch of a kernel.
-    memory_bytes_ = free / static_cast<std::size_t>(options.sharing) / 20 * 19 + workspace_bytes();
+    memory_bytes_ =
+        free_bytes() / static_cast<std::size_t>(options.sharing) / 20 * 19 + workspace_bytes();
 }
 
 void CudaBackend::open_device() {
@@ -43,6 +52,7 @@ void CudaBackend::open_device() {
     tensor_cores_ = device.major >= 8;
     require(cudaSetDevice(device.index), "opening the device");
     require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+    free_at_start_ = free_bytes();
 }
 
 CudaBackend::~CudaBackend() {
@@ -56,6 +66,11 @@ CudaBackend::~CudaBackend() {
 
 std::size_t CudaBackend::workspace_bytes() const {
     return kWorkspaceBytes + Staging::kDeviceBytes;
+}
+
+std::size_t CudaBackend::taken_bytes() const {
+    const std::size_t free = free_bytes();
+    return free_at_start_ > free ? free_at_start_ - free : 0;
 }
 
 void* CudaBackend::allocate(std::size_t bytes) {
@@ -105,12 +120,12 @@ void CudaBackend::finish_upload() {
     uploads_->finish();
 }
 
-double CudaBackend::take_upload_wait() {
-    return uploads_->take_wait();
-}
-
 void CudaBackend::synchronize() {
     require(cudaStreamSynchronize(stream_), "waiting for the device");
+}
+
+std::unique_ptr<SectionClock> CudaBackend::make_section_clock(int sections) {
+    return std::make_unique<StreamClock>(stream_, sections);
 }
 
 void CudaBackend::fill_zero(Tensor out) {

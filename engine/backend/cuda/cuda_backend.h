@@ -26,6 +26,7 @@ class CudaBackend final : public Backend {
     int threads() const override { return options_.host_threads; }
     std::size_t workspace_bytes() const override;
     std::size_t memory_bytes() const override { return memory_bytes_; }
+    std::size_t taken_bytes() const override;
     bool host_accessible() const override { return false; }
 
     void* allocate(std::size_t bytes) override;
@@ -36,10 +37,10 @@ class CudaBackend final : public Backend {
     void unpin(void* host) override;
     void start_upload(void* device, const void* host, std::size_t bytes) override;
     void finish_upload() override;
-    double take_upload_wait() override;
     void fill_zero(Tensor out) override;
     void copy(Tensor in, Tensor out) override;
     void synchronize() override;
+    std::unique_ptr<SectionClock> make_section_clock(int sections) override;
 
     std::size_t packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
                              DType dtype) const override;
@@ -102,6 +103,7 @@ class CudaBackend final : public Backend {
     std::string isa_;
     bool tensor_cores_ = false;  ///< for bf16: compute capability 8 or newer
     std::size_t memory_bytes_ = 0;
+    std::size_t free_at_start_ = 0;  ///< of the device, before anything was taken
     Stream stream_ = nullptr;
     std::byte* workspace_ = nullptr;  ///< the regions of sizes.h, one after the other
     float* dynamic_map_ = nullptr;    ///< kDynamicMap

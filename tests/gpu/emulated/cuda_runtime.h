@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -10,8 +11,9 @@
 /// 1 has 7.5.
 struct CUstream_st : emulator::Stream {};
 struct CUevent_st {
-    CUstream_st* stream = nullptr;  ///< recorded on this one,
-    std::size_t issued = 0;         ///< after so many copies
+    CUstream_st* stream = nullptr;               ///< recorded on this one,
+    std::size_t issued = 0;                      ///< after so many copies
+    std::chrono::steady_clock::time_point time;  ///< then; kernels have run, copies may be ahead
 };
 using cudaStream_t = CUstream_st*;
 using cudaEvent_t = CUevent_st*;
@@ -61,7 +63,8 @@ struct cudaDeviceProp {
     return cudaSuccess;
 }
 [[maybe_unused]] static cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
-    *free = *total = std::size_t{8} << 30;
+    *total = std::size_t{8} << 30;
+    *free = *total - emulator::allocated();
     return cudaSuccess;
 }
 [[maybe_unused]] static cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
@@ -121,7 +124,7 @@ struct cudaDeviceProp {
     return cudaSuccess;
 }
 [[maybe_unused]] static cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    *event = {stream, stream->issued()};
+    *event = {stream, stream->issued(), std::chrono::steady_clock::now()};
     return cudaSuccess;
 }
 [[maybe_unused]] static cudaError_t cudaEventSynchronize(cudaEvent_t event) {
@@ -131,8 +134,8 @@ struct cudaDeviceProp {
 [[maybe_unused]] static cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned) {
     return cudaEventSynchronize(event);
 }
-[[maybe_unused]] static cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t,
-                                                         cudaEvent_t) {
-    *milliseconds = 0;
+[[maybe_unused]] static cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin,
+                                                         cudaEvent_t end) {
+    *milliseconds = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
     return cudaSuccess;
 }

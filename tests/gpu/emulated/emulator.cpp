@@ -267,6 +267,11 @@ void release(void* pointer) {
     munmap(pointer, it->second);
     regions.erase(it);
 }
+std::size_t allocated() {
+    std::size_t bytes = 0;
+    for (const auto& region : this_machine().regions) bytes += region.second;
+    return bytes;
+}
 void open(bool accessible) {
     for (const auto& [pointer, bytes] : this_machine().regions)
         mprotect(pointer, bytes, accessible ? PROT_READ | PROT_WRITE : PROT_NONE);

@@ -80,5 +80,7 @@ class Stream {
 void* allocate(std::size_t bytes);
 void release(void* pointer);
 void open(bool accessible);
+/// Bytes of this thread's device memory.
+std::size_t allocated();
 
 }  // namespace emulator
