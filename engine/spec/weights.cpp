@@ -91,6 +91,12 @@ void add_vectors(UnitWeights& unit, const ModelConfig& config, bool experts) {
 
 }  // namespace
 
+void WeightReader::check_inside(const WeightSpec& weight, std::int64_t first, std::size_t count) {
+    check(first >= 0 && first <= weight.count() &&
+              static_cast<std::int64_t>(count) <= weight.count() - first,
+          "a read lies inside its weight");
+}
+
 void WeightReader::read_bf16(const WeightSpec& weight, std::int64_t first,
                              std::span<bf16> out) const {
     const auto room = std::make_unique_for_overwrite<float[]>(out.size());

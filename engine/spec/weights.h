@@ -145,6 +145,10 @@ class WeightReader {
     virtual std::string sha256() const = 0;
     /// Bytes of the files that hold the weights.
     virtual std::int64_t file_bytes() const = 0;
+
+  protected:
+    /// BugError unless elements [first, first + count) are the weight's.
+    static void check_inside(const WeightSpec& weight, std::int64_t first, std::size_t count);
 };
 
 /// Whether what `reader` gives is rounded to bf16 before anything else, as transformers does on

@@ -89,12 +89,12 @@ class GgufModel : public WeightReader {
 
     void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override {
         const Located& located = at(weight);
-        const auto count = static_cast<std::int64_t>(out.size());
-        check_inside(weight, first, count);
+        check_inside(weight, first, out.size());
         if (located.permuted_heads > 0) {
             read_permuted(weight, located, first, out);
         } else {
-            read_elements(file_->file(), *located.tensor, located.begin + first, count, out.data());
+            read_elements(file_->file(), *located.tensor, located.begin + first, std::ssize(out),
+                          out.data());
         }
         if (located.plus_one) {
             for (float& value : out) value -= 1.0f;
@@ -106,7 +106,7 @@ class GgufModel : public WeightReader {
         const Located& located = at(weight);
         if (!reads_bf16(weight) || located.permuted_heads > 0)
             return WeightReader::read_bf16(weight, first, out);
-        check_inside(weight, first, std::ssize(out));
+        check_inside(weight, first, out.size());
         const auto at = static_cast<std::uint64_t>(located.begin + first) * sizeof(bf16);
         file_->file().read(located.tensor->offset + at, out.data(), out.size_bytes());
     }
@@ -125,11 +125,6 @@ class GgufModel : public WeightReader {
     }
 
   private:
-    static void check_inside(const WeightSpec& weight, std::int64_t first, std::int64_t count) {
-        check(first >= 0 && first <= weight.count() && count <= weight.count() - first,
-              "a read lies inside its weight");
-    }
-
     const Located& at(const WeightSpec& weight) const {
         const auto it = located_.find(weight.name);
         check(it != located_.end(), "the weight belongs to the model");

@@ -153,12 +153,6 @@ class HuggingFaceModel : public WeightReader {
   private:
     std::string path_of(std::string_view name) const { return (folder_.path() / name).string(); }
 
-    static void check_inside(const WeightSpec& weight, std::int64_t first, std::size_t count) {
-        check(first >= 0 && first <= weight.count() &&
-                  static_cast<std::int64_t>(count) <= weight.count() - first,
-              "a read lies inside its weight");
-    }
-
     /// Elements [first, first + out.size()) as they lie in the file.
     static void read_elements(const TensorInFile& found, std::int64_t first, std::span<float> out) {
         const GgmlTraits& traits = traits_of(plain_type(found.tensor->type));
