@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <exception>
 #include <utility>
 #include <vector>
 
@@ -13,7 +14,8 @@ class SectionClock {
     static constexpr int kNone = -1;
 
     virtual ~SectionClock() = default;
-    /// Work issued from now on belongs to `section`; kNone: to none.
+    /// Work issued from now on belongs to `section`; kNone: to none, but a device may count what
+    /// lies between two sections to the second.
     virtual void enter(int section) = 0;
     /// Seconds of every section since the last call. Waits for the work issued.
     virtual std::vector<double> take() = 0;
@@ -48,7 +50,13 @@ class HostSectionClock final : public SectionClock {
 class InSection {
   public:
     InSection(SectionClock& clock, int section) : clock_(clock) { clock_.enter(section); }
-    ~InSection() { clock_.enter(SectionClock::kNone); }
+    ~InSection() {
+        try {
+            clock_.enter(SectionClock::kNone);
+        } catch (const std::exception&) {
+            // A device that fails fails the next operation, too, which may say so.
+        }
+    }
     InSection(const InSection&) = delete;
     InSection& operator=(const InSection&) = delete;
 

@@ -51,8 +51,7 @@ struct StepTraffic {
 };
 
 /// Seconds of one step by section; they add up to `total`. A device that computes beside its host
-/// times gather to backward itself: `other` is then mostly what it waited for the host between
-/// them.
+/// times gather to backward itself; what it waits for the host's launches is in them.
 struct StepSeconds {
     double data = 0, gather = 0, expand = 0, forward = 0, head = 0, backward = 0, reduce = 0,
            optimizer = 0, other = 0;

@@ -10,8 +10,8 @@
 namespace qshard::cuda {
 namespace {
 
-/// Some thirty layers, forth and back; the host waits for the device each time they are used up.
-constexpr std::size_t kMarks = 256;
+/// Some eighty layers, forth and back; the host waits for the device each time they are used up.
+constexpr std::size_t kMarks = 512;
 
 }  // namespace
 
@@ -26,6 +26,10 @@ StreamClock::~StreamClock() {
 }
 
 void StreamClock::enter(int section) {
+    if (section != kNone && used_ > 0 && marks_[used_ - 1].section == kNone) {
+        marks_[used_ - 1].section = section;
+        return;
+    }
     if (used_ == marks_.size()) count();
     Mark& mark = marks_[used_++];
     mark.section = section;
@@ -47,8 +51,12 @@ void StreamClock::count() {
 }
 
 std::vector<double> StreamClock::take() {
-    if (used_ > 0) enter(marks_[used_ - 1].section);
-    count();
+    if (used_ > 0) {
+        const int open = marks_[used_ - 1].section;
+        if (open != kNone) enter(open);
+        count();
+        if (open == kNone) used_ = 0;
+    }
     return std::exchange(seconds_, std::vector<double>(seconds_.size(), 0.0));
 }
 
