@@ -59,6 +59,7 @@ class Bench {
         }
         gemm(1024, 576, 576, DType::kF32);
         gemm(256, 49152, 576, DType::kBF16);
+        gemm(256, 576, 49152, DType::kBF16);
         gemm(1024, 1024, 1024, DType::kBF16);
         lora_gradient(1024, 16, 576);
         lora_gradient(1024, 16, 1536);

@@ -26,12 +26,25 @@ inline float four_bit_value(const WeightView& w, std::int64_t i, float absmax) {
 /// Elements [first, first + count) of one block, first a multiple of 8, count too.
 inline void expand_eights(const WeightView& w, std::int64_t first, std::int64_t count, float absmax,
                           float* out) {
+    std::int64_t i = 0;
+#if QSHARD_LANES == 16 && defined(__AVX512F__)
+    const Vf table = load(table_of(w));
+    for (; i + kLanes <= count; i += kLanes) {
+        const void* bytes = w.codes + (first + i) / 2;
+        const __m128i pairs =
+            _mm_cvtepu8_epi16(_mm_loadl_epi64(static_cast<const __m128i*>(bytes)));
+        // One code a byte, in its low half; the permutation does not look at the other.
+        const __m128i codes = _mm_or_si128(_mm_srli_epi16(pairs, 4), _mm_slli_epi16(pairs, 8));
+        const __m512i index = _mm512_maskz_cvtepu8_epi32(0xffff, codes);
+        store(out + i, __builtin_shuffle(table, reinterpret_cast<Vu>(index)) * absmax);
+    }
+#endif
 #if defined(__AVX2__)
     const __m256 low = _mm256_loadu_ps(table_of(w));
     const __m256 high = _mm256_loadu_ps(table_of(w) + 8);
     const __m256i shifts = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
     const __m256 factor = _mm256_set1_ps(absmax);
-    for (std::int64_t i = 0; i < count; i += 8) {
+    for (; i < count; i += 8) {
         std::uint32_t word;
         __builtin_memcpy(&word, w.codes + (first + i) / 2, 4);
         const __m256i code = _mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(word)), shifts);
@@ -41,7 +54,7 @@ inline void expand_eights(const WeightView& w, std::int64_t first, std::int64_t 
         _mm256_storeu_ps(out + i, _mm256_mul_ps(value, factor));
     }
 #else
-    for (std::int64_t i = 0; i < count; ++i) out[i] = four_bit_value(w, first + i, absmax);
+    for (; i < count; ++i) out[i] = four_bit_value(w, first + i, absmax);
 #endif
 }
 

@@ -14,6 +14,7 @@ static_assert(kLanes == 16 || kLanes == 8 || kLanes == 4);
 /// Pair lines one after the other: word (pair, column) at pair * 32 + column.
 struct LineLayout {
     static constexpr int kStep = 2;
+    static constexpr bool kLines = true;
     QSHARD_INLINE static std::int64_t word(std::int64_t pair, std::int64_t col) {
         return pair * kPairCols + col;
     }
@@ -21,6 +22,7 @@ struct LineLayout {
 /// Tiles of 16 pairs by 16 columns, two side by side.
 struct TileLayout {
     static constexpr int kStep = 32;
+    static constexpr bool kLines = false;
     QSHARD_INLINE static std::int64_t word(std::int64_t pair, std::int64_t col) {
         return (pair / 16 * 2 + col / 16) * 256 + pair % 16 * 16 + col % 16;
     }
@@ -30,12 +32,26 @@ QSHARD_INLINE void store_pairs(Vf low, Vf high, std::uint32_t* out) {
     const Vu words = (round_bf16(low) >> 16) | round_bf16(high);
     __builtin_memcpy(out, &words, sizeof words);
 }
+/// The same of two rows in memory, all lanes.
+QSHARD_INLINE void store_pairs(const float* low, const float* high, std::uint32_t* out) {
+    store_pairs(load(low), load(high), out);
+}
+QSHARD_INLINE void store_pairs(const bf16* low, const bf16* high, std::uint32_t* out) {
+    const Vu words = load_halves(low) | load_halves(high) << 16;
+    __builtin_memcpy(out, &words, sizeof words);
+}
 
 template <class Layout, class T>
 QSHARD_INLINE void pack_pair_lines(const T* in, std::int64_t stride, std::int64_t first,
                                    std::int64_t k, std::int64_t cols, std::uint32_t* panel) {
     const std::int64_t end = round_up(k, Layout::kStep);
-    for (std::int64_t j = 0; j < end; j += 2) {
+    std::int64_t j = 0;
+    for (; cols == kPairCols && j + 2 <= k; j += 2) {
+        const T* row = in + j * stride;
+        for (std::int64_t n = 0; n < kPairCols; n += kLanes)
+            store_pairs(row + n, row + stride + n, panel + Layout::word((first + j) / 2, n));
+    }
+    for (; j < end; j += 2) {
         for (std::int64_t n = 0; n < kPairCols; n += kLanes) {
             const std::int64_t left = cols - n;
             const Vf low = j < k && left > 0 ? load(in + j * stride + n, left) : Vf{};
@@ -52,26 +68,58 @@ void pairs_pack_b(In b, std::int64_t stride, std::int64_t k, std::int64_t cols, 
     });
 }
 
-template <class Layout>
-void pairs_pack_b_transposed(In b, std::int64_t stride, std::int64_t k, std::int64_t cols,
-                             void* panel) {
-    constexpr std::int64_t kLines = 64;
-    float lines[kLines * kPairCols];
-    typed(b, [&](auto* in) {
-        for (std::int64_t j = 0; j < k; j += kLines) {
-            const std::int64_t count = k - j < kLines ? k - j : kLines;
-            transpose_strip<kPairCols, false>(in + j, stride, cols, count, lines);
-            pack_pair_lines<Layout>(lines, kPairCols, j, count, kPairCols,
-                                    static_cast<std::uint32_t*>(panel));
-        }
-    });
-}
-
-/// Row m of a, elements [j, j + 64) as bf16; zero beyond k.
+/// Elements [j, j + 64) as bf16; zero beyond k.
 template <class T>
 QSHARD_INLINE void stage_row(const T* in, std::int64_t j, std::int64_t k, bf16* out) {
     for (std::int64_t i = 0; i < 64; i += kLanes) {
         store(out + i, j + i < k ? load(in + j + i, k - j - i) : Vf{});
+    }
+}
+
+/// The pairs of rows of bf16 as lines of kWidth words, one word a row: out[p * kWidth + i] is pair
+/// p of row i, zero where i >= rows. Stride in elements, even.
+template <int kWidth>
+QSHARD_INLINE void emit_words(const bf16* in, std::int64_t stride, std::int64_t rows,
+                              std::int64_t pairs, std::uint32_t* out) {
+    transpose_strip<kWidth, false>(reinterpret_cast<const float*>(in), stride / 2, rows, pairs,
+                                   reinterpret_cast<float*>(out));
+}
+
+/// The same of k elements of either dtype, zero beyond.
+template <int kWidth>
+void emit_rows(In x, std::int64_t stride, std::int64_t rows, std::int64_t k, std::uint32_t* out) {
+    const bool whole_words = stride % 2 == 0 && k % 2 == 0 &&
+                             reinterpret_cast<std::uintptr_t>(x.data) % sizeof *out == 0;
+    if (x.is_bf16 && whole_words) {
+        return emit_words<kWidth>(static_cast<const bf16*>(x.data), stride, rows, k / 2, out);
+    }
+    alignas(64) bf16 lines[kWidth * 64];
+    typed(x, [&](auto* in) {
+        for (std::int64_t j = 0; j < k; j += 64) {
+            for (std::int64_t i = 0; i < rows; ++i)
+                stage_row(in + i * stride, j, k, lines + i * 64);
+            const std::int64_t pairs = (k - j < 64 ? k - j + 1 : 64) / 2;
+            emit_words<kWidth>(lines, 64, rows, pairs, out + j / 2 * kWidth);
+        }
+    });
+}
+
+template <class Layout>
+void pairs_pack_b_transposed(In b, std::int64_t stride, std::int64_t k, std::int64_t cols,
+                             void* panel) {
+    auto* out = static_cast<std::uint32_t*>(panel);
+    if constexpr (Layout::kLines) {
+        emit_rows<kPairCols>(b, stride, cols, k, out);
+    } else {
+        constexpr std::int64_t kLines = 64;
+        float lines[kLines * kPairCols];
+        typed(b, [&](auto* in) {
+            for (std::int64_t j = 0; j < k; j += kLines) {
+                const std::int64_t count = k - j < kLines ? k - j : kLines;
+                transpose_strip<kPairCols, false>(in + j, stride, cols, count, lines);
+                pack_pair_lines<Layout>(lines, kPairCols, j, count, kPairCols, out);
+            }
+        });
     }
 }
 
@@ -80,34 +128,21 @@ QSHARD_INLINE void stage_row(const T* in, std::int64_t j, std::int64_t k, bf16* 
 constexpr int kDotRows = 12;
 
 inline void dot_pack_a(In a, std::int64_t stride, std::int64_t rows, std::int64_t k, void* strip) {
-    auto* out = static_cast<std::uint32_t*>(strip);
-    bf16 row[64];
-    typed(a, [&](auto* in) {
-        for (std::int64_t j = 0; j < k; j += 64) {
-            const std::int64_t pairs = (k - j < 64 ? k - j + 1 : 64) / 2;
-            for (std::int64_t m = 0; m < kDotRows; ++m) {
-                if (m < rows) stage_row(in + m * stride, j, k, row);
-                for (std::int64_t p = 0; p < pairs; ++p) {
-                    std::uint32_t word = 0;
-                    if (m < rows) __builtin_memcpy(&word, row + 2 * p, 4);
-                    out[(j / 2 + p) * kDotRows + m] = word;
-                }
-            }
-        }
-    });
+    emit_rows<kDotRows>(a, stride, rows, k, static_cast<std::uint32_t*>(strip));
 }
 
 inline void dot_pack_a_transposed(In a, std::int64_t stride, std::int64_t rows, std::int64_t k,
                                   void* strip) {
     auto* out = static_cast<std::uint32_t*>(strip);
     typed(a, [&](auto* in) {
-        for (std::int64_t j = 0; j < k; j += 2, out += kDotRows) {
-            for (std::int64_t m = 0; m < kDotRows; ++m) {
-                const float low = m < rows ? to_float(in[j * stride + m]) : 0.0f;
-                const float high =
-                    m < rows && j + 1 < k ? to_float(in[(j + 1) * stride + m]) : 0.0f;
-                out[m] = to_bf16(low).bits | std::uint32_t{to_bf16(high).bits} << 16;
+        std::uint32_t words[round_up(kDotRows, kLanes)];
+        for (std::int64_t j = 0; j < k; j += 2, in += 2 * stride, out += kDotRows) {
+            for (std::int64_t m = 0; m < kDotRows; m += kLanes) {
+                const Vf low = load(in + m, rows - m);
+                const Vf high = j + 1 < k ? load(in + stride + m, rows - m) : Vf{};
+                store_pairs(low, high, words + m);
             }
+            __builtin_memcpy(out, words, kDotRows * sizeof(std::uint32_t));
         }
     });
 }
@@ -127,8 +162,10 @@ void dot_tile(const GemmPart* parts, int count, float* c, bool first) {
         const auto* a = static_cast<const std::uint32_t*>(part->strip);
         const auto* b = static_cast<const std::uint32_t*>(part->panel);
         for (std::int64_t j = 0; j < part->k; j += 2, a += kDotRows, b += kPairCols) {
-            Vu words[kVectors];
-            __builtin_memcpy(words, b, sizeof words);
+            Vu words[kVectors];  // one by one: GCC 12 keeps an array copied whole in memory
+#pragma GCC unroll 8
+            for (int v = 0; v < kVectors; ++v)
+                __builtin_memcpy(&words[v], b + v * kLanes, sizeof words[v]);
 #pragma GCC unroll 16
             for (int i = 0; i < kRows; ++i) {
                 const Vu x = a[i] - Vu{};

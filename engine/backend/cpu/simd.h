@@ -80,7 +80,30 @@ QSHARD_INLINE void store(bf16* p, Vf v) {
 #endif
 }
 
-/// The first n lanes; the others are zero (load) or not written (store).
+/// The first n lanes; the others are zero (load) or not written (store). Lanes beyond them are not
+/// touched in memory.
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && QSHARD_LANES == 16
+QSHARD_INLINE __mmask16 first_lanes(std::int64_t n) {
+    return static_cast<__mmask16>(n <= 0 ? 0u : (1u << n) - 1u);
+}
+QSHARD_INLINE Vf load(const float* p, std::int64_t n) {
+    return n >= kLanes ? load(p) : reinterpret_cast<Vf>(_mm512_maskz_loadu_ps(first_lanes(n), p));
+}
+QSHARD_INLINE Vf load(const bf16* p, std::int64_t n) {
+    if (n >= kLanes) return load(p);
+    const __m256i halves = _mm256_maskz_loadu_epi16(first_lanes(n), p);
+    return reinterpret_cast<Vf>(__builtin_convertvector(reinterpret_cast<Vh>(halves), Vu) << 16);
+}
+QSHARD_INLINE void store(float* p, Vf v, std::int64_t n) {
+    if (n >= kLanes) return store(p, v);
+    _mm512_mask_storeu_ps(p, first_lanes(n), v);
+}
+QSHARD_INLINE void store(bf16* p, Vf v, std::int64_t n) {
+    if (n >= kLanes) return store(p, v);
+    const Vh halves = __builtin_convertvector(round_bf16(v) >> 16, Vh);
+    _mm256_mask_storeu_epi16(p, first_lanes(n), reinterpret_cast<__m256i>(halves));
+}
+#else
 template <class T>
 QSHARD_INLINE Vf load(const T* p, std::int64_t n) {
     if (n >= kLanes) return load(p);
@@ -100,6 +123,7 @@ QSHARD_INLINE void store(bf16* p, Vf v, std::int64_t n) {
     store(lanes, v);
     for (std::int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
+#endif
 
 /// As a count of lanes: all of them, known when the code is compiled.
 struct AllLanes {

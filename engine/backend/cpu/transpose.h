@@ -57,7 +57,7 @@ QSHARD_INLINE void transpose8(const T* in, std::int64_t in_stride, std::int64_t 
 #endif
 
 /// out[j * kWidth + i] = in[i * in_stride + j] for i < kWidth, j < k; zero where i >= rows. Writes
-/// nothing else.
+/// nothing else. Floats that are not rounded are copied as 32-bit words, whatever they are.
 template <int kWidth, bool kRound, class T>
 void transpose_strip(const T* in, std::int64_t in_stride, std::int64_t rows, std::int64_t k,
                      float* out) {
@@ -86,7 +86,9 @@ void transpose_strip(const T* in, std::int64_t in_stride, std::int64_t rows, std
 #endif
     for (; j < k; ++j) {
         for (std::int64_t i = 0; i < kWidth; ++i) {
-            out[j * kWidth + i] = i < rows ? operand<kRound>(in[i * in_stride + j]) : 0.0f;
+            T element = {};
+            if (i < rows) __builtin_memcpy(&element, in + i * in_stride + j, sizeof element);
+            out[j * kWidth + i] = operand<kRound>(element);
         }
     }
 }
