@@ -1,3 +1,5 @@
+#include <array>
+
 #include "weights.h"
 
 namespace qshard::ops {
@@ -150,29 +152,35 @@ TEST_P(Gemm, TermsAddUpInOrderAndAccumulate) {
 }
 
 TEST_P(Gemm, RowsDoNotDependOnTheCall) {
-    const Array a = random(1, {131, 450}, DType::kBF16);
-    const Weight w = quantized_weight(2, 90, 450, kNf4Double, unit_scale(450));
-    for (DType dtype : {DType::kF32, DType::kBF16}) {
-        const auto backend = make(2);
-        auto multiply = [&](const Array& rows) {
-            return run_on(*backend, [&](Backend& b, Memory& memory) {
-                const GemmTerm term{memory.put(rows),
-                                    packed(b, memory, w, Orientation::kForward, dtype)};
-                const Tensor c = memory.fresh({rows.shape[0], 90});
-                b.gemm({&term, 1}, Tensor(), c, false);
-                return std::vector{memory.get(c)};
-            })[0];
-        };
-        const Array whole = multiply(a);
-        for (const auto& [first, count] : std::vector<std::pair<std::int64_t, std::int64_t>>{
-                 {0, 1}, {5, 2}, {7, 3}, {11, 4}, {20, 5}, {31, 8}, {40, 17}, {60, 71}}) {
-            expect_same_bits(rows_of(whole, first, count), multiply(rows_of(a, first, count)),
-                             fmt::format("rows {} + {}", first, count));
+    // The long inner dimension, as a head's backwards, is packed in ranges where many rows read it.
+    const bool packs = GetParam().find("cuda") == std::string::npos;
+    for (const auto& [m, n, k] :
+         std::vector<std::array<std::int64_t, 3>>{{131, 90, 450}, {40, 3, packs ? 120000 : 2000}}) {
+        const Array a = random(1, {m, k}, DType::kBF16);
+        const Weight w = quantized_weight(2, n, k, kNf4Double, unit_scale(k));
+        for (DType dtype : {DType::kF32, DType::kBF16}) {
+            const auto backend = make(2);
+            auto multiply = [&, &n = n](const Array& part) {
+                return run_on(*backend, [&](Backend& b, Memory& memory) {
+                    const GemmTerm term{memory.put(part),
+                                        packed(b, memory, w, Orientation::kForward, dtype)};
+                    const Tensor c = memory.fresh({part.shape[0], n});
+                    b.gemm({&term, 1}, Tensor(), c, false);
+                    return std::vector{memory.get(c)};
+                })[0];
+            };
+            const Array whole = multiply(a);
+            for (const auto& [first, count] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+                     {0, 1}, {5, 2}, {7, 3}, {11, 4}, {20, 5}, {31, 8}, {40, 17}, {60, 71}}) {
+                if (first + count > m) continue;
+                expect_same_bits(rows_of(whole, first, count), multiply(rows_of(a, first, count)),
+                                 fmt::format("rows {} + {} of {}", first, count, k));
+            }
         }
     }
 }
 
-TEST_P(Gemm, LargeInnerDimensionGoesInChunksOfRows) {
+TEST_P(Gemm, LargeInnerDimension) {
     // 200 strips' inner dimensions of 20,000 do not fit the packing workspace at once.
     const std::int64_t m = native() ? 300 : 40, k = 20000;
     const Array a = random(1, {m, k}, DType::kBF16);

@@ -112,6 +112,8 @@ class CpuBackend final : public Backend {
     void pack_panels(const WeightView& weight, Orientation orientation, DType dtype,
                      std::int64_t first, std::int64_t count, std::byte* destination,
                      float* lines) const;
+    static bool resumes(const GemmCall& call);
+    void gemm_in_ranges(const GemmCall& call, Operands& operands);
     void pack_strips(const GemmCall& call, Operands& operands, std::int64_t first_row,
                      std::int64_t rows);
     void gemm_block(const GemmCall& call, const Operands& operands, const Blocks& blocks,

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/sizes.h"
@@ -36,8 +37,9 @@ class CpuBackend::Operands {
     struct Operand {
         Tensor a;
         std::int64_t inner = 0, strip_bytes = 0;
-        std::byte* strips = nullptr;  ///< of the chunk
-        bool packed = false;          ///< those of the chunk
+        std::int64_t begin = 0, end = 0;  ///< of the inner dimension: the range that strips hold
+        std::byte* strips = nullptr;      ///< of the chunk
+        bool packed = false;              ///< those of the chunk
     };
 
     Operands(const GemmKernel& g, std::span<const GemmCall> calls) {
@@ -46,7 +48,7 @@ class CpuBackend::Operands {
                 if (index_of(term.a) < count_) continue;
                 check(count_ < all_.size(), "a group of products has few operands");
                 const std::int64_t inner = round_up(term.a.cols(), g.k_step);
-                all_[count_++] = {term.a, inner, round_up(inner * g.mr * g.a_bytes, 64)};
+                all_[count_++] = {term.a, inner, round_up(inner * g.mr * g.a_bytes, 64), 0, inner};
                 strip_bytes_ += all_[count_ - 1].strip_bytes;
             }
         }
@@ -59,6 +61,14 @@ class CpuBackend::Operands {
             operand.packed = false;
             memory += strips * operand.strip_bytes;
         }
+    }
+    /// The strips of the only operand hold `length` elements of its inner dimension from `begin`
+    /// on.
+    void set_range(const GemmKernel& g, std::int64_t begin, std::int64_t length) {
+        Operand& operand = all_[0];
+        operand.begin = begin;
+        operand.end = std::min(operand.inner, begin + length);
+        operand.strip_bytes = round_up((operand.end - begin) * g.mr * g.a_bytes, 64);
     }
     const Operand& of(const Tensor& a) const { return all_[index_of(a)]; }
     Operand& of(const Tensor& a) { return all_[index_of(a)]; }
@@ -167,6 +177,8 @@ void CpuBackend::gemms(std::span<const GemmCall> calls) {
     const GemmKernel& g = gemm_kernel(dtype);
     Operands operands(g, calls);
     const std::int64_t chunk = kPackBytes / operands.strip_bytes() * g.mr;
+    if (chunk < row_count && calls.size() == 1 && resumes(calls[0]))
+        return gemm_in_ranges(calls[0], operands);
     check(chunk > 0, "a strip of gemm's inner dimension fits the workspace");
     for (std::int64_t row = 0; row < row_count; row += chunk) {
         const std::int64_t rows = std::min(chunk, row_count - row);
@@ -175,6 +187,36 @@ void CpuBackend::gemms(std::span<const GemmCall> calls) {
             pack_strips(call, operands, row, rows);
             const Blocks blocks(g, rows, call.c.cols(), threads());
             const Tensor part = call.c.row_range(row, rows);
+            pool_.run(blocks.count, [&](std::int64_t block, int thread) {
+                gemm_block(call, operands, blocks, block, part,
+                           reinterpret_cast<float*>(scratch(thread)));
+            });
+        }
+    }
+}
+
+/// Can its chains of sums rest in c?
+bool CpuBackend::resumes(const GemmCall& call) {
+    return call.terms.size() == 1 && call.bias.empty() && !call.accumulate &&
+           call.c.dtype() == DType::kF32;
+}
+
+/// For an inner dimension so long that few rows of it fit the workspace, and all of the weight
+/// would be read for those: a range of it at a time, for many rows, whose chains of sums rest in c.
+void CpuBackend::gemm_in_ranges(const GemmCall& call, Operands& operands) {
+    const GemmKernel& g = gemm_kernel(call.terms[0].b.dtype);
+    const std::int64_t inner = operands.of(call.terms[0].a).inner, row_count = call.c.rows();
+    const std::int64_t chunk =
+        std::min(round_up(row_count, g.mr), kRangeBytes / (kRangeLeast * g.a_bytes) / g.mr * g.mr);
+    const std::int64_t length = kRangeBytes / (chunk * g.a_bytes) / kInnerBlock * kInnerBlock;
+    for (std::int64_t row = 0; row < row_count; row += chunk) {
+        const std::int64_t rows = std::min(chunk, row_count - row);
+        const Blocks blocks(g, rows, call.c.cols(), threads());
+        const Tensor part = call.c.row_range(row, rows);
+        for (std::int64_t k = 0; k < inner; k += length) {
+            operands.set_range(g, k, length);
+            operands.start_chunk(workspace_.get(), divide_up(rows, g.mr));
+            pack_strips(call, operands, row, rows);
             pool_.run(blocks.count, [&](std::int64_t block, int thread) {
                 gemm_block(call, operands, blocks, block, part,
                            reinterpret_cast<float*>(scratch(thread)));
@@ -193,9 +235,12 @@ void CpuBackend::pack_strips(const GemmCall& call, Operands& operands, std::int6
         if (operand.packed) continue;
         operand.packed = true;
         auto pack_one = [&](std::int64_t strip, int) {
-            const std::int64_t row = strip * g.mr, inner = operand.a.cols();
-            g.pack_a(in_of(operand.a.row_range(first_row + row, 1)), inner,
-                     std::min<std::int64_t>(g.mr, rows - row), inner,
+            const std::int64_t row = strip * g.mr, stride = operand.a.cols();
+            const auto element = static_cast<std::int64_t>(bytes_of(operand.a.dtype()));
+            In from = in_of(operand.a.row_range(first_row + row, 1));
+            from.data = static_cast<const std::byte*>(from.data) + operand.begin * element;
+            g.pack_a(from, stride, std::min<std::int64_t>(g.mr, rows - row),
+                     std::min(operand.end, stride) - operand.begin,
                      operand.strips + strip * operand.strip_bytes);
         };
         if (strips * operand.strip_bytes < kInlineBytes) {
@@ -211,29 +256,32 @@ void CpuBackend::pack_strips(const GemmCall& call, Operands& operands, std::int6
 class CpuBackend::Visit {
   public:
     Visit(const GemmCall& call, const Operands& operands, const GemmKernel& g)
-        : call_(call), operands_(operands), g_(g) {}
+        : call_(call), operands_(operands), g_(g) {
+        k_ = operands.of(call.terms[0].a).begin;
+    }
 
     /// Goes to the next visit, the first at first, and to its parts of a panel and a strip; false
     /// after the last.
     bool next(std::int64_t panel, std::int64_t strip) {
-        first_ = term_ == 0 && k_ == 0;
+        first_ = term_ == 0 && k_ == operands_.of(call_.terms[0].a).begin;
         count_ = 0;
         for (std::int64_t sum = 0; term_ < call_.terms.size() && count_ < kMost;) {
             const GemmTerm& term = call_.terms[term_];
             const Operands::Operand& operand = operands_.of(term.a);
-            const std::int64_t blocks = divide_up(operand.inner, kInnerBlock);
-            const std::int64_t block = round_up(divide_up(operand.inner, blocks), 32);
-            const std::int64_t k = std::min(block, operand.inner - k_);
+            const std::int64_t length = operand.end - operand.begin;
+            const std::int64_t block =
+                round_up(divide_up(length, divide_up(length, kInnerBlock)), 32);
+            const std::int64_t k = std::min(block, operand.end - k_);
             sum += k;
             if (count_ > 0 && k > kInnerShort && sum > kInnerBlock) break;
             strip_bytes_[count_] = operand.strip_bytes;
-            parts_[count_++] = {
-                operand.strips + strip * operand.strip_bytes + k_ * g_.mr * g_.a_bytes,
-                static_cast<const std::byte*>(term.b.data) +
-                    (panel * operand.inner + k_) * g_.nr * g_.b_bytes,
-                k};
+            parts_[count_++] = {operand.strips + strip * operand.strip_bytes +
+                                    (k_ - operand.begin) * g_.mr * g_.a_bytes,
+                                static_cast<const std::byte*>(term.b.data) +
+                                    (panel * operand.inner + k_) * g_.nr * g_.b_bytes,
+                                k};
             k_ += k;
-            if (k_ < operand.inner) continue;
+            if (k_ < operand.end) continue;
             k_ = 0;
             ++term_;
         }
@@ -271,6 +319,7 @@ void CpuBackend::gemm_block(const GemmCall& call, const Operands& operands, cons
     const std::int64_t tile_size = std::int64_t{g.mr} * g.nr;
     const float* bias = call.bias.empty() ? nullptr : call.bias.as<float>();
     const bool narrow = c.dtype() == DType::kBF16;
+    const bool resumed = operands.of(call.terms[0].a).begin > 0;
     const auto at = [&](std::int64_t row, std::int64_t col) {
         const auto element = static_cast<std::int64_t>(bytes_of(c.dtype()));
         return static_cast<std::byte*>(c.data()) + (row * blocks.cols + col) * element;
@@ -281,17 +330,19 @@ void CpuBackend::gemm_block(const GemmCall& call, const Operands& operands, cons
             for (std::int64_t s = strip0; s < strip1; ++s, visit.next_strip()) {
                 const std::int64_t row = s * g.mr, col = p * g.nr;
                 const std::int64_t rows = std::min<std::int64_t>(g.mr, blocks.rows - row);
+                const std::int64_t cols = std::min<std::int64_t>(g.nr, blocks.cols - col);
                 float* tile = tiles + (s - strip0) * tile_size;
+                for (std::int64_t i = 0; resumed && visit.is_first() && i < rows; ++i)
+                    std::memcpy(tile + i * g.nr, at(row + i, col),
+                                static_cast<std::size_t>(cols) * sizeof(float));
                 // c is not in the cache: it comes while the tile is summed up.
                 for (std::int64_t i = 0; visit.is_last() && i < rows; ++i)
                     __builtin_prefetch(at(row + i, col), 1);
                 g.tile(visit.parts(), visit.count(), static_cast<int>(rows), tile,
-                       visit.is_first());
+                       visit.is_first() && !resumed);
                 if (!visit.is_last()) continue;
-                kernels_.store_tile(tile, g.nr, rows,
-                                    std::min<std::int64_t>(g.nr, blocks.cols - col),
-                                    bias == nullptr ? nullptr : bias + col, {at(row, col), narrow},
-                                    blocks.cols, call.accumulate);
+                kernels_.store_tile(tile, g.nr, rows, cols, bias == nullptr ? nullptr : bias + col,
+                                    {at(row, col), narrow}, blocks.cols, call.accumulate);
             }
         }
     }
