@@ -1,4 +1,3 @@
-#include <sched.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -8,6 +7,7 @@
 #include "comm/launch.h"
 #include "io/checkpoint/atomic_file.h"
 #include "main/commands.h"
+#include "main/cores.h"
 #include "main/session.h"
 #include "main/version.h"
 #include "train/trainer.h"
@@ -33,13 +33,6 @@ std::string field(const char* file, const std::string& key) {
         if (begin != std::string::npos) return line.substr(begin);
     }
     return "unknown";
-}
-
-int usable_cores() {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-    return CPU_COUNT(&set);
 }
 
 std::string launcher() {

@@ -1,5 +1,3 @@
-#include <thread>
-
 #include "base/error.h"
 #include "io/export/gguf_adapter.h"
 #include "io/export/gguf_file.h"
@@ -9,6 +7,7 @@
 #include "io/tokenizer/to_gguf.h"
 #include "main/adapter_file.h"
 #include "main/commands.h"
+#include "main/cores.h"
 #include "main/inference_session.h"
 #include "main/progress.h"
 #include "place/merged_weights.h"
@@ -21,7 +20,7 @@ struct Arguments {
     std::string checkpoint, format, out;
     std::optional<std::string> model;
     std::string base = "source", dtype = "bfloat16", max_shard_size = "5GB";
-    std::int64_t threads = std::max(1u, std::thread::hardware_concurrency());
+    std::int64_t threads = usable_cores();
 };
 
 [[noreturn]] void refuse(const std::string& what) {

@@ -4,11 +4,13 @@
 #include "backend/backend.h"
 #include "base/error.h"
 #include "main/commands.h"
+#include "main/cores.h"
 #include "main/version.h"
 
 /// The program: subcommands in commands.h, one file each.
 int main(int argc, char** argv) {
     using namespace qshard;
+    leave_default_binding();
     CommandLine line(
         "qshard fine-tunes large language models with QLoRA over MPI: the 4-bit base is shared out "
         "over the ranks, only the LoRA gradients travel, and the adapter's bits do not depend on "

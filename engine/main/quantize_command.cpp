@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
-#include <thread>
 
 #include "main/commands.h"
+#include "main/cores.h"
 #include "main/make_store.h"
 #include "main/progress.h"
 #include "main/version.h"
@@ -19,7 +19,7 @@ struct Arguments {
     std::string model, store, compute_dtype = "bfloat16";
     std::optional<std::string> quantization;
     bool plain_absmax = false, json = false;
-    std::int64_t threads = std::max<std::int64_t>(1, std::thread::hardware_concurrency());
+    std::int64_t threads = usable_cores();
 };
 
 int quantize(const Arguments& arguments) {

@@ -6,12 +6,12 @@
 #include <cstdio>
 #include <fstream>
 #include <functional>
-#include <thread>
 
 #include "backend/cpu/self_check.h"
 #include "backend/cuda/cuda.h"
 #include "comm/agree.h"
 #include "comm/threads.h"
+#include "main/cores.h"
 #include "spec/json.h"
 
 namespace qshard {
@@ -157,10 +157,8 @@ std::unique_ptr<Backend> make_agreed_cuda(const BackendChoice& choice, Communica
 std::unique_ptr<Backend> make_agreed_backend(const BackendChoice& choice, Communicator& group,
                                              int local_ranks) {
     if (choice.backend == "reference") return make_reference_backend();
-    const auto cores = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
     CpuOptions options;
-    options.threads = static_cast<int>(
-        choice.threads.value_or(std::max<std::int64_t>(1, cores / std::max(1, local_ranks))));
+    options.threads = static_cast<int>(choice.threads.value_or(usable_cores(group, local_ranks)));
     if (auto cuda = make_agreed_cuda(choice, group, options.threads)) return cuda;
     options.isa = choice.cpu_isa;
     std::string mine;

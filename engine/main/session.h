@@ -41,7 +41,7 @@ TextModel open_text_model(const std::filesystem::path& path,
 struct BackendChoice {
     std::string backend = "auto";  ///< auto | cpu | cuda | reference
     std::string cpu_isa = "auto";
-    std::optional<std::int64_t> threads;  ///< absent: cores of the host shared by its ranks
+    std::optional<std::int64_t> threads;  ///< absent: the rank's usable_cores()
     std::int64_t ranks_per_gpu = 1;
 };
 /// This rank's backend. With "auto" all ranks take GPUs if any host has some, else the best kernel

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -447,6 +448,27 @@ class Programs(unittest.TestCase):
         done = subprocess.run([INSPECT, "verify", "model.qs"], cwd=self.folder, capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 65, done.stdout)
         self.assertIn("unit embed", self.call("train", self.run_file(output="damaged"), *from_store, ranks=2, code=65).stderr)
+
+    def test_threads_are_those_of_the_cores_that_the_launcher_gave(self):
+        everything = len(os.sched_getaffinity(0))
+        one = str(min(os.sched_getaffinity(0)))
+        count = [sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"]
+        doctor = [QSHARD, "doctor", "--json"]
+
+        def run(*command):
+            return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=120,
+                                  check=True).stdout
+
+        def cores(*launcher, environment=()):
+            return json.loads(run("env", *environment, *launcher, *doctor))["cores"]
+
+        self.assertEqual(cores(), everything)
+        self.assertEqual(cores("taskset", "-c", one), 1)
+        self.assertEqual(cores(environment=["SLURM_CPUS_PER_TASK=1"]), 1)
+        # Unless it is told otherwise, mpirun binds one or two ranks to a core each, whatever threads they start.
+        self.assertEqual(cores("mpirun", "-np", "1"), everything)
+        bound = ["mpirun", "-np", "1", "--bind-to", "core"]
+        self.assertEqual(cores(*bound), int(run(*bound, *count)))
 
     def test_help_and_version_everywhere(self):
         self.assertIn("without CUDA", self.call("--version").stdout)
