@@ -36,7 +36,7 @@ inline void expand_eights(const WeightView& w, std::int64_t first, std::int64_t 
         // One code a byte, in its low half; the permutation does not look at the other.
         const __m128i codes = _mm_or_si128(_mm_srli_epi16(pairs, 4), _mm_slli_epi16(pairs, 8));
         const __m512i index = _mm512_maskz_cvtepu8_epi32(0xffff, codes);
-        store(out + i, __builtin_shuffle(table, reinterpret_cast<Vu>(index)) * absmax);
+        store(out + i, _mm512_maskz_permutexvar_ps(0xffff, index, table) * absmax);
     }
 #endif
 #if defined(__AVX2__)
