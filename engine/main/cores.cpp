@@ -96,8 +96,7 @@ void leave_default_binding() {
     for (std::size_t i = 0; i < launcher.size(); ++i) {
         if (launcher[i] == '1') CPU_SET(i, &set);
     }
-    (void)sched_setaffinity(0, sizeof set,
-                            &set);  // refused: the rank has the threads its core takes
+    (void)sched_setaffinity(0, sizeof set, &set);  // if refused, it has one thread on its core
 }
 
 int usable_cores() {
