@@ -114,6 +114,8 @@ class CpuBackend final : public Backend {
                      float* lines) const;
     static bool resumes(const GemmCall& call);
     void gemm_in_ranges(const GemmCall& call, Operands& operands);
+    void multiply_chunk(const GemmCall& call, Operands& operands, std::int64_t first_row,
+                        std::int64_t rows);
     void pack_strips(const GemmCall& call, Operands& operands, std::int64_t first_row,
                      std::int64_t rows);
     void gemm_block(const GemmCall& call, const Operands& operands, const Blocks& blocks,

@@ -47,9 +47,11 @@ class CpuBackend::Operands {
             for (const GemmTerm& term : call.terms) {
                 if (index_of(term.a) < count_) continue;
                 check(count_ < all_.size(), "a group of products has few operands");
-                const std::int64_t inner = round_up(term.a.cols(), g.k_step);
-                all_[count_++] = {term.a, inner, round_up(inner * g.mr * g.a_bytes, 64), 0, inner};
-                strip_bytes_ += all_[count_ - 1].strip_bytes;
+                Operand& operand = all_[count_++];
+                operand.a = term.a;
+                operand.inner = round_up(term.a.cols(), g.k_step);
+                set_range(g, operand, 0, operand.inner);
+                strip_bytes_ += operand.strip_bytes;
             }
         }
     }
@@ -62,10 +64,9 @@ class CpuBackend::Operands {
             memory += strips * operand.strip_bytes;
         }
     }
-    /// The strips of the only operand hold `length` elements of its inner dimension from `begin`
-    /// on.
-    void set_range(const GemmKernel& g, std::int64_t begin, std::int64_t length) {
-        Operand& operand = all_[0];
+    /// The operand's strips hold `length` elements of its inner dimension from `begin` on.
+    static void set_range(const GemmKernel& g, Operand& operand, std::int64_t begin,
+                          std::int64_t length) {
         operand.begin = begin;
         operand.end = std::min(operand.inner, begin + length);
         operand.strip_bytes = round_up((operand.end - begin) * g.mr * g.a_bytes, 64);
@@ -183,15 +184,7 @@ void CpuBackend::gemms(std::span<const GemmCall> calls) {
     for (std::int64_t row = 0; row < row_count; row += chunk) {
         const std::int64_t rows = std::min(chunk, row_count - row);
         operands.start_chunk(workspace_.get(), divide_up(rows, g.mr));
-        for (const GemmCall& call : calls) {
-            pack_strips(call, operands, row, rows);
-            const Blocks blocks(g, rows, call.c.cols(), threads());
-            const Tensor part = call.c.row_range(row, rows);
-            pool_.run(blocks.count, [&](std::int64_t block, int thread) {
-                gemm_block(call, operands, blocks, block, part,
-                           reinterpret_cast<float*>(scratch(thread)));
-            });
-        }
+        for (const GemmCall& call : calls) multiply_chunk(call, operands, row, rows);
     }
 }
 
@@ -205,24 +198,30 @@ bool CpuBackend::resumes(const GemmCall& call) {
 /// would be read for those: a range of it at a time, for many rows, whose chains of sums rest in c.
 void CpuBackend::gemm_in_ranges(const GemmCall& call, Operands& operands) {
     const GemmKernel& g = gemm_kernel(call.terms[0].b.dtype);
-    const std::int64_t inner = operands.of(call.terms[0].a).inner, row_count = call.c.rows();
+    Operands::Operand& operand = operands.of(call.terms[0].a);
+    const std::int64_t row_count = call.c.rows();
     const std::int64_t chunk =
         std::min(round_up(row_count, g.mr), kRangeBytes / (kRangeLeast * g.a_bytes) / g.mr * g.mr);
     const std::int64_t length = kRangeBytes / (chunk * g.a_bytes) / kInnerBlock * kInnerBlock;
     for (std::int64_t row = 0; row < row_count; row += chunk) {
         const std::int64_t rows = std::min(chunk, row_count - row);
-        const Blocks blocks(g, rows, call.c.cols(), threads());
-        const Tensor part = call.c.row_range(row, rows);
-        for (std::int64_t k = 0; k < inner; k += length) {
-            operands.set_range(g, k, length);
+        for (std::int64_t k = 0; k < operand.inner; k += length) {
+            Operands::set_range(g, operand, k, length);
             operands.start_chunk(workspace_.get(), divide_up(rows, g.mr));
-            pack_strips(call, operands, row, rows);
-            pool_.run(blocks.count, [&](std::int64_t block, int thread) {
-                gemm_block(call, operands, blocks, block, part,
-                           reinterpret_cast<float*>(scratch(thread)));
-            });
+            multiply_chunk(call, operands, row, rows);
         }
     }
+}
+
+/// Rows of a call's result, from what its operands' strips hold once they are packed.
+void CpuBackend::multiply_chunk(const GemmCall& call, Operands& operands, std::int64_t first_row,
+                                std::int64_t rows) {
+    pack_strips(call, operands, first_row, rows);
+    const Blocks blocks(gemm_kernel(call.terms[0].b.dtype), rows, call.c.cols(), threads());
+    const Tensor part = call.c.row_range(first_row, rows);
+    pool_.run(blocks.count, [&](std::int64_t block, int thread) {
+        gemm_block(call, operands, blocks, block, part, reinterpret_cast<float*>(scratch(thread)));
+    });
 }
 
 /// Packs what the call reads and no call before it has.
@@ -263,7 +262,7 @@ class CpuBackend::Visit {
     /// Goes to the next visit, the first at first, and to its parts of a panel and a strip; false
     /// after the last.
     bool next(std::int64_t panel, std::int64_t strip) {
-        first_ = term_ == 0 && k_ == operands_.of(call_.terms[0].a).begin;
+        first_ = count_ == 0;
         count_ = 0;
         for (std::int64_t sum = 0; term_ < call_.terms.size() && count_ < kMost;) {
             const GemmTerm& term = call_.terms[term_];

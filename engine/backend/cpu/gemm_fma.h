@@ -93,7 +93,7 @@ void fma_pack_a_transposed(In a, std::int64_t stride, std::int64_t rows, std::in
 template <bool kBf16>
 QSHARD_INLINE void emit_line(Vf low, Vf high, char* panel) {
     if constexpr (kBf16) {
-        const Vu pairs = (round_bf16(low) >> 16) | round_bf16(high);
+        const Vu pairs = pair_words(low, high);
         __builtin_memcpy(panel, &pairs, sizeof pairs);
     } else {
         store(reinterpret_cast<float*>(panel), low);
@@ -109,7 +109,7 @@ QSHARD_INLINE void emit_line(const float* in, char* panel) {
 template <bool kBf16>
 QSHARD_INLINE void emit_line(const bf16* in, char* panel) {
     if constexpr (kBf16) {
-        const Vu pairs = load_halves(in) | load_halves(in + kLanes) << 16;
+        const Vu pairs = pair_words(in, in + kLanes);
         __builtin_memcpy(panel, &pairs, sizeof pairs);
     } else {
         emit_line<kBf16>(load(in), load(in + kLanes), panel);

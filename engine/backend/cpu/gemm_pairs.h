@@ -28,16 +28,10 @@ struct TileLayout {
     }
 };
 
-QSHARD_INLINE void store_pairs(Vf low, Vf high, std::uint32_t* out) {
-    const Vu words = (round_bf16(low) >> 16) | round_bf16(high);
-    __builtin_memcpy(out, &words, sizeof words);
-}
-/// The same of two rows in memory, all lanes.
-QSHARD_INLINE void store_pairs(const float* low, const float* high, std::uint32_t* out) {
-    store_pairs(load(low), load(high), out);
-}
-QSHARD_INLINE void store_pairs(const bf16* low, const bf16* high, std::uint32_t* out) {
-    const Vu words = load_halves(low) | load_halves(high) << 16;
+/// A vector of pair_words() of `low` and `high`.
+template <class T>
+QSHARD_INLINE void store_pairs(T low, T high, std::uint32_t* out) {
+    const Vu words = pair_words(low, high);
     __builtin_memcpy(out, &words, sizeof words);
 }
 

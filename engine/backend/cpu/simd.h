@@ -80,6 +80,17 @@ QSHARD_INLINE void store(bf16* p, Vf v) {
 #endif
 }
 
+/// Words of bf16, low in the low half: of floats, rounded, or of a vector's lanes in memory.
+QSHARD_INLINE Vu pair_words(Vf low, Vf high) {
+    return (round_bf16(low) >> 16) | round_bf16(high);
+}
+QSHARD_INLINE Vu pair_words(const float* low, const float* high) {
+    return pair_words(load(low), load(high));
+}
+QSHARD_INLINE Vu pair_words(const bf16* low, const bf16* high) {
+    return load_halves(low) | load_halves(high) << 16;
+}
+
 /// The first n lanes; the others are zero (load) or not written (store). Lanes beyond them are not
 /// touched in memory.
 #if defined(__AVX512BW__) && defined(__AVX512VL__) && QSHARD_LANES == 16
