@@ -1,42 +1,28 @@
 #include "main/cores.h"
 
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <fstream>
+#include <string>
 #include <string_view>
 #include <thread>
 
 namespace qshard {
 namespace {
 
-/// '1' for each core that process `pid` (0: this one) may run on.
-std::string affinity(pid_t pid) {
+/// The cores that process `pid` (0: this one) may run on.
+cpu_set_t affinity(pid_t pid) {
     cpu_set_t set;
     CPU_ZERO(&set);
-    if (sched_getaffinity(pid, sizeof set, &set) != 0)  // more cores than a cpu_set_t has
-        return std::string(std::max(1u, std::thread::hardware_concurrency()), '1');
-    std::string cores;
-    for (std::size_t i = 0; i < CPU_SETSIZE; ++i) {
-        if (!CPU_ISSET(i, &set)) continue;
-        cores.resize(i, '0');
-        cores += '1';
+    if (sched_getaffinity(pid, sizeof set, &set) != 0) {  // more cores than a cpu_set_t has
+        const std::size_t count = std::thread::hardware_concurrency();
+        for (std::size_t i = 0; i < std::clamp<std::size_t>(count, 1, CPU_SETSIZE); ++i)
+            CPU_SET(i, &set);
     }
-    return cores;
-}
-
-int count_of(std::string_view cores) {
-    return static_cast<int>(std::count(cores.begin(), cores.end(), '1'));
-}
-
-bool overlap(std::string_view a, std::string_view b) {
-    for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
-        if (a[i] == '1' && b[i] == '1') return true;
-    }
-    return false;
+    return set;
 }
 
 /// The whole number of an environment variable, 0 if there is none.
@@ -89,39 +75,30 @@ bool binding_was_chosen() {
 void leave_default_binding() {
     const int local_ranks = number("OMPI_COMM_WORLD_LOCAL_SIZE");
     if (local_ranks < 1 || binding_was_chosen()) return;
-    const std::string launcher = affinity(getppid());
-    if (count_of(affinity(0)) >= count_of(launcher) / local_ranks) return;
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    for (std::size_t i = 0; i < launcher.size(); ++i) {
-        if (launcher[i] == '1') CPU_SET(i, &set);
-    }
-    (void)sched_setaffinity(0, sizeof set, &set);  // if refused, it has one thread on its core
+    const cpu_set_t mine = affinity(0), launcher = affinity(getppid());
+    if (CPU_COUNT(&mine) >= CPU_COUNT(&launcher) / local_ranks) return;
+    // If that is refused, it has one thread on its core.
+    (void)sched_setaffinity(0, sizeof launcher, &launcher);
 }
 
 int usable_cores() {
-    return limited(count_of(affinity(0)), 1);
+    const cpu_set_t mine = affinity(0);
+    return limited(CPU_COUNT(&mine), 1);
 }
 
 int usable_cores(Communicator& group, int local_ranks) {
-    char host[256] = "";
-    gethostname(host, sizeof host - 1);
-    const std::string mine = std::string(host) + ' ' + affinity(0);
-    return limited(share_of_cores(group.all_gather_strings(mine), mine), std::max(1, local_ranks));
+    RankCores mine{{}, affinity(0)};
+    gethostname(mine.host, sizeof mine.host - 1);
+    return limited(share_of_cores(group.all_gather_value(mine), mine), std::max(1, local_ranks));
 }
 
-int share_of_cores(std::span<const std::string> ranks, const std::string& mine) {
-    const auto split = [](std::string_view text) {
-        const std::size_t space = text.find(' ');
-        return std::pair(text.substr(0, space), text.substr(space + 1));
-    };
-    const auto [host, cores] = split(mine);
-    int sharing = 0;
-    for (const std::string& rank : ranks) {
-        const auto [its_host, its_cores] = split(rank);
-        if (its_host == host && overlap(its_cores, cores)) ++sharing;
-    }
-    return std::max(1, count_of(cores) / std::max(1, sharing));
+int share_of_cores(std::span<const RankCores> ranks, const RankCores& mine) {
+    const auto sharing = std::ranges::count_if(ranks, [&mine](const RankCores& rank) {
+        cpu_set_t both;
+        CPU_AND(&both, &rank.cores, &mine.cores);
+        return std::string_view(rank.host) == mine.host && CPU_COUNT(&both) > 0;
+    });
+    return std::max(1, CPU_COUNT(&mine.cores) / std::max(1, static_cast<int>(sharing)));
 }
 
 }  // namespace qshard

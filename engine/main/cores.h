@@ -1,7 +1,8 @@
 #pragma once
 
+#include <sched.h>
+
 #include <span>
-#include <string>
 
 #include "comm/communicator.h"
 
@@ -21,8 +22,13 @@ int usable_cores();
 /// The same for a rank, whose `local_ranks` of the same host share cores and quota. Collective.
 int usable_cores(Communicator& group, int local_ranks);
 
-/// A rank's share of the cores it may use. Each text is a rank's host and, after a space, its
-/// cores: '1' where it may run.
-int share_of_cores(std::span<const std::string> ranks, const std::string& mine);
+/// Where a rank may run.
+struct RankCores {
+    char host[256];
+    cpu_set_t cores;
+};
+/// What is left of a rank's cores, at least one, if those of `ranks` that may use them, too, share
+/// them evenly.
+int share_of_cores(std::span<const RankCores> ranks, const RankCores& mine);
 
 }  // namespace qshard
