@@ -95,12 +95,33 @@ def write_json(path, value):
     print(path, os.path.getsize(path), "bytes")
 
 
-def use_exact_nested_codes():
-    """Makes bitsandbytes' double quantization on the CPU follow the exact rule instead of its 65,536-entry table.
-    Returns a dictionary that counts the codes and those that the table would have made different."""
+class WholeTensors:
+    """bitsandbytes' library for CPUs, asked to expand a 4-bit matrix as one long row. Its AVX-512 kernel (0.50.2) takes the
+    absmax of other blocks where rows of a multiple of 16 columns are shorter than a block."""
+
+    def __init__(self, library):
+        self.library = library
+
+    def __getattr__(self, name):
+        function = getattr(self.library, name)
+        if not name.startswith(("cdequantize_blockwise_cpu_nf4_", "cdequantize_blockwise_cpu_fp4_")):
+            return function
+
+        def whole(codes, absmax, out, blocksize, rows, columns):
+            return function(codes, absmax, out, blocksize, type(rows)(1), type(columns)(rows.value * columns.value))
+
+        return whole
+
+
+def use_exact_bitsandbytes():
+    """Makes bitsandbytes on the CPU follow its own rules: the 8-bit codes of double quantization the exact one instead of a
+    65,536-entry table, 4-bit blocks whatever the rows' length. Returns a dictionary that counts those codes and how many
+    of them the table would have made different."""
     import bitsandbytes.functional as bnb
     import torch
+    from bitsandbytes.backends.cpu import ops
 
+    ops.lib = WholeTensors(ops.lib)
     original, counts = bnb.quantize_blockwise, {"codes": 0, "changed": 0}
 
     def exact(values, *args, **kwargs):

@@ -196,7 +196,9 @@ TEST_P(Recorded, LogitsOverNf4EqualPeftOverBitsandbytes) {
     compare_logits(family, Quantization::kNf4, adapter, "/" + adapter, "nf4");
 }
 
-/// Tensor of golden/tiny/bf16.safetensors: what PEFT computes in bfloat16 over bitsandbytes.
+/// Tensor MODEL.ADAPTER.WAY of golden/tiny/bf16.safetensors: what PEFT computes in bfloat16 over
+/// bitsandbytes, with a "plain" bfloat16 model or one "prepared" by
+/// prepare_model_for_kbit_training.
 std::vector<float> logits_of_peft(const std::string& name) {
     const SafetensorsFile file{InputFile(QSHARD_TEST_DATA "/golden/tiny/bf16.safetensors")};
     const SafetensorsTensor& tensor = *file.find(name);
@@ -229,16 +231,18 @@ double distance(std::span<const float> got, std::span<const float> want, std::si
 /// twelve of them, one after another (the two normed inputs, the weights of q, k, v, of o, of gate
 /// and up and of down, q and k before and after their rotation, the attention's output, gate and
 /// up, their product, A x), the head two. Independent errors add up in squares.
-TEST_P(TinyBf16, LogitsOverNf4AreWithinRoundingAndNoFartherFromFp32ThanPefts) {
+TEST_P(TinyBf16, LogitsOverNf4AreThoseOfPeftAndNearerToFp32) {
     const auto& [family, adapter] = GetParam();
     const std::string folder = adapter == "adapter" ? "" : "/" + adapter;
     TinyModel model(family, Quantization::kNf4, adapter, DType::kBF16);
     const auto golden = test::read_floats(model.folder() + folder + "/golden.safetensors");
     const std::vector<float>& exact = golden.at(folder.empty() ? "logits.lora_nf4" : "logits.nf4");
-    const std::vector<float> peer = logits_of_peft(family + "." + adapter);
+    const std::vector<float> peer = logits_of_peft(family + "." + adapter + ".plain");
+    const std::vector<float> prepared = logits_of_peft(family + "." + adapter + ".prepared");
     const std::vector<float> got = logits_of(model, folder, DType::kBF16);
     ASSERT_EQ(got.size(), exact.size());
     ASSERT_EQ(peer.size(), exact.size());
+    ASSERT_EQ(prepared.size(), exact.size());
     const auto width = static_cast<std::size_t>(model.config().vocabulary);
     // A token goes to others where experts are as good as equal: one of qwen3_moe's does here
     // (probabilities 2e-5 apart), one of mixtral's in PEFT, and the tokens after it see that.
@@ -248,6 +252,8 @@ TEST_P(TinyBf16, LogitsOverNf4AreWithinRoundingAndNoFartherFromFp32ThanPefts) {
     const double roundings = 12.0 * static_cast<double>(model.config().layers) + 2;
     EXPECT_LE(ours, 0x1p-8 * std::sqrt(roundings));
     EXPECT_LE(ours, 1.25 * theirs);  // both are samples; measured: 0.59 to 0.89 of it
+    // Equal logits by the project's goals: PEFT's model, prepared as QLoRA's users do it.
+    EXPECT_LE(distance(got, prepared, width, left_out), 2e-2);  // measured: 0.4e-2 to 1.7e-2
 }
 
 /// Of one slot with the documents of the golden files in `folder` (of the model's own).
@@ -356,7 +362,8 @@ TEST_P(TinyBf16, GradientsOverNf4AreNoFartherFromFp32ThanPefts) {
         squares.add(got.values, want);
     }
     const auto peer = test::read_json(QSHARD_TEST_DATA "/golden/tiny/bf16.json");
-    const double theirs = peer.at("gradients").at(family + "." + adapter).to_number<double>();
+    const double theirs =
+        peer.at("gradients").at(family + "." + adapter + ".plain").to_number<double>();
     EXPECT_LE(squares.relative(), 1.25 * theirs);  // measured: 0.55 to 1.11 of it
 }
 

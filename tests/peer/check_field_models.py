@@ -36,7 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path += [HERE, os.path.join(HERE, "..", "golden")]
 from check_peft_export import check_loaded
-from common import use_exact_nested_codes
+from common import use_exact_bitsandbytes
 from field_gguf import write_gguf
 
 TEXTS = ["My name is Anna Keller and I live in Bonn. The quick brown fox jumps over the lazy dog, twice; then it rests.",
@@ -318,7 +318,7 @@ def main():
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.simplefilter("ignore")
-    use_exact_nested_codes()
+    use_exact_bitsandbytes()
     bad = False
     for folder in sorted(arguments.folder.iterdir()):
         if not (folder / "config.json").exists() or (arguments.models and folder.name not in arguments.models):

@@ -11,7 +11,7 @@ import torch
 import transformers
 from make import FAMILIES, HERE, load, run, save_adapter  # makes common importable
 from train import LEARNING_RATE, STEPS
-from common import use_exact_nested_codes, versions, write_json
+from common import use_exact_bitsandbytes, versions, write_json
 from peft import PeftModel
 from safetensors.torch import save_file
 
@@ -87,6 +87,6 @@ def make_all(names, make):
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    use_exact_nested_codes()
+    use_exact_bitsandbytes()
     for name in names:
         make(name)

@@ -1,10 +1,12 @@
 """Logits of the tiny models in bfloat16 over NF4, by transformers + PEFT + bitsandbytes: bf16.safetensors and bf16.json. Run after the
 others.
 
-As QLoRA's users compute: the base loaded in bfloat16, Linear4bit computing in bfloat16, LoRA in fp32 as PEFT keeps it, with every
-adapter that a model has (adapter/, dora/, whole/, experts/) on the documents of its golden.json. A tensor MODEL.ADAPTER has
-[tokens, vocabulary], the documents one after the other, bfloat16 as they come out. bf16.json has the distance of the gradients of all
-that learns from those in fp32 over NF4: the root of the sum of squares, relative to that of the fp32 gradients.
+As QLoRA's users compute, in their two ways: the base loaded in bfloat16 and used as it is ("plain"), or passed through
+prepare_model_for_kbit_training ("prepared"), which has all but Linear4bit in fp32: residual stream, norms, attention, head. Both
+with Linear4bit computing in bfloat16, LoRA in fp32 as PEFT keeps it, and every adapter that a model has (adapter/, dora/, whole/,
+experts/) on the documents of its golden.json. A tensor MODEL.ADAPTER.WAY has [tokens, vocabulary], the documents one after the
+other, in bfloat16 (as they come out of the plain one). bf16.json has for each the distance of the gradients of all that learns
+from those in fp32 over NF4: the root of the sum of squares, relative to that of the fp32 gradients.
 """
 
 import json
@@ -14,8 +16,8 @@ import torch
 import transformers
 from adapters import trained  # makes make and common importable
 from make import FAMILIES, HERE, load, run
-from common import use_exact_nested_codes, versions, write_json
-from peft import PeftModel
+from common import use_exact_bitsandbytes, versions, write_json
+from peft import PeftModel, prepare_model_for_kbit_training
 from safetensors.torch import load_file, save_file
 
 KINDS = ("adapter", "dora", "whole", "experts")
@@ -41,7 +43,7 @@ def main():
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    use_exact_nested_codes()
+    use_exact_bitsandbytes()
     tensors, gradients = {}, {}
     for name in FAMILIES:
         for kind in KINDS:
@@ -49,15 +51,19 @@ def main():
             if not os.path.isdir(folder):
                 continue
             docs, exact = golden_files(name, kind)
-            base = load(os.path.join(HERE, name), quantized=True, dtype=torch.bfloat16)
-            base.set_experts_implementation("eager")  # torch's grouped products want rows of whole 16 bytes
-            model = PeftModel.from_pretrained(base, folder, is_trainable=True)
-            logits = run(model, docs)[0]
-            assert torch.equal(logits, logits.bfloat16().float())
-            tensors[f"{name}.{kind}"] = logits.bfloat16()
-            gradients[f"{name}.{kind}"] = relative([(p.grad, exact["grad.nf4." + key]) for key, p in trained(model).items()])
             exact_logits = exact["logits.lora_nf4" if kind == "adapter" else "logits.nf4"]
-            print(name, kind, "logits", relative([(logits, exact_logits)]), "gradients", gradients[f"{name}.{kind}"], flush=True)
+            for way in ("plain", "prepared"):
+                key = f"{name}.{kind}.{way}"
+                base = load(os.path.join(HERE, name), quantized=True, dtype=torch.bfloat16)
+                base.set_experts_implementation("eager")  # torch's grouped products want rows of whole 16 bytes
+                if way == "prepared":
+                    base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+                model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+                logits = run(model, docs)[0]
+                assert logits.dtype == (torch.bfloat16 if way == "plain" else torch.float32)
+                tensors[key] = logits.bfloat16()
+                gradients[key] = relative([(p.grad, exact["grad.nf4." + k]) for k, p in trained(model).items()])
+                print(key, "logits", relative([(logits, exact_logits)]), "gradients", gradients[key], flush=True)
     save_file(tensors, os.path.join(HERE, "bf16.safetensors"))
     write_json(os.path.join(HERE, "bf16.json"), {"about": "tests/golden/tiny/bf16.py", "gradients": gradients,
                                                  "versions": versions("torch", "transformers", "peft", "bitsandbytes")})

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, ".."))
-from common import use_exact_nested_codes, versions, write_json
+from common import use_exact_bitsandbytes, versions, write_json
 
 VOCAB = 131
 LENGTHS = (11, 7, 13)  # the first two make one packed row
@@ -216,7 +216,7 @@ def main():
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    lookup = use_exact_nested_codes()
+    lookup = use_exact_bitsandbytes()
     for name in sys.argv[1:] or FAMILIES:
         make(name, 100 + list(FAMILIES).index(name), lookup)
 

@@ -10,7 +10,7 @@ import os
 import torch
 import transformers
 from make import FAMILIES, HERE, attach_lora, load, run  # makes common importable
-from common import use_exact_nested_codes, versions, write_json
+from common import use_exact_bitsandbytes, versions, write_json
 
 STEPS, LEARNING_RATE = 20, 5e-3
 
@@ -19,7 +19,7 @@ def main():
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    use_exact_nested_codes()
+    use_exact_bitsandbytes()
     losses = {}
     for name in ("llama", "starcoder2", "phi3", "olmo2", "gpt2", "mixtral", "qwen3_moe"):
         folder = os.path.join(HERE, name)

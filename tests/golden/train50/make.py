@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, ".."))
-from common import bf16_bits, crc, f32_hex, generate, round_bf16, use_exact_nested_codes, versions, write_json
+from common import bf16_bits, crc, f32_hex, generate, round_bf16, use_exact_bitsandbytes, versions, write_json
 
 STEPS, ROW_TOKENS, LEARNING_RATE = 50, 96, 2e-4
 MODULES = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
@@ -191,7 +191,7 @@ def main():
     torch.set_num_threads(arguments.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    lookup = use_exact_nested_codes()
+    lookup = use_exact_bitsandbytes()
 
     source, tokenizer = load_source(arguments.model)
     steps = make_steps(tokenizer, arguments.data)
