@@ -233,6 +233,69 @@ TEST_P(Gemm, AGroupOfProductsHasTheBitsOfEachAlone) {
     }
 }
 
+/// q, k and v with LoRA beside their weights: one input in several products, with widths that
+/// libraries take; the third adapter's rank is another, the fourth linear has none.
+TEST_P(Gemm, LinearsOfOneInputHaveTheBitsOfEachAlone) {
+    struct Linear {
+        std::int64_t out, r;
+    };
+    const std::vector<Linear> linears = {{48, 16}, {16, 16}, {24, 8}, {40, 0}};
+    const std::int64_t m = 37, k = 64;
+    for (const DType dtype : {DType::kBF16, DType::kF32}) {
+        const Array x = random(1, {m, k}, dtype);
+        const auto computed = [&](bool together) -> Compute {
+            return [&, together](Backend& device, Memory& memory) {
+                const Tensor input = memory.put(x);
+                std::vector<Tensor> outputs;
+                std::vector<std::vector<GemmTerm>> terms;
+                const auto pack = [&](const Weight& weight, void* to) {
+                    return device.pack(weight.view(memory), Orientation::kForward, DType::kBF16,
+                                       to);
+                };
+                const auto bytes = [&](std::int64_t rows, std::int64_t cols) {
+                    return device.packed_bytes(rows, cols, Orientation::kForward, DType::kBF16);
+                };
+                for (const auto& [out, r] : linears) {
+                    const std::size_t w_bytes = bytes(out, k), b_bytes = r > 0 ? bytes(out, r) : 0;
+                    auto* const beside = static_cast<std::byte*>(memory.raw(w_bytes + b_bytes));
+                    const std::uint64_t seed = 10 + terms.size();
+                    const Weight w = plain_weight(seed, out, k, DType::kBF16, unit_scale(k), 1.0f);
+                    std::vector<GemmTerm> sum = {{input, pack(w, beside)}};
+                    if (r > 0) {
+                        const Weight a =
+                            plain_weight(seed + 20, r, k, DType::kF32, unit_scale(k), 1.0f);
+                        const Weight b =
+                            plain_weight(seed + 30, out, r, DType::kF32, unit_scale(r), 2.0f);
+                        terms.push_back({{input, pack(a, memory.raw(bytes(r, k)))}});
+                        outputs.push_back(memory.fresh({m, r}, DType::kBF16));
+                        sum.push_back({outputs.back(), pack(b, beside + w_bytes)});
+                    }
+                    terms.push_back(sum);
+                    outputs.push_back(memory.fresh({m, out}, DType::kBF16));
+                }
+                std::vector<GemmCall> calls;
+                for (std::size_t i = 0; i < terms.size(); ++i)
+                    calls.push_back({terms[i], Tensor(), outputs[i]});
+                if (together) {
+                    device.gemms(calls);
+                } else {
+                    for (const GemmCall& call : calls) device.gemm(call.terms, {}, call.c, false);
+                }
+                std::vector<Array> values;
+                for (const Tensor& output : outputs) values.push_back(memory.get(output));
+                return values;
+            };
+        };
+        expect_reference(computed(true), 0x1p-7, kEps16);  // u is rounded to bf16 in between
+        const auto backend = make(2);
+        const std::vector<Array> group = run_on(*backend, computed(true));
+        const std::vector<Array> alone = run_on(*backend, computed(false));
+        ASSERT_EQ(group.size(), 7u);
+        for (std::size_t i = 0; i < group.size(); ++i)
+            expect_same_bits(group[i], alone[i], fmt::format("{} {}", name_of(dtype), i));
+    }
+}
+
 TEST_P(Gemm, BackwardIsTheForwardsGradient) {
     const Weight w = plain_weight(1, 19, 23, DType::kF32, 0.5f);
     const Array x = random(2, {4, 23}), weights = random(3, {4, 19});

@@ -47,6 +47,7 @@ class CudaBackend final : public Backend {
     Packed pack(const WeightView& weight, Orientation orientation, DType dtype,
                 void* destination) override;
     void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) override;
+    void gemms(std::span<const GemmCall> calls) override;
     void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c, bool transposed,
                    bool accumulate) override;
     void row_norms(const WeightView& weight, Tensor a, Tensor b, float scale, Tensor magnitude,
@@ -93,10 +94,18 @@ class CudaBackend final : public Backend {
 
   private:
     struct Run;
+    /// What the first columns of operand_ are a copy of, within a call of gemms().
+    struct Laid {
+        const void* first = nullptr;
+        std::int64_t rows = 0, cols = 0, stride = 0;
+        DType dtype = DType::kBF16;
+        bool operator==(const Laid&) const = default;
+    };
     void open_device();
     StoredWeight stored(const WeightView& weight) const;
     void gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate);
     void product(const Run& run, std::int64_t row, Tensor c, bool accumulate);
+    void lay_out(const Run& run, std::int64_t row, std::int64_t rows);
     void plain_gemm_of(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate);
 
     const CudaOptions options_;
@@ -109,7 +118,8 @@ class CudaBackend final : public Backend {
     float* dynamic_map_ = nullptr;    ///< kDynamicMap
     std::byte* library_ = nullptr;    ///< cuBLASLt's
     std::byte* operand_ = nullptr;    ///< operands of gemm laid out side by side, partial sums
-    std::byte* results_ = nullptr;    ///< fp32 results before a bias, deltas of attention
+    Laid laid_;
+    std::byte* results_ = nullptr;  ///< fp32 results before a bias, deltas of attention
     std::unique_ptr<Staging> staging_;
     std::unique_ptr<Uploads> uploads_;
     std::unique_ptr<Matmul> matmul_;

@@ -45,15 +45,25 @@ __global__ void add_scaled_kernel(const A* x, float scale, float* y, std::int64_
     store4(y + four.at, four.count, wide, sum);
 }
 
-template <class A, class B>
-__global__ void copy_columns_kernel(const A* in, std::int64_t cols, B* out, std::int64_t stride,
-                                    bool wide) {
-    const std::int64_t row = blockIdx.y;
-    const Four four = my_four(cols);
-    if (four.count == 0) return;
+/// A thread has four columns of one part, counted over all parts and then over the rows.
+template <class T>
+__global__ void copy_columns_kernel(SideBySide parts, std::int64_t rows, unsigned fours_of_row,
+                                    T* out, std::int64_t stride, bool wide) {
+    const unsigned index = blockIdx.x * kThreads + threadIdx.x;
+    const std::int64_t row = index / fours_of_row;
+    if (row >= rows) return;
+    std::int64_t col = std::int64_t{index % fours_of_row} * 4;
+    int p = 0;
+    while (col >= parts.part[p].cols) col -= parts.part[p++].cols;
+    const Columns& part = parts.part[p];
+    const std::int64_t from = row * part.cols + col;
     float v[4];
-    load4(in + row * cols + four.at, four.count, wide, v);
-    store4(out + row * stride + four.at, four.count, wide, v);
+    if (part.in.is_bf16) {
+        load4(static_cast<const bf16*>(part.in.data) + from, 4, wide, v);
+    } else {
+        load4(static_cast<const float*>(part.in.data) + from, 4, wide, v);
+    }
+    store4(out + row * stride + part.at + col, 4, wide, v);
 }
 
 template <class T>
@@ -186,19 +196,18 @@ void add_scaled(In x, float scale, float* y, std::int64_t count, Stream stream) 
     });
 }
 
-void copy_columns(In in, std::int64_t rows, std::int64_t cols, Out out, std::int64_t stride,
+void copy_columns(const SideBySide& parts, std::int64_t rows, Out out, std::int64_t stride,
                   Stream stream) {
-    const bool wide = cols % 4 == 0 && stride % 4 == 0 && aligned(in.data) && aligned(out.data);
-    for_row_blocks(rows, [&](std::int64_t row, unsigned count) {
-        const dim3 grid(blocks_for(cols).x, count);
-        typed(in.is_bf16, [&](auto* a) {
-            typed(out.is_bf16, [&](auto* b) {
-                using A = std::remove_pointer_t<decltype(a)>;
-                using B = std::remove_pointer_t<decltype(b)>;
-                launch(copy_columns_kernel<A, B>, grid, dim3(kThreads), 0, stream,
-                       as<A>(in) + row * cols, cols, as<B>(out) + row * stride, stride, wide);
-            });
-        });
+    bool wide = aligned(out.data);
+    std::int64_t cols = 0;
+    for (int p = 0; p < parts.count; ++p) {
+        wide = wide && aligned(parts.part[p].in.data);
+        cols += parts.part[p].cols;
+    }
+    typed(out.is_bf16, [&](auto* t) {
+        using T = std::remove_pointer_t<decltype(t)>;
+        launch(copy_columns_kernel<T>, blocks_for(rows * cols), dim3(kThreads), 0, stream, parts,
+               rows, static_cast<unsigned>(cols / 4), as<T>(out), stride, wide);
     });
 }
 

@@ -62,26 +62,34 @@ Packed CudaBackend::pack(const WeightView& weight, Orientation orientation, DTyp
 }
 
 void CudaBackend::gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) {
-    check(!terms.empty(), "gemm has a term");
-    check(!accumulate || c.dtype() == DType::kF32, "gemm accumulates into fp32");
-    check(bias.empty() || bias.count() == c.cols(), "gemm's bias has one element a column");
-    const DType dtype = terms[0].b.dtype;
-    bool library = dtype == DType::kF32 || tensor_cores_;
-    for (const GemmTerm& term : terms) {
-        check(
-            term.a.rows() == c.rows() && term.a.cols() == term.b.inner && term.b.outer == c.cols(),
-            "gemm operands fit");
-        check(term.b.dtype == dtype, "the terms of a gemm are packed to one dtype");
-        library = library && Matmul::takes({term.b.inner, term.b.outer, dtype == DType::kBF16,
-                                            c.dtype() == DType::kBF16, false});
+    const GemmCall call{terms, bias, c, accumulate};
+    gemms({&call, 1});
+}
+
+void CudaBackend::gemms(std::span<const GemmCall> calls) {
+    laid_ = {};
+    for (const auto& [terms, bias, c, accumulate] : calls) {
+        check(!terms.empty(), "gemm has a term");
+        check(!accumulate || c.dtype() == DType::kF32, "gemm accumulates into fp32");
+        check(bias.empty() || bias.count() == c.cols(), "gemm's bias has one element a column");
+        const DType dtype = terms[0].b.dtype;
+        bool library = dtype == DType::kF32 || tensor_cores_;
+        for (const GemmTerm& term : terms) {
+            check(term.a.rows() == c.rows() && term.a.cols() == term.b.inner &&
+                      term.b.outer == c.cols(),
+                  "gemm operands fit");
+            check(term.b.dtype == dtype, "the terms of a gemm are packed to one dtype");
+            library = library && Matmul::takes({term.b.inner, term.b.outer, dtype == DType::kBF16,
+                                                c.dtype() == DType::kBF16, false});
+        }
+        if (c.rows() == 0) continue;
+        if (library) {
+            gemm_by_library(terms, bias, c, accumulate);
+        } else {
+            plain_gemm_of(terms, bias, c, accumulate);
+        }
+        require_launched("gemm");
     }
-    if (c.rows() == 0) return;
-    if (library) {
-        gemm_by_library(terms, bias, c, accumulate);
-    } else {
-        plain_gemm_of(terms, bias, c, accumulate);
-    }
-    require_launched("gemm");
 }
 
 void CudaBackend::plain_gemm_of(std::span<const GemmTerm> terms, Tensor bias, Tensor c,
@@ -133,20 +141,36 @@ void CudaBackend::gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, 
 /// c = (or +=) rows [row, row + c.rows()) of the run's operands times its weights.
 void CudaBackend::product(const Run& run, std::int64_t row, Tensor c, bool accumulate) {
     const DType dtype = run.terms[0].b.dtype;
-    const std::int64_t rows = c.rows();
-    const void* a = run.terms[0].a.row_range(row, rows).data();
-    if (run.terms.size() > 1 || run.terms[0].a.dtype() != dtype) {
-        std::byte* to = operand_;
-        for (const GemmTerm& term : run.terms) {
-            copy_columns(in_of(term.a.row_range(row, rows)), rows, term.b.inner,
-                         {to, dtype == DType::kBF16}, run.inner, stream_);
-            to += static_cast<std::size_t>(term.b.inner) * bytes_of(dtype);
-        }
-        a = operand_;
-    }
+    const bool alone = run.terms.size() == 1 && run.terms[0].a.dtype() == dtype;
+    const void* a = alone ? run.terms[0].a.row_range(row, c.rows()).data() : operand_;
+    if (!alone) lay_out(run, row, c.rows());
     matmul_->run(
-        {run.inner, c.cols(), dtype == DType::kBF16, c.dtype() == DType::kBF16, accumulate}, rows,
-        a, run.terms[0].b.data, c.data());
+        {run.inner, c.cols(), dtype == DType::kBF16, c.dtype() == DType::kBF16, accumulate},
+        c.rows(), a, run.terms[0].b.data, c.data());
+}
+
+/// The run's operands side by side in operand_. The first is left as it is where an earlier product
+/// of gemms() has laid it out for rows of the same width: q, k and v read one input.
+void CudaBackend::lay_out(const Run& run, std::int64_t row, std::int64_t rows) {
+    const DType dtype = run.terms[0].b.dtype;
+    const GemmTerm& head = run.terms[0];
+    const Laid wanted{head.a.row_range(row, rows).data(), rows, head.b.inner, run.inner, dtype};
+    SideBySide parts{};
+    std::int64_t column = 0;
+    const auto copy = [&] {
+        copy_columns(parts, rows, {operand_, dtype == DType::kBF16}, run.inner, stream_);
+        parts.count = 0;
+    };
+    for (std::size_t t = 0; t < run.terms.size(); ++t) {
+        const GemmTerm& term = run.terms[t];
+        if (t > 0 || laid_ != wanted) {
+            parts.part[parts.count++] = {in_of(term.a.row_range(row, rows)), term.b.inner, column};
+            if (parts.count == kMaxTerms) copy();
+        }
+        column += term.b.inner;
+    }
+    if (parts.count > 0) copy();
+    laid_ = wanted;
 }
 
 void CudaBackend::gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor c,

@@ -30,8 +30,19 @@ struct Out {
 void copy_scaled(In x, float scale, Out y, std::int64_t count, Stream stream);
 /// y += scale * x
 void add_scaled(In x, float scale, float* y, std::int64_t count, Stream stream);
-/// out[row, 0 .. cols) of rows `stride` apart = in[rows, cols]
-void copy_columns(In in, std::int64_t rows, std::int64_t cols, Out out, std::int64_t stride,
+/// in[rows, cols], and the column of another matrix where it goes.
+struct Columns {
+    In in;
+    std::int64_t cols, at;  ///< multiples of 4
+};
+constexpr int kMaxTerms = 8;
+struct SideBySide {
+    Columns part[kMaxTerms];
+    int count;
+};
+/// Copies every part into its columns of out, whose rows are `stride` apart, a multiple of 4; at
+/// most 2^32 elements.
+void copy_columns(const SideBySide& parts, std::int64_t rows, Out out, std::int64_t stride,
                   Stream stream);
 /// c[rows, cols] = (or +=) in[rows, cols] + bias[cols], which may be null.
 void add_bias(const float* in, const float* bias, Out c, std::int64_t rows, std::int64_t cols,
@@ -151,7 +162,6 @@ struct PlainTerm {
     In b;  ///< [inner, cols]
     std::int64_t inner;
 };
-constexpr int kMaxTerms = 8;
 struct PlainTerms {
     PlainTerm term[kMaxTerms];
     int count;
