@@ -54,6 +54,9 @@ def load_base(path, dtype, quantization, scratch):
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.compute_dtype = dtype  # a stored folder names one of its own
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)  # and keeps its dtype whatever is asked for
     return model
 
 
