@@ -34,8 +34,21 @@ std::string host_name() {
 /// The same for ranks that see the same GPUs.
 std::string visible_devices(const std::string& host) {
     std::string text = host;
-    for (const std::string& device : nccl_devices()) text += " " + device;
+    for (const NcclDevice& device : nccl_devices()) text += " " + device.uuid;
     return text;
+}
+
+/// The driver's number of the GPU that the `place`-th of the ranks with the same GPUs takes.
+int device_of(int place) {
+    if (nccl_build().empty()) return 0;  // making a group says so
+    const std::vector<NcclDevice> devices = nccl_devices();
+    if (devices.empty()) {
+        throw UserError(ExitCode::kUnavailable,
+                        fmt::format("the transport is nccl, but {} has no GPU that qshard computes "
+                                    "on (compute capability 7.5 or newer)",
+                                    host_name()));
+    }
+    return devices[static_cast<std::size_t>(place) % devices.size()].index;
 }
 
 /// The group's id: rank 0 writes the file that the others wait for.
@@ -140,8 +153,8 @@ Launch::~Launch() {
 std::unique_ptr<Communicator> Launch::make_communicator(const std::string& transport,
                                                         bool gpus) const {
     if (by_file()) {
-        const auto devices = std::max(1, static_cast<int>(nccl_devices().size()));
-        return make_nccl_communicator(id_by_file(rank_), rank_, count_, rank_ % devices);
+        const int device = device_of(rank_);
+        return make_nccl_communicator(id_by_file(rank_), rank_, count_, device);
     }
     if (transport == "mpi" && !mpi_) {
         throw UserError(ExitCode::kUsage,
@@ -173,13 +186,8 @@ std::unique_ptr<Communicator> Launch::make_communicator(const std::string& trans
 std::unique_ptr<Communicator> Launch::make_nccl(Communicator& start) const {
     std::string id = rank_ == 0 ? make_nccl_id() : std::string();
     start.broadcast_string(id, 0);
-    const auto devices = static_cast<int>(nccl_devices().size());
     const int place = peers_with_same(start, visible_devices(host_)).place;
-    if (devices == 0) {
-        throw UserError(ExitCode::kUnavailable,
-                        fmt::format("placement.transport is nccl, but {} has no GPU", host_));
-    }
-    return make_nccl_communicator(id, rank_, count_, place % devices);
+    return make_nccl_communicator(id, rank_, count_, device_of(place));
 }
 
 void Launch::abort(int code) const noexcept {

@@ -86,9 +86,10 @@ class NcclCommunicator final : public Communicator {
     [[noreturn]] void give_up(const std::string& why);
 
     std::byte* reserve(std::size_t bytes);
+    void release_much();
     Buffer buffer(std::span<const std::byte> bytes, std::byte*& next) const;
     void copy_in(const Buffer& buffer);
-    void copy_out(const Buffer& buffer);
+    void copy_out(std::span<const Buffer> buffers, const char* doing);
     void all_gather(const Operation& operation);
     void exchange(const Operation& operation);
     void broadcast(const Operation& operation);
@@ -185,16 +186,26 @@ std::byte* NcclCommunicator::reserve(std::size_t bytes) {
     return scratch_;
 }
 
-constexpr std::size_t aligned(std::size_t bytes) {
-    return (bytes + 63) / 64 * 64;
+/// Memory for large buffers of the host, as when a base is loaded, is the arithmetic's otherwise.
+void NcclCommunicator::release_much() {
+    constexpr std::size_t kKept = std::size_t{64} << 20;
+    if (scratch_bytes_ <= kKept) return;
+    cudaFree(scratch_);
+    scratch_ = nullptr;
+    scratch_bytes_ = 0;
+}
+
+/// Scratch that a buffer needs: none in device memory, which NCCL takes as it is.
+std::size_t scratch_of(std::span<const std::byte> bytes) {
+    return bytes.empty() || on_device(bytes.data()) ? 0 : (bytes.size() + 63) / 64 * 64;
 }
 
 NcclCommunicator::Buffer NcclCommunicator::buffer(std::span<const std::byte> bytes,
                                                   std::byte*& next) const {
-    if (bytes.empty() || on_device(bytes.data()))
-        return {bytes, const_cast<std::byte*>(bytes.data()), false};
+    const std::size_t needed = scratch_of(bytes);
+    if (needed == 0) return {bytes, const_cast<std::byte*>(bytes.data()), false};
     Buffer made{bytes, next, true};
-    next += aligned(bytes.size());
+    next += needed;
     return made;
 }
 
@@ -206,12 +217,18 @@ void NcclCommunicator::copy_in(const Buffer& b) {
     }
 }
 
-void NcclCommunicator::copy_out(const Buffer& b) {
-    if (b.copied) {
+/// Waits for the stream, then copies to the host. Not the other way round: a copy to ordinary
+/// memory may keep its caller until the peers have come, who could not give up meanwhile.
+void NcclCommunicator::copy_out(std::span<const Buffer> buffers, const char* doing) {
+    finish_stream(doing);
+    for (const Buffer& b : buffers) {
+        if (!b.copied) continue;
         require_cuda(cudaMemcpyAsync(const_cast<std::byte*>(b.from.data()), b.device, b.from.size(),
                                      cudaMemcpyDeviceToHost, stream_),
                      "copying from the device");
     }
+    finish_stream(doing);
+    release_much();
 }
 
 void NcclCommunicator::run(Operation& operation) {
@@ -233,7 +250,7 @@ void NcclCommunicator::run(Operation& operation) {
 void NcclCommunicator::all_gather(const Operation& operation) {
     const std::size_t bytes = operation.mine.size();
     if (bytes == 0) return;
-    std::byte* next = reserve(aligned(operation.all.size()));
+    std::byte* next = reserve(scratch_of(operation.all));
     const Buffer all = buffer(operation.all, next);
     std::byte* place = all.device + static_cast<std::size_t>(rank()) * bytes;
     // From wherever it is to its own place, so that NCCL works in place.
@@ -245,14 +262,13 @@ void NcclCommunicator::all_gather(const Operation& operation) {
     require_nccl(ncclAllGather(place, all.device, bytes, ncclUint8, comm_, stream_),
                  "an all-gather");
     finish_calls("an all-gather");
-    copy_out(all);
-    finish_stream("an all-gather");
+    copy_out({&all, 1}, "an all-gather");
 }
 
 void NcclCommunicator::exchange(const Operation& operation) {
-    std::size_t total = 64;
-    for (const SendPiece& piece : operation.sends) total += aligned(piece.bytes.size());
-    for (const RecvPiece& piece : operation.receives) total += aligned(piece.bytes.size());
+    std::size_t total = 0;
+    for (const SendPiece& piece : operation.sends) total += scratch_of(piece.bytes);
+    for (const RecvPiece& piece : operation.receives) total += scratch_of(piece.bytes);
     std::byte* next = reserve(total);
     std::vector<Buffer> sends, receives;
     for (const SendPiece& piece : operation.sends) {
@@ -275,21 +291,19 @@ void NcclCommunicator::exchange(const Operation& operation) {
     }
     require_nccl(ncclGroupEnd(), "an exchange");
     finish_calls("an exchange");
-    for (const Buffer& b : receives) copy_out(b);
-    finish_stream("an exchange");
+    copy_out(receives, "an exchange");
 }
 
 void NcclCommunicator::broadcast(const Operation& operation) {
     if (operation.all.empty()) return;
-    std::byte* next = reserve(aligned(operation.all.size()));
+    std::byte* next = reserve(scratch_of(operation.all));
     const Buffer all = buffer(operation.all, next);
     if (rank() == operation.root) copy_in(all);
     require_nccl(ncclBroadcast(all.device, all.device, operation.all.size(), ncclUint8,
                                operation.root, comm_, stream_),
                  "a broadcast");
     finish_calls("a broadcast");
-    if (rank() != operation.root) copy_out(all);
-    finish_stream("a broadcast");
+    copy_out({&all, rank() == operation.root ? 0U : 1U}, "a broadcast");
 }
 
 }  // namespace
@@ -300,8 +314,8 @@ std::string nccl_build() {
     return fmt::format("NCCL {}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
-std::vector<std::string> nccl_devices() {
-    std::vector<std::string> devices;
+std::vector<NcclDevice> nccl_devices() {
+    std::vector<NcclDevice> devices;
     int count = 0;
     if (cudaGetDeviceCount(&count) != cudaSuccess) {
         cudaGetLastError();
@@ -310,7 +324,8 @@ std::vector<std::string> nccl_devices() {
     for (int i = 0; i < count; ++i) {
         cudaDeviceProp properties;
         require_cuda(cudaGetDeviceProperties(&properties, i), "asking for a device");
-        devices.emplace_back(properties.uuid.bytes, sizeof properties.uuid.bytes);
+        if (properties.major * 10 + properties.minor < 75) continue;
+        devices.push_back({i, {properties.uuid.bytes, sizeof properties.uuid.bytes}});
     }
     return devices;
 }

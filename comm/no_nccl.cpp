@@ -7,7 +7,7 @@ std::string nccl_build() {
     return {};
 }
 
-std::vector<std::string> nccl_devices() {
+std::vector<NcclDevice> nccl_devices() {
     return {};
 }
 

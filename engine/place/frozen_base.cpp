@@ -95,6 +95,7 @@ void FrozenBase::load(const WeightReader& reader, const LayoutOptions& options, 
         }
         if (progress) progress(std::min(done, total), total);
     }
+    backend_.synchronize();  // a gather reads the shards on a way of its own
     make_source();
 }
 

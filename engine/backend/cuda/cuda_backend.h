@@ -103,7 +103,8 @@ class CudaBackend final : public Backend {
     };
     void open_device();
     StoredWeight stored(const WeightView& weight) const;
-    void gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate);
+    static MatmulShape shape_of(const Run& run, std::int64_t outer, bool rounds, bool accumulate);
+    bool gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate);
     void product(const Run& run, std::int64_t row, Tensor c, bool accumulate);
     void lay_out(const Run& run, std::int64_t row, std::int64_t rows);
     void plain_gemm_of(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate);

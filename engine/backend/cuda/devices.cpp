@@ -35,7 +35,10 @@ CudaPlatform cuda_platform() {
     }
     for (int i = 0; i < count; ++i) {
         cudaDeviceProp properties;
-        if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
+        if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) {
+            cudaGetLastError();  // or the next launch would report it
+            continue;
+        }
         CudaDevice device;
         device.index = i;
         device.name = properties.name;

@@ -54,16 +54,17 @@ __global__ void copy_columns_kernel(SideBySide parts, std::int64_t rows, unsigne
     if (row >= rows) return;
     std::int64_t col = std::int64_t{index % fours_of_row} * 4;
     int p = 0;
-    while (col >= parts.part[p].cols) col -= parts.part[p++].cols;
+    while (col >= parts.part[p].width) col -= parts.part[p++].width;
     const Columns& part = parts.part[p];
-    const std::int64_t from = row * part.cols + col;
+    const std::int64_t from = row * part.cols + col, left = part.cols - col;
+    const int count = left >= 4 ? 4 : left > 0 ? static_cast<int>(left) : 0;
     float v[4];
     if (part.in.is_bf16) {
-        load4(static_cast<const bf16*>(part.in.data) + from, 4, wide, v);
+        load4(static_cast<const bf16*>(part.in.data) + from, count, wide, v);
     } else {
-        load4(static_cast<const float*>(part.in.data) + from, 4, wide, v);
+        load4(static_cast<const float*>(part.in.data) + from, count, wide, v);
     }
-    store4(out + row * stride + part.at + col, 4, wide, v);
+    store4(out + row * stride + part.at + col, 4, true, v);
 }
 
 template <class T>
@@ -198,16 +199,16 @@ void add_scaled(In x, float scale, float* y, std::int64_t count, Stream stream) 
 
 void copy_columns(const SideBySide& parts, std::int64_t rows, Out out, std::int64_t stride,
                   Stream stream) {
-    bool wide = aligned(out.data);
-    std::int64_t cols = 0;
+    bool wide = true;
+    std::int64_t width = 0;
     for (int p = 0; p < parts.count; ++p) {
-        wide = wide && aligned(parts.part[p].in.data);
-        cols += parts.part[p].cols;
+        wide = wide && parts.part[p].cols % 4 == 0 && aligned(parts.part[p].in.data);
+        width += parts.part[p].width;
     }
     typed(out.is_bf16, [&](auto* t) {
         using T = std::remove_pointer_t<decltype(t)>;
-        launch(copy_columns_kernel<T>, blocks_for(rows * cols), dim3(kThreads), 0, stream, parts,
-               rows, static_cast<unsigned>(cols / 4), as<T>(out), stride, wide);
+        launch(copy_columns_kernel<T>, blocks_for(rows * width), dim3(kThreads), 0, stream, parts,
+               rows, static_cast<unsigned>(width / 4), as<T>(out), stride, wide);
     });
 }
 

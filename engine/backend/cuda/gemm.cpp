@@ -1,3 +1,5 @@
+#include <cuda_runtime.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -15,12 +17,18 @@ namespace qshard::cuda {
 /// Terms whose weights are rows of one matrix [inner, outer].
 struct CudaBackend::Run {
     std::span<const GemmTerm> terms;
-    std::int64_t inner = 0;
+    std::int64_t inner = 0;  ///< filled
 };
 
-std::size_t CudaBackend::packed_bytes(std::int64_t rows, std::int64_t cols, Orientation,
+std::int64_t filled(const Packed& b) {
+    return filled(b.inner, b.dtype == DType::kBF16);
+}
+
+std::size_t CudaBackend::packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
                                       DType dtype) const {
-    return static_cast<std::size_t>(rows * cols) * bytes_of(dtype);
+    const bool forward = orientation == Orientation::kForward;
+    const std::int64_t inner = filled(forward ? cols : rows, dtype == DType::kBF16);
+    return static_cast<std::size_t>(inner * (forward ? rows : cols)) * bytes_of(dtype);
 }
 
 StoredWeight CudaBackend::stored(const WeightView& weight) const {
@@ -57,8 +65,17 @@ Packed CudaBackend::pack(const WeightView& weight, Orientation orientation, DTyp
     const bool forward = orientation == Orientation::kForward;
     expand(stored(weight), forward, {destination, dtype == DType::kBF16}, stream_);
     require_launched("pack");
-    return {destination, forward ? weight.cols : weight.rows, forward ? weight.rows : weight.cols,
-            dtype};
+    const Packed packed{destination, forward ? weight.cols : weight.rows,
+                        forward ? weight.rows : weight.cols, dtype};
+    const std::size_t element = bytes_of(dtype);
+    const auto used = static_cast<std::size_t>(packed.inner * packed.outer) * element,
+               all = static_cast<std::size_t>(filled(packed) * packed.outer) * element;
+    if (all > used) {
+        require(
+            cudaMemsetAsync(static_cast<std::byte*>(destination) + used, 0, all - used, stream_),
+            "filling up a weight");
+    }
+    return packed;
 }
 
 void CudaBackend::gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) {
@@ -73,21 +90,16 @@ void CudaBackend::gemms(std::span<const GemmCall> calls) {
         check(!accumulate || c.dtype() == DType::kF32, "gemm accumulates into fp32");
         check(bias.empty() || bias.count() == c.cols(), "gemm's bias has one element a column");
         const DType dtype = terms[0].b.dtype;
-        bool library = dtype == DType::kF32 || tensor_cores_;
         for (const GemmTerm& term : terms) {
             check(term.a.rows() == c.rows() && term.a.cols() == term.b.inner &&
                       term.b.outer == c.cols(),
                   "gemm operands fit");
             check(term.b.dtype == dtype, "the terms of a gemm are packed to one dtype");
-            library = library && Matmul::takes({term.b.inner, term.b.outer, dtype == DType::kBF16,
-                                                c.dtype() == DType::kBF16, false});
         }
         if (c.rows() == 0) continue;
-        if (library) {
-            gemm_by_library(terms, bias, c, accumulate);
-        } else {
+        const bool library = dtype == DType::kF32 || tensor_cores_;
+        if (!library || !gemm_by_library(terms, bias, c, accumulate))
             plain_gemm_of(terms, bias, c, accumulate);
-        }
         require_launched("gemm");
     }
 }
@@ -104,24 +116,30 @@ void CudaBackend::plain_gemm_of(std::span<const GemmTerm> terms, Tensor bias, Te
                accumulate, stream_);
 }
 
-void CudaBackend::gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, Tensor c,
+/// False, and nothing done, if the library does not take the shapes.
+bool CudaBackend::gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, Tensor c,
                                   bool accumulate) {
     const std::size_t element = bytes_of(terms[0].b.dtype);
     std::vector<Run> runs;
     std::int64_t widest = 0;
     for (std::size_t t = 0; t < terms.size(); ++t) {
         const bool follows =
-            t > 0 && static_cast<const std::byte*>(terms[t - 1].b.data) +
-                             static_cast<std::size_t>(terms[t - 1].b.inner * c.cols()) * element ==
-                         terms[t].b.data;
+            t > 0 &&
+            static_cast<const std::byte*>(terms[t - 1].b.data) +
+                    static_cast<std::size_t>(filled(terms[t - 1].b) * c.cols()) * element ==
+                terms[t].b.data;
         if (!follows) runs.push_back({terms.subspan(t, 0), 0});
         Run& run = runs.back();
         run.terms = {run.terms.data(), run.terms.size() + 1};
-        run.inner += terms[t].b.inner;
+        run.inner += filled(terms[t].b);
         widest = std::max(widest, run.inner);
     }
     // Results wait in fp32 for their bias, or for the other runs where c would round in between.
     const bool wait = !bias.empty() || (runs.size() > 1 && c.dtype() == DType::kBF16);
+    const auto adds = [&](std::size_t r) { return r > 0 || (accumulate && !wait); };
+    const bool rounds = !wait && c.dtype() == DType::kBF16;
+    for (std::size_t r = 0; r < runs.size(); ++r)
+        if (!matmul_->takes(shape_of(runs[r], c.cols(), rounds, adds(r)))) return false;
     const auto row_bytes = static_cast<std::int64_t>(static_cast<std::size_t>(widest) * element);
     std::int64_t most = static_cast<std::int64_t>(kOperandBytes) / row_bytes;
     if (wait) most = std::min(most, static_cast<std::int64_t>(kResultBytes) / (c.cols() * 4));
@@ -130,23 +148,28 @@ void CudaBackend::gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, 
         const std::int64_t row = parts.begin(p), rows = parts.end(p) - row;
         const Tensor part = c.row_range(row, rows).reshaped({rows, c.cols()});
         const Tensor target = wait ? Tensor(results_, DType::kF32, {rows, c.cols()}) : part;
-        for (std::size_t r = 0; r < runs.size(); ++r)
-            product(runs[r], row, target, r > 0 || (accumulate && !wait));
+        for (std::size_t r = 0; r < runs.size(); ++r) product(runs[r], row, target, adds(r));
         if (!wait) continue;
         add_bias(target.as<float>(), bias.empty() ? nullptr : bias.as<float>(), out_of(part), rows,
                  c.cols(), accumulate, stream_);
     }
+    return true;
+}
+
+MatmulShape CudaBackend::shape_of(const Run& run, std::int64_t outer, bool rounds,
+                                  bool accumulate) {
+    return {run.inner, outer, run.terms[0].b.dtype == DType::kBF16, rounds, accumulate};
 }
 
 /// c = (or +=) rows [row, row + c.rows()) of the run's operands times its weights.
 void CudaBackend::product(const Run& run, std::int64_t row, Tensor c, bool accumulate) {
-    const DType dtype = run.terms[0].b.dtype;
-    const bool alone = run.terms.size() == 1 && run.terms[0].a.dtype() == dtype;
-    const void* a = alone ? run.terms[0].a.row_range(row, c.rows()).data() : operand_;
+    const GemmTerm& head = run.terms[0];
+    const bool alone =
+        run.terms.size() == 1 && head.a.dtype() == head.b.dtype && head.b.inner == run.inner;
+    const void* a = alone ? head.a.row_range(row, c.rows()).data() : operand_;
     if (!alone) lay_out(run, row, c.rows());
-    matmul_->run(
-        {run.inner, c.cols(), dtype == DType::kBF16, c.dtype() == DType::kBF16, accumulate},
-        c.rows(), a, run.terms[0].b.data, c.data());
+    matmul_->run(shape_of(run, c.cols(), c.dtype() == DType::kBF16, accumulate), c.rows(), a,
+                 head.b.data, c.data());
 }
 
 /// The run's operands side by side in operand_. The first is left as it is where an earlier product
@@ -163,11 +186,13 @@ void CudaBackend::lay_out(const Run& run, std::int64_t row, std::int64_t rows) {
     };
     for (std::size_t t = 0; t < run.terms.size(); ++t) {
         const GemmTerm& term = run.terms[t];
+        const std::int64_t width = filled(term.b);
         if (t > 0 || laid_ != wanted) {
-            parts.part[parts.count++] = {in_of(term.a.row_range(row, rows)), term.b.inner, column};
+            parts.part[parts.count++] = {in_of(term.a.row_range(row, rows)), term.b.inner, width,
+                                         column};
             if (parts.count == kMaxTerms) copy();
         }
-        column += term.b.inner;
+        column += width;
     }
     if (parts.count > 0) copy();
     laid_ = wanted;
@@ -177,17 +202,22 @@ void CudaBackend::gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tenso
                             bool transposed, bool accumulate) {
     const std::int64_t rows = a.rows(), m_count = a.cols(), k_count = b.cols();
     check(b.rows() == rows && c.count() == m_count * k_count, "gemm_rows operands fit");
-    const std::int64_t chunks = (rows + kRowsChunk - 1) / kRowsChunk;
-    const std::int64_t column_bytes = std::max<std::int64_t>(chunks, 1) * k_count * 4;
-    const Parts parts(m_count, static_cast<std::int64_t>(kOperandBytes) / column_bytes, 64);
     auto* partial = reinterpret_cast<float*>(operand_);
     const bool bf16 = dtype == DType::kBF16;
-    for (std::int64_t p = 0; p < parts.count; ++p) {
-        const std::int64_t m0 = parts.begin(p), m1 = parts.end(p);
-        gemm_rows_partial(in_of(a), in_of(b), rows, m_count, m0, m1, k_count, bf16 && tensor_cores_,
-                          bf16, partial, stream_);
-        gemm_rows_finish(partial, chunks, m_count, m0, m1, k_count, factor, c.as<float>(),
-                         transposed, accumulate, stream_);
+    // Beyond the first pass c is added to.
+    const RowPasses passes(static_cast<std::int64_t>(kOperandBytes), k_count, kRowsChunk);
+    for (std::int64_t row = 0; row == 0 || row < rows; row += passes.each) {
+        const std::int64_t count = std::min(passes.each, rows - row);
+        const std::int64_t chunks = (count + kRowsChunk - 1) / kRowsChunk;
+        const In a_rows = in_of(a.row_range(row, count)), b_rows = in_of(b.row_range(row, count));
+        const Parts parts = passes.columns(m_count, chunks);
+        for (std::int64_t p = 0; p < parts.count; ++p) {
+            const std::int64_t m0 = parts.begin(p), m1 = parts.end(p);
+            gemm_rows_partial(a_rows, b_rows, count, m_count, m0, m1, k_count,
+                              bf16 && tensor_cores_, bf16, partial, stream_);
+            gemm_rows_finish(partial, chunks, m_count, m0, m1, k_count, factor, c.as<float>(),
+                             transposed, accumulate || row > 0, stream_);
+        }
     }
     require_launched("gemm_rows");
 }

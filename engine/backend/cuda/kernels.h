@@ -30,18 +30,19 @@ struct Out {
 void copy_scaled(In x, float scale, Out y, std::int64_t count, Stream stream);
 /// y += scale * x
 void add_scaled(In x, float scale, float* y, std::int64_t count, Stream stream);
-/// in[rows, cols], and the column of another matrix where it goes.
+/// in[rows, cols], and the columns of another matrix where it goes: `width` of them, a multiple of
+/// 4, from a multiple of 4 on, those beyond cols zeros.
 struct Columns {
     In in;
-    std::int64_t cols, at;  ///< multiples of 4
+    std::int64_t cols, width, at;
 };
 constexpr int kMaxTerms = 8;
 struct SideBySide {
     Columns part[kMaxTerms];
     int count;
 };
-/// Copies every part into its columns of out, whose rows are `stride` apart, a multiple of 4; at
-/// most 2^32 elements.
+/// Copies every part into its columns of out (aligned to 16 bytes), whose rows are `stride` apart,
+/// a multiple of 4; at most 2^32 elements.
 void copy_columns(const SideBySide& parts, std::int64_t rows, Out out, std::int64_t stride,
                   Stream stream);
 /// c[rows, cols] = (or +=) in[rows, cols] + bias[cols], which may be null.

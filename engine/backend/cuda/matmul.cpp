@@ -3,8 +3,10 @@
 #include <cublasLt.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "base/error.h"
@@ -14,7 +16,13 @@ namespace {
 
 constexpr std::int64_t kTypicalRows = 2048;  ///< what algorithms are chosen for
 /// Rows that an algorithm must also be able to compute.
-constexpr std::array<std::int64_t, 4> kOtherRows = {1, 3, 72, 500};
+constexpr std::array<std::int64_t, 6> kOtherRows = {1, 3, 72, 500, 16384, 131072};
+
+/// Most bytes, up to 16, that the addresses of all rows of `cols` elements are multiples of.
+std::uint32_t alignment_of(std::int64_t cols, bool is_bf16) {
+    const std::int64_t bytes = cols * (is_bf16 ? 2 : 4);
+    return static_cast<std::uint32_t>(std::min<std::int64_t>(bytes & -bytes, 16));
+}
 
 void require(cublasStatus_t status, const char* doing) {
     if (status == CUBLAS_STATUS_SUCCESS) return;
@@ -70,29 +78,32 @@ class CublasMatmul final : public Matmul {
         desc_.reset(desc);
     }
 
+    bool takes(const MatmulShape& shape) override { return algorithm_of(shape).has_value(); }
+
     void run(const MatmulShape& shape, std::int64_t rows, const void* a, const void* b,
              void* c) override {
         if (rows == 0) return;
-        const cublasLtMatmulAlgo_t& algorithm = algorithm_of(shape);
+        const std::optional<cublasLtMatmulAlgo_t>& algorithm = algorithm_of(shape);
+        check(algorithm.has_value(), "cuBLASLt is asked for products that it takes");
         const Layouts layouts(shape, rows);
         const float one = 1.0f, beta = shape.accumulate ? 1.0f : 0.0f;
         // c^T[outer, rows] = b^T[outer, inner] a^T[inner, rows] in column-major terms.
         require(cublasLtMatmul(handle_.get(), desc_.get(), &one, b, layouts.b.get(), a,
                                layouts.a.get(), &beta, c, layouts.c.get(), c, layouts.c.get(),
-                               &algorithm, workspace_, bytes_, stream_),
+                               &*algorithm, workspace_, bytes_, stream_),
                 "a product");
     }
 
   private:
-    const cublasLtMatmulAlgo_t& algorithm_of(const MatmulShape& shape) {
+    const std::optional<cublasLtMatmulAlgo_t>& algorithm_of(const MatmulShape& shape) {
         const auto found = algorithms_.find(shape);
         if (found != algorithms_.end()) return found->second;
         return algorithms_.emplace(shape, choose(shape)).first->second;
     }
 
     /// The first of cuBLASLt's proposals for kTypicalRows that sums in one piece and takes any
-    /// rows.
-    cublasLtMatmulAlgo_t choose(const MatmulShape& shape) const {
+    /// rows, if there is one.
+    std::optional<cublasLtMatmulAlgo_t> choose(const MatmulShape& shape) const {
         cublasLtMatmulPreference_t raw = nullptr;
         require(cublasLtMatmulPreferenceCreate(&raw), "choosing an algorithm");
         const Preference preference(raw);
@@ -103,27 +114,27 @@ class CublasMatmul final : public Matmul {
         set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(bytes_));
         set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
             static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE));
-        for (const auto alignment : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
-                                     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-                                     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-                                     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
-            set(alignment, std::uint32_t{16});
+        // In column-major terms A is b, and B is a.
+        set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(shape.outer, shape.is_bf16));
+        set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(shape.inner, shape.is_bf16));
+        for (const auto result : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                                  CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+            set(result, alignment_of(shape.outer, shape.c_is_bf16));
         }
         std::vector<cublasLtMatmulHeuristicResult_t> results(32);
         int count = 0;
         const Layouts layouts(shape, kTypicalRows);
-        require(cublasLtMatmulAlgoGetHeuristic(
-                    handle_.get(), desc_.get(), layouts.b.get(), layouts.a.get(), layouts.c.get(),
-                    layouts.c.get(), raw, static_cast<int>(results.size()), results.data(), &count),
-                "choosing an algorithm");
+        const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+            handle_.get(), desc_.get(), layouts.b.get(), layouts.a.get(), layouts.c.get(),
+            layouts.c.get(), raw, static_cast<int>(results.size()), results.data(), &count);
+        if (status == CUBLAS_STATUS_NOT_SUPPORTED) return std::nullopt;
+        require(status, "choosing an algorithm");
         for (int i = 0; i < count; ++i) {
             const auto& result = results[static_cast<std::size_t>(i)];
             if (result.state == CUBLAS_STATUS_SUCCESS && fits(shape, result.algo))
                 return result.algo;
         }
-        throw SystemError(ExitCode::kUnavailable,
-                          fmt::format("cuBLASLt has no algorithm for products of {} by {}",
-                                      shape.inner, shape.outer));
+        return std::nullopt;
     }
 
     bool fits(const MatmulShape& shape, const cublasLtMatmulAlgo_t& algorithm) const {
@@ -150,7 +161,7 @@ class CublasMatmul final : public Matmul {
     const std::size_t bytes_;
     Handle handle_;
     Desc desc_;
-    std::map<MatmulShape, cublasLtMatmulAlgo_t> algorithms_;
+    std::map<MatmulShape, std::optional<cublasLtMatmulAlgo_t>> algorithms_;
 };
 
 }  // namespace

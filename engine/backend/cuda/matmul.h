@@ -18,17 +18,21 @@ struct MatmulShape {
     auto operator<=>(const MatmulShape&) const = default;
 };
 
+/// Inner dimensions of packed weights and laid-out operands are filled up with zeros to multiples
+/// of 16 bytes, which every algorithm wants of at least the operands' rows.
+constexpr std::int64_t filled(std::int64_t inner, bool is_bf16) {
+    const std::int64_t unit = is_bf16 ? 8 : 4;
+    return (inner + unit - 1) / unit * unit;
+}
+
 /// Large products. For a shape there is one algorithm whatever the rows, without a split of the
 /// inner dimension, so that a row's bits depend on nothing but the row.
 class Matmul {
   public:
     virtual ~Matmul() = default;
-    /// Whether this shape can be computed at all: cuBLASLt wants rows that are multiples of 16
-    /// bytes.
-    static bool takes(const MatmulShape& shape) {
-        const std::int64_t unit = shape.is_bf16 ? 8 : 4, c_unit = shape.c_is_bf16 ? 8 : 4;
-        return shape.inner % unit == 0 && shape.outer % unit == 0 && shape.outer % c_unit == 0;
-    }
+    /// Whether there is such an algorithm.
+    virtual bool takes(const MatmulShape& shape) = 0;
+    /// A shape that is taken.
     virtual void run(const MatmulShape& shape, std::int64_t rows, const void* a, const void* b,
                      void* c) = 0;
 };

@@ -10,8 +10,9 @@
 namespace qshard::cuda {
 namespace {
 
-/// Some eighty layers, forth and back; the host waits for the device each time they are used up.
-constexpr std::size_t kMarks = 512;
+/// Eighty layers, forth and back, of some eight slots; the host waits for the device each time they
+/// are used up.
+constexpr std::size_t kMarks = 4096;
 
 }  // namespace
 

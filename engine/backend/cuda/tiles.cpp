@@ -45,4 +45,14 @@ Parts::Parts(std::int64_t total, std::int64_t most, std::int64_t unit) : total_(
     count = std::max<std::int64_t>(1, (total + each - 1) / std::max<std::int64_t>(each, 1));
 }
 
+RowPasses::RowPasses(std::int64_t bytes, std::int64_t b_cols, std::int64_t chunk)
+    : bytes_(bytes), column_bytes_(b_cols * static_cast<std::int64_t>(sizeof(float))) {
+    each = bytes_ / (kUnit * column_bytes_) * chunk;
+    check(each > 0, "partial sums of one chunk have room");
+}
+
+Parts RowPasses::columns(std::int64_t m, std::int64_t chunks) const {
+    return {m, bytes_ / (std::max<std::int64_t>(chunks, 1) * column_bytes_), kUnit};
+}
+
 }  // namespace qshard::cuda

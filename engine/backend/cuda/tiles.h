@@ -29,4 +29,17 @@ struct Parts {
     std::int64_t total_;
 };
 
+/// gemm_rows in passes over its rows: partial sums of each chunk of a pass lie in `bytes`, those of
+/// at least kUnit columns of a at a time.
+struct RowPasses {
+    static constexpr std::int64_t kUnit = 64;
+    std::int64_t each;  ///< rows of a pass, a multiple of `chunk`
+    RowPasses(std::int64_t bytes, std::int64_t b_cols, std::int64_t chunk);
+    /// The columns of a, `m` of them, in parts whose partial sums over `chunks` have room.
+    Parts columns(std::int64_t m, std::int64_t chunks) const;
+
+  private:
+    std::int64_t bytes_, column_bytes_;
+};
+
 }  // namespace qshard::cuda

@@ -62,5 +62,24 @@ TEST(CudaTiles, PartsAreEvenAndFit) {
     EXPECT_THROW(Parts(10, 3, 64), BugError);
 }
 
+TEST(CudaTiles, GradientsOfWeightsHaveRoomForAnyNumberOfRows) {
+    constexpr std::int64_t kBytes = std::int64_t{256} << 20, kChunk = 512;
+    for (const std::int64_t width : {576, 14336, 28672, 36864, 262144}) {
+        const RowPasses passes(kBytes, width, kChunk);
+        ASSERT_GE(passes.each, kChunk);
+        EXPECT_EQ(passes.each % kChunk, 0);
+        for (const std::int64_t columns : {1, 16, 4096}) {
+            for (const std::int64_t rows : {std::int64_t{0}, std::int64_t{1}, passes.each}) {
+                const std::int64_t chunks = (rows + kChunk - 1) / kChunk;
+                const Parts parts = passes.columns(columns, chunks);
+                for (std::int64_t p = 0; p < parts.count; ++p)
+                    EXPECT_LE((parts.end(p) - parts.begin(p)) * chunks * width * 4, kBytes);
+            }
+        }
+    }
+    EXPECT_EQ(RowPasses(kBytes, 14336, kChunk).each, 73 * kChunk);  // 37,376 tokens of an 8B model
+    EXPECT_THROW(RowPasses(kBytes, std::int64_t{1} << 21, kChunk), BugError);
+}
+
 }  // namespace
 }  // namespace qshard::cuda
