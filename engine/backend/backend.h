@@ -127,6 +127,10 @@ class Backend {
     /// 0: ask the host.
     virtual std::size_t taken_bytes() const { return 0; }
 
+    /// Bytes of fp32 logits that a head makes at a time. More are fewer and larger products: what
+    /// reads a weight from slow memory for each wants them large.
+    virtual std::size_t logits_bytes() const { return std::size_t{32} << 20; }
+
     // Memory. Pointers are 64-byte aligned. upload and download are ordered with the operations
     // issued before and after; the host's side is free again when the call returns.
     /// Whether allocate() gives ordinary memory of the host. Elsewhere only operations, upload and

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
+#include <random>
+#include <vector>
 
 #include "backend/device_buffer.h"
 #include "model/head.h"
@@ -36,6 +39,22 @@ double best_seconds(Backend& backend, const GemmTerm& term, Tensor c) {
     return best;
 }
 
+/// Numbers from [-1, 1): with zeros a GPU's clock is higher than a step ever sees it.
+void fill_random(Backend& backend, void* device, std::size_t bytes, DType dtype) {
+    std::minstd_rand generator(1);
+    std::vector<std::byte> values(std::min(bytes, std::size_t{1} << 20));
+    for (std::size_t i = 0; i < values.size() / bytes_of(dtype); ++i) {
+        const float value = static_cast<float>(generator()) * 0x1p-30f - 1.0f;
+        const bf16 rounded = to_bf16(value);
+        if (dtype == DType::kBF16) std::memcpy(&values[2 * i], &rounded, 2);
+        if (dtype == DType::kF32) std::memcpy(&values[4 * i], &value, 4);
+    }
+    for (std::size_t at = 0; at < bytes; at += values.size()) {
+        backend.upload(static_cast<std::byte*>(device) + at, values.data(),
+                       std::min(values.size(), bytes - at));
+    }
+}
+
 double seconds_of(Backend& backend, const GemmShape& shape, Orientation orientation,
                   std::int64_t rows, DType compute) {
     const bool forward = orientation == Orientation::kForward;
@@ -52,8 +71,8 @@ double seconds_of(Backend& backend, const GemmShape& shape, Orientation orientat
     view.cols = shape.in;
     view.plain = Tensor(weight.get(), compute, {shape.out, shape.in});
     const Tensor x(a.get(), compute, {rows, inner});
-    backend.fill_zero(view.plain);
-    backend.fill_zero(x);
+    fill_random(backend, weight.get(), view.plain.bytes(), compute);
+    fill_random(backend, a.get(), x.bytes(), compute);
     const GemmTerm term{x, backend.pack(view, orientation, compute, packed.get())};
     return best_seconds(backend, term, Tensor(c.get(), DType::kF32, {rows, outer}));
 }
@@ -67,7 +86,7 @@ GemmRate measure_gemm_rate(Backend& backend, const ModelConfig& config, std::int
     double flops = 0, seconds = 0;
     for (GemmShape& shape : rate.shapes) {
         const bool head = shape.name == "head";
-        const std::int64_t taken = head ? std::min(rows, head_chunk_rows(config)) : rows;
+        const std::int64_t taken = head ? std::min(rows, head_chunk_rows(backend, config)) : rows;
         // Per token, so that the head's smaller call counts as a step's whole work.
         const double share = static_cast<double>(rows) / static_cast<double>(taken);
         shape.seconds_forward =

@@ -141,7 +141,9 @@ std::unique_ptr<Backend> make_agreed_cuda(const BackendChoice& choice, Communica
         options.host_threads = threads;
         backend = make_cuda_backend(options);
     });
-    const std::vector<std::string> sets = group.all_gather_strings(std::string(backend->isa()));
+    const CudaDevice& mine = platform.devices[static_cast<std::size_t>(peers.place % count)];
+    const std::vector<std::string> sets = group.all_gather_strings(
+        fmt::format("{} {} {}", mine.name, backend->isa(), mine.multiprocessors));
     if (group.rank() == 0 &&
         std::adjacent_find(sets.begin(), sets.end(), std::not_equal_to<>()) != sets.end()) {
         std::fprintf(

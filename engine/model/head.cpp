@@ -9,28 +9,29 @@
 namespace qshard {
 namespace {
 
-/// Memory of Head: rows of x, their normed form, their derivative, and one chunk of logits.
+/// Memory of Head: rows of x, their normed form, their derivative, one chunk of logits, and numbers
+/// of each row.
 struct Work {
     Tensor x, h, dh, logits, dlogprob, logprob;
 };
 
 template <class Take>
-void for_each_tensor(Work& work, const ModelConfig& c, std::int64_t rows, DType compute,
-                     bool backward, Take&& take) {
-    const std::int64_t chunk = std::min(rows, head_chunk_rows(c));
+void for_each_tensor(Work& work, const Backend& backend, const ModelConfig& c, std::int64_t rows,
+                     DType compute, bool backward, Take&& take) {
+    const std::int64_t chunk = std::min(rows, head_chunk_rows(backend, c));
     take(work.x, DType::kF32, rows, c.width);
     take(work.h, compute, rows, c.width);
     if (backward) take(work.dh, DType::kF32, rows, c.width);
     take(work.logits, DType::kF32, chunk, c.vocabulary);
-    take(work.dlogprob, DType::kF32, chunk, 1);
-    take(work.logprob, DType::kF32, chunk, 1);
+    take(work.dlogprob, DType::kF32, rows, 1);
+    take(work.logprob, DType::kF32, rows, 1);
 }
 
-Work make_work(const ModelConfig& config, std::int64_t rows, DType compute, bool backward,
-               std::byte* memory) {
+Work make_work(const Backend& backend, const ModelConfig& config, std::int64_t rows, DType compute,
+               bool backward, std::byte* memory) {
     Work work;
-    Scratch scratch(memory, head_scratch_bytes(config, rows, compute, backward));
-    for_each_tensor(work, config, rows, compute, backward,
+    Scratch scratch(memory, head_scratch_bytes(backend, config, rows, compute, backward));
+    for_each_tensor(work, backend, config, rows, compute, backward,
                     [&](Tensor& tensor, DType dtype, std::int64_t count, std::int64_t cols) {
                         tensor = scratch.take(dtype, {count, cols});
                     });
@@ -39,9 +40,10 @@ Work make_work(const ModelConfig& config, std::int64_t rows, DType compute, bool
 
 }  // namespace
 
-std::int64_t head_chunk_rows(const ModelConfig& config) {
-    const std::int64_t fitting = (std::int64_t{32} << 20) / (config.vocabulary * 4);
-    return std::clamp<std::int64_t>(fitting / 6 * 6, 18, 516);
+std::int64_t head_chunk_rows(const Backend& backend, const ModelConfig& config) {
+    const auto bytes = static_cast<std::int64_t>(backend.logits_bytes());
+    const std::int64_t fitting = bytes / (config.vocabulary * 4);
+    return std::clamp<std::int64_t>(fitting / 6 * 6, 18, 516 * (bytes >> 25));
 }
 
 std::size_t head_pack_bytes(const Backend& backend, const ModelConfig& c, DType compute,
@@ -84,12 +86,12 @@ HeadPacks prepare_head(Backend& backend, const ModelConfig& config, const UnitLa
     return packs;
 }
 
-std::size_t head_scratch_bytes(const ModelConfig& config, std::int64_t rows, DType compute,
-                               bool backward) {
+std::size_t head_scratch_bytes(const Backend& backend, const ModelConfig& config, std::int64_t rows,
+                               DType compute, bool backward) {
     Work work;
     std::size_t bytes = 0;
     for_each_tensor(
-        work, config, rows, compute, backward,
+        work, backend, config, rows, compute, backward,
         [&](Tensor&, DType dtype, std::int64_t count, std::int64_t cols) {
             bytes += Scratch::aligned(static_cast<std::size_t>(count * cols) * bytes_of(dtype));
         });
@@ -103,7 +105,8 @@ void Head::run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> r
     const auto count = static_cast<std::int64_t>(rows.size());
     const bool backward = !dlogprob.empty();
     if (count == 0) return;
-    Work work = make_work(config_, count, compute_, backward, scratch);
+    Work work = make_work(backend_, config_, count, compute_, backward, scratch);
+    if (backward) backend_.upload(work.dlogprob.data(), dlogprob.data(), work.dlogprob.bytes());
     backend_.gather_rows(x, rows, work.x);
     packs.final_norm.forward(backend_, config_, work.x, work.h);
     const std::int64_t chunk = work.logits.rows();
@@ -111,17 +114,12 @@ void Head::run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> r
         const std::int64_t m = std::min(chunk, count - begin);
         const auto first = static_cast<std::size_t>(begin), length = static_cast<std::size_t>(m);
         const Tensor logits = work.logits.row_range(0, m);
-        const Tensor logprobs = work.logprob.row_range(0, m);
+        const Tensor logprobs = work.logprob.row_range(begin, m);
         const GemmTerm forward{work.h.row_range(begin, m), packs.forward};
         backend_.gemm({&forward, 1}, Tensor(), logits, false);
-        Tensor derivative;
-        if (backward) {
-            derivative = work.dlogprob.row_range(0, m);
-            backend_.upload(derivative.data(), dlogprob.data() + begin, derivative.bytes());
-        }
+        const Tensor derivative = backward ? work.dlogprob.row_range(begin, m) : Tensor();
         backend_.log_softmax(logits, targets.subspan(first, length), config_.logit_scale,
                              config_.logit_softcap, derivative, logprobs);
-        backend_.download(logprob.data() + begin, logprobs.data(), logprobs.bytes());
         if (backward) {
             const GemmTerm back{logits, packs.backward};
             backend_.gemm({&back, 1}, Tensor(), work.dh.row_range(begin, m), false);
@@ -139,13 +137,15 @@ void Head::run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> r
         packs.final_norm.backward(backend_, config_, work.x, work.dh, work.dh, false);
         backend_.scatter_rows(work.dh, rows, dx);
     }
+    backend_.download(logprob.data(), work.logprob.data(), work.logprob.bytes());
 }
 
 Tensor Head::logits(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> rows,
                     std::byte* scratch) {
     const auto count = static_cast<std::int64_t>(rows.size());
-    check(count <= head_chunk_rows(config_), "logits are asked for one chunk of rows at a time");
-    Work work = make_work(config_, count, compute_, false, scratch);
+    check(count <= head_chunk_rows(backend_, config_),
+          "logits are asked for one chunk of rows at a time");
+    Work work = make_work(backend_, config_, count, compute_, false, scratch);
     backend_.gather_rows(x, rows, work.x);
     packs.final_norm.forward(backend_, config_, work.x, work.h);
     const GemmTerm forward{work.h, packs.forward};

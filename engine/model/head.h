@@ -17,9 +17,9 @@ struct HeadPacks {
     Packed forward, backward;  ///< output embedding [V, C]
 };
 
-/// Rows whose logits are held at a time: fp32 logits within 32 MiB, from 18 to 516 in multiples
-/// of 6.
-std::int64_t head_chunk_rows(const ModelConfig& config);
+/// Rows whose logits are held at a time: fp32 logits within the backend's logits_bytes(), from 18
+/// to 516 for each 32 MiB of them, in multiples of 6.
+std::int64_t head_chunk_rows(const Backend& backend, const ModelConfig& config);
 
 /// Of prepare_head().
 std::size_t head_pack_bytes(const Backend& backend, const ModelConfig& config, DType compute,
@@ -30,8 +30,8 @@ HeadPacks prepare_head(Backend& backend, const ModelConfig& config, const UnitLa
                        DType compute, bool backward, std::byte* destination);
 
 /// Bytes of the memory that Head works in, for up to `rows` rows with a target.
-std::size_t head_scratch_bytes(const ModelConfig& config, std::int64_t rows, DType compute,
-                               bool backward);
+std::size_t head_scratch_bytes(const Backend& backend, const ModelConfig& config, std::int64_t rows,
+                               DType compute, bool backward);
 
 /// Where the gradients of what is trained of a head go; empty where it is not.
 struct HeadGradient {

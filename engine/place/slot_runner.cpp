@@ -80,10 +80,10 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
         arena.reserve("expanded weights", pack_bytes(backend, config, layout, adapter, options));
     inputs_ = arena.reserve("block inputs", slots * inputs * input_stride_);
     tapes_ = arena.reserve("kept activations", slots * kept * tape_stride_);
-    work_ =
-        arena.reserve("working activations and logits",
-                      std::max(tape_stride_ + backward_scratch,
-                               head_scratch_bytes(config, n, options.compute, options.backward)));
+    work_ = arena.reserve(
+        "working activations and logits",
+        std::max(tape_stride_ + backward_scratch,
+                 head_scratch_bytes(backend, config, n, options.compute, options.backward)));
     if (options.backward) {
         gradient_ = arena.reserve(
             adapter->weights.empty() ? "gradient of one layer" : "gradient of one layer or module",

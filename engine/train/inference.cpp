@@ -55,10 +55,11 @@ Inference::Inference(Backend& backend, const ModelConfig& config, const ModelLay
     x_stride_ = Scratch::aligned(static_cast<std::size_t>(options.max_tokens * config.width) *
                                  sizeof(float));
     x_ = arena.reserve("residual stream", 2 * x_stride_);
-    const std::int64_t head_rows = std::min(options.max_tokens, head_chunk_rows(config));
-    work_ = arena.reserve("working activations and logits",
-                          std::max(tape_bytes(config, needs_, options.max_tokens, options.compute),
-                                   head_scratch_bytes(config, head_rows, options.compute, false)));
+    const std::int64_t head_rows = std::min(options.max_tokens, head_chunk_rows(backend_, config));
+    work_ = arena.reserve(
+        "working activations and logits",
+        std::max(tape_bytes(config, needs_, options.max_tokens, options.compute),
+                 head_scratch_bytes(backend_, config, head_rows, options.compute, false)));
     ropes_ = arena.reserve("rotary tables", rope_bytes(config, options.max_context));
     if (adapter != nullptr && adapter->rows > 0) {
         row_factors_ = arena.reserve("row factors of the adapter",
@@ -151,7 +152,7 @@ void Inference::run_batch(std::vector<Active>& batch, const SamplingOptions& sam
     auto flush = [&] {
         if (context.tokens == 0) return;
         const Tensor x = forward(context, tokens);
-        const std::int64_t chunk = head_chunk_rows(config_);
+        const std::int64_t chunk = head_chunk_rows(backend_, config_);
         for (std::size_t begin = 0; begin < finished.size();
              begin += static_cast<std::size_t>(chunk)) {
             const std::size_t count =
@@ -254,7 +255,8 @@ void Inference::score(std::span<const std::int32_t> tokens,
         context.sequences = {{0, context.tokens, 0, begin + context.tokens}};
         const Tensor x = forward(context, tokens.subspan(static_cast<std::size_t>(begin),
                                                          static_cast<std::size_t>(context.tokens)));
-        const std::int64_t chunk = std::min(head_chunk_rows(config_), options_.max_tokens);
+        const std::int64_t chunk =
+            std::min(head_chunk_rows(backend_, config_), options_.max_tokens);
         for (std::int64_t from = std::max<std::int64_t>(0, first - begin);
              from < context.tokens && begin + from + 1 < count; from += chunk) {
             std::vector<std::int32_t> rows;

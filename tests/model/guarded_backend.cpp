@@ -20,6 +20,7 @@ class GuardedBackend final : public Backend {
     std::string_view isa() const override { return inner_->isa(); }
     int threads() const override { return inner_->threads(); }
     std::size_t workspace_bytes() const override { return inner_->workspace_bytes(); }
+    std::size_t logits_bytes() const override { return inner_->logits_bytes(); }
     bool host_accessible() const override { return false; }
 
     void* allocate(std::size_t bytes) override {

@@ -49,8 +49,8 @@ void CudaBackend::open_device() {
     }
     const CudaDevice& device = platform.devices[static_cast<std::size_t>(options_.device)];
     isa_ = fmt::format("sm_{}{}", device.major, device.minor);
-    tensor_cores_ = device.major >= 8;
     require(cudaSetDevice(device.index), "opening the device");
+    tensor_cores_ = device.major >= 8 && compiled_for() >= 80;
     require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
     free_at_start_ = free_bytes();
 }

@@ -6,6 +6,7 @@
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/matmul.h"
+#include "backend/cuda/sizes.h"
 #include "backend/cuda/staging.h"
 #include "backend/cuda/uploads.h"
 
@@ -27,6 +28,7 @@ class CudaBackend final : public Backend {
     std::size_t workspace_bytes() const override;
     std::size_t memory_bytes() const override { return memory_bytes_; }
     std::size_t taken_bytes() const override;
+    std::size_t logits_bytes() const override { return kLogitsBytes; }
     bool host_accessible() const override { return false; }
 
     void* allocate(std::size_t bytes) override;

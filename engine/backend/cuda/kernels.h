@@ -172,6 +172,10 @@ struct PlainTerms {
 void plain_gemm(const PlainTerms& terms, bool round_a, const float* bias, Out c, std::int64_t rows,
                 std::int64_t cols, bool accumulate, Stream stream);
 
+/// Compute capability, times ten, that the kernels in use were compiled for: a driver takes those
+/// of an older GPU where a program has no others.
+int compiled_for();
+
 /// Rows of a and b that one partial sum of gemm_rows covers.
 constexpr std::int64_t kRowsChunk = 512;
 /// partial[chunk][m0 .. m1][cols] = sums of a[n, m] b[n, k] over the rows of a chunk, ascending.

@@ -231,6 +231,12 @@ void gemm_rows_partial(In a, In b, std::int64_t rows, std::int64_t a_cols, std::
            partial);
 }
 
+int compiled_for() {
+    cudaFuncAttributes attributes{};
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, finish_rows_kernel);
+    return error == cudaSuccess ? attributes.ptxVersion : 0;
+}
+
 void gemm_rows_finish(const float* partial, std::int64_t chunks, std::int64_t a_cols,
                       std::int64_t m0, std::int64_t m1, std::int64_t b_cols, float scale, float* c,
                       bool transposed, bool accumulate, Stream stream) {

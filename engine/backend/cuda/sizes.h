@@ -2,7 +2,8 @@
 
 #include <cstddef>
 
-/// The CUDA backend's workspace. None of the sizes changes a result.
+/// The CUDA backend's workspace, and what it asks of the head. None of the sizes changes a result,
+/// but kLogitsBytes the gradient of a trained head, which is summed up over its chunks.
 namespace qshard::cuda {
 
 constexpr std::size_t kMapBytes = 1024;
@@ -10,5 +11,9 @@ constexpr std::size_t kLibraryBytes = std::size_t{32} << 20;
 constexpr std::size_t kOperandBytes = std::size_t{256} << 20;
 constexpr std::size_t kResultBytes = std::size_t{64} << 20;
 constexpr std::size_t kWorkspaceBytes = kMapBytes + kLibraryBytes + kOperandBytes + kResultBytes;
+
+/// For 128,256 tokens 258 rows at a time, on an H100 enough for products to take longer than
+/// reading their weights.
+constexpr std::size_t kLogitsBytes = std::size_t{128} << 20;
 
 }  // namespace qshard::cuda

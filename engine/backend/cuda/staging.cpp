@@ -22,7 +22,7 @@ void require_launched(const char* operation) {
     require(cudaGetLastError(), operation);
 }
 
-Staging::Staging(Stream stream) : stream_(stream) {
+Staging::Staging(Stream stream) : stream_(stream), listed_(kPieces, 0) {
     void* pointer = nullptr;
     require(cudaMallocHost(&pointer, kDeviceBytes), "pinning host memory");
     host_ = static_cast<std::byte*>(pointer);
@@ -42,15 +42,21 @@ Staging::~Staging() {
     cudaFreeHost(host_);
 }
 
-std::size_t Staging::next_piece() {
+std::size_t Staging::next_piece(std::size_t listed) {
     const std::size_t piece = next_++ % kPieces;
     require(cudaEventSynchronize(done_[piece]), "waiting for a copy");
+    listed_[piece] = listed;
     return piece;
 }
 
 const void* Staging::put_bytes(const void* values, std::size_t bytes) {
     check(bytes <= kPieceBytes, "a list of an operation fits its piece of staging memory");
-    const std::size_t piece = next_piece();
+    for (std::size_t back = 1; bytes > 0 && back <= std::min(next_, kPieces / 2); ++back) {
+        const std::size_t piece = (next_ - back) % kPieces;
+        if (listed_[piece] == bytes && std::memcmp(host(piece), values, bytes) == 0)
+            return device_ + piece * kPieceBytes;
+    }
+    const std::size_t piece = next_piece(bytes);
     std::byte* to = device_ + piece * kPieceBytes;
     if (bytes > 0) std::memcpy(host(piece), values, bytes);
     require(cudaMemcpyAsync(to, host(piece), bytes, cudaMemcpyHostToDevice, stream_),
@@ -62,7 +68,7 @@ const void* Staging::put_bytes(const void* values, std::size_t bytes) {
 void Staging::upload(void* device, const void* host_bytes, std::size_t bytes) {
     for (std::size_t at = 0; at < bytes; at += kPieceBytes) {
         const std::size_t count = std::min(kPieceBytes, bytes - at);
-        const std::size_t piece = next_piece();
+        const std::size_t piece = next_piece(0);
         std::memcpy(host(piece), static_cast<const std::byte*>(host_bytes) + at, count);
         require(cudaMemcpyAsync(static_cast<std::byte*>(device) + at, host(piece), count,
                                 cudaMemcpyHostToDevice, stream_),
@@ -74,7 +80,7 @@ void Staging::upload(void* device, const void* host_bytes, std::size_t bytes) {
 void Staging::download(void* host_bytes, const void* device, std::size_t bytes) {
     for (std::size_t at = 0; at < bytes; at += kPieceBytes) {
         const std::size_t count = std::min(kPieceBytes, bytes - at);
-        const std::size_t piece = next_piece();
+        const std::size_t piece = next_piece(0);
         require(cudaMemcpyAsync(host(piece), static_cast<const std::byte*>(device) + at, count,
                                 cudaMemcpyDeviceToHost, stream_),
                 "copying from the device");

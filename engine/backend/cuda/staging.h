@@ -26,8 +26,9 @@ class Staging {
     Staging(const Staging&) = delete;
     Staging& operator=(const Staging&) = delete;
 
-    /// A copy of `values` on the device, readable by what is issued on the stream before the ring
-    /// has gone round (kPieces more calls). At most kPieceBytes.
+    /// A copy of `values` on the device, readable by what is issued on the stream before half the
+    /// ring has gone round (kPieces / 2 more calls). At most kPieceBytes. What one of the last
+    /// calls copied is not copied again: every layer of a slot wants the same positions and tiles.
     const void* put_bytes(const void* values, std::size_t bytes);
     template <class T>
     const T* put(std::span<const T> values) {
@@ -42,13 +43,14 @@ class Staging {
     static constexpr std::size_t kDeviceBytes = kPieceBytes * kPieces;
 
   private:
-    /// The next piece, once the device is done with it.
-    std::size_t next_piece();
+    /// The next piece, once the device is done with it; it will hold a list of that many bytes.
+    std::size_t next_piece(std::size_t listed);
     std::byte* host(std::size_t piece) const { return host_ + piece * kPieceBytes; }
 
     const Stream stream_;
     std::byte *host_ = nullptr, *device_ = nullptr;
     std::vector<CUevent_st*> done_;
+    std::vector<std::size_t> listed_;  ///< bytes of the list that a piece holds, 0 if none
     std::size_t next_ = 0;
 };
 

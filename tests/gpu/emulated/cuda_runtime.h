@@ -46,6 +46,14 @@ struct cudaDeviceProp {
     *p = {"emulated", device == 0 ? 9 : 7, device == 0 ? 0 : 5, 1, std::size_t{8} << 30, {}};
     return cudaSuccess;
 }
+struct cudaFuncAttributes {
+    int ptxVersion;
+};
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel) {
+    attributes->ptxVersion = 90;
+    return cudaSuccess;
+}
 [[maybe_unused]] static cudaError_t cudaDriverGetVersion(int* version) {
     *version = CUDART_VERSION;
     return cudaSuccess;
