@@ -9,7 +9,7 @@
 /// Models and data made of random numbers, for benchmarks: speed does not depend on values.
 namespace qshard {
 
-/// The shape of SmolLM2-135M, Llama-3.2-1B or Llama-3-8B ("135m", "1b", "8b"), whole.
+/// The shape of SmolLM2-135M, Llama-3.2-1B, Llama-3-8B or 70B ("135m", "1b", "8b", "70b"), whole.
 ModelConfig config_of_shape(const std::string& shape);
 
 /// Weights of a shape: small, of zero mean, and a function of (name, position) alone.

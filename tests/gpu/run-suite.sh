@@ -1,7 +1,7 @@
 #!/bin/bash
 # Everything that wants a GPU, on a machine that has one: from a bundle (jobs/bundle.sh) or a build folder.
 #
-#   ./run-suite.sh [--only ops|model|train|comm|bench]...       in a bundle
+#   ./run-suite.sh [--only ops|model|train|comm|bench|large]... in a bundle; large (a 70B shape) only if named
 #   tests/gpu/run-suite.sh --bin build/bin [...]          in a checkout
 #
 # Ends with "N passed, N failed, N skipped"; logs go to $OUT (default: ./gpu-logs). Takes about ten minutes on one H100.
@@ -131,8 +131,14 @@ if wanted bench; then
     show bench-step-135m 120 "$bin/qshard" bench step --backend cuda --shape 135m --max-length 512 --micro-batch-size 8
     show bench-step-1b 180 "$bin/qshard" bench step --backend cuda --shape 1b --max-length 2048 --micro-batch-size 2
     show bench-step-8b 400 "$bin/qshard" bench step --backend cuda --shape 8b --max-length 2048 --micro-batch-size 2
+    show bench-step-8b-wide 400 "$bin/qshard" bench step --backend cuda --shape 8b --max-length 2048 --micro-batch-size 5
     show bench-step-8b-streamed 400 "$bin/qshard" bench step --backend cuda --shape 8b --max-length 2048 --micro-batch-size 2 \
         --slots 4 --placement host_streamed
+fi
+if [[ " $only " == *" large "* ]]; then # 36 GiB of weights, made on the spot: half a minute on 16 cores
+    show bench-step-70b 600 "$bin/qshard" bench step --backend cuda --shape 70b --max-length 2048 --micro-batch-size 2
+    show bench-step-70b-streamed 600 "$bin/qshard" bench step --backend cuda --shape 70b --max-length 2048 \
+        --micro-batch-size 2 --slots 4 --placement host_streamed
 fi
 echo
 echo "$passed passed, $failed failed, $skipped skipped"
