@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Seed files for the fuzzers: python make_seeds.py FOLDER writes a corpus for each, FOLDER/{config,gguf,peft,rows,...}/."""
+"""Seed files for the fuzzers: python make_seeds.py FOLDER [CHECKPOINTS] writes a corpus for each, FOLDER/{config,gguf,peft,...}/.
+CHECKPOINTS is a small run's folder of them, as `make_sample_checkpoint CHECKPOINTS` of a build's tests writes it."""
 import json
 import math
 import pathlib
@@ -153,6 +154,10 @@ def main():
     root = pathlib.Path(sys.argv[1])
     for name in ("config", "gguf", "safetensors", "hf_model", "weight_store", "peft", "tokenizer", "template", "rows", "run"):
         (root / name).mkdir(parents=True, exist_ok=True)
+    for path in sorted(pathlib.Path(sys.argv[2]).glob("*.h5*") if len(sys.argv) > 2 else []):
+        (root / "checkpoint").mkdir(exist_ok=True)
+        kind = b"m" if path.suffix == ".json" else b"c"  # the harness's first byte: manifest or checkpoint
+        (root / "checkpoint" / path.name).write_bytes(kind + path.read_bytes())
     for path in sorted((HERE.parent / "golden" / "tiny").glob("*/config.json")):
         (root / "config" / path.parent.name).write_bytes(path.read_bytes())
     kinds = {"q4_1": (3, 20), "q4_0": (2, 18), "q5_1": (7, 24), "q8_0": (8, 34), "iq4_nl": (20, 18), "f16": (1, 64)}
