@@ -23,9 +23,8 @@ std::vector<NcclDevice> nccl_devices();
 /// A new id of a group, to be given to all its ranks. SystemError(kUnavailable) without NCCL.
 std::string make_nccl_id();
 /// The group of `count` ranks with this id; this one computes on the GPU that the driver numbers
-/// `device`. Collective; waits at
-/// most a minute for the others, then SystemError(kUnavailable). Buffers may be the device's or the
-/// host's, which go through memory of the device.
+/// `device`. Collective; waits at most a minute for the others, then SystemError(kUnavailable).
+/// Buffers may be the device's or the host's, which go through memory of the device.
 std::unique_ptr<Communicator> make_nccl_communicator(const std::string& id, int rank, int count,
                                                      int device);
 /// Ends a running NCCL operation of this process, because the process is about to end. Waits a

@@ -121,8 +121,8 @@ class CudaBackend final : public Backend {
     float* dynamic_map_ = nullptr;    ///< kDynamicMap
     std::byte* library_ = nullptr;    ///< cuBLASLt's
     std::byte* operand_ = nullptr;    ///< operands of gemm laid out side by side, partial sums
+    std::byte* results_ = nullptr;    ///< fp32 results before a bias, deltas of attention
     Laid laid_;
-    std::byte* results_ = nullptr;  ///< fp32 results before a bias, deltas of attention
     std::unique_ptr<Staging> staging_;
     std::unique_ptr<Uploads> uploads_;
     std::unique_ptr<Matmul> matmul_;

@@ -20,9 +20,13 @@ struct CudaBackend::Run {
     std::int64_t inner = 0;  ///< filled
 };
 
+namespace {
+
 std::int64_t filled(const Packed& b) {
-    return filled(b.inner, b.dtype == DType::kBF16);
+    return cuda::filled(b.inner, b.dtype == DType::kBF16);
 }
+
+}  // namespace
 
 std::size_t CudaBackend::packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
                                       DType dtype) const {

@@ -2,8 +2,9 @@
 
 #include <cstddef>
 
-/// The CUDA backend's workspace, and what it asks of the head. None of the sizes changes a result,
-/// but kLogitsBytes the gradient of a trained head, which is summed up over its chunks.
+/// The CUDA backend's workspace, and what it asks of the head. Of results only sums over many rows
+/// hang on sizes: gradients of weights on kOperandBytes in slots of tens of thousands of tokens,
+/// the gradient of a trained head on kLogitsBytes.
 namespace qshard::cuda {
 
 constexpr std::size_t kMapBytes = 1024;
