@@ -42,7 +42,8 @@ ModelConfig config_of_shape(const std::string& shape) {
     if (shape == "1b") return llama(16, 2048, 32, 8, 8192, 128256, true);
     if (shape == "8b") return llama(32, 4096, 32, 8, 14336, 128256, false);
     if (shape == "70b") return llama(80, 8192, 64, 8, 28672, 128256, false);
-    throw UserError(ExitCode::kUsage, fmt::format("--shape {}: expected 135m, 1b, 8b or 70b", shape));
+    throw UserError(ExitCode::kUsage,
+                    fmt::format("--shape {}: expected 135m, 1b, 8b or 70b", shape));
 }
 
 void RandomWeights::read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const {

@@ -329,17 +329,18 @@ TEST_P(Rows, RowsOfExperts) {
 
 /// Lists come from the host; a device keeps some of them for the next calls.
 TEST_P(Rows, ListsThatComeAgainAreReadAsTheyAre) {
+    constexpr std::int64_t kCalls = 500;
     const std::vector<std::vector<std::int32_t>> often = {{3, 0, 11}, {3, 0, 12}, {5}};
     const Array table = random(1, {97, 8});
     const auto lists = [&](std::int64_t call) {
-        const std::int32_t own = static_cast<std::int32_t>(call) % 97;
-        return call % 4 == 3 ? std::vector<std::int32_t>{own, 96 - own, own}
-                             : often[static_cast<std::size_t>(call % 4)];
+        const auto n = static_cast<std::int32_t>(call);
+        return call % 4 < 3 ? std::vector<std::int32_t>{n % 97, n / 97, n % 13}
+                            : often[static_cast<std::size_t>(call / 4 % 3)];
     };
     const std::vector<Array> picked = run_on(*make(), [&](Backend& b, Memory& m) {
         const Tensor in = m.put(table);
         std::vector<Tensor> out;
-        for (std::int64_t call = 0; call < 400; ++call) {
+        for (std::int64_t call = 0; call < kCalls; ++call) {
             const std::vector<std::int32_t> rows = lists(call);
             out.push_back(m.fresh({std::ssize(rows), 8}));
             b.gather_rows(in, rows, out.back());
@@ -348,8 +349,8 @@ TEST_P(Rows, ListsThatComeAgainAreReadAsTheyAre) {
         for (const Tensor& tensor : out) values.push_back(m.get(tensor));
         return values;
     });
-    ASSERT_EQ(picked.size(), 400u);
-    for (std::int64_t call = 0; call < 400; ++call) {
+    ASSERT_EQ(picked.size(), static_cast<std::size_t>(kCalls));
+    for (std::int64_t call = 0; call < kCalls; ++call) {
         const std::vector<std::int32_t> rows = lists(call);
         const Array& found = picked[static_cast<std::size_t>(call)];
         for (std::int64_t i = 0; i < found.count(); ++i) {

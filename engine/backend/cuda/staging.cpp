@@ -22,71 +22,75 @@ void require_launched(const char* operation) {
     require(cudaGetLastError(), operation);
 }
 
-Staging::Staging(Stream stream) : stream_(stream), listed_(kPieces, 0) {
+Ring::Ring(std::size_t pieces, std::size_t piece_bytes)
+    : piece_bytes_(piece_bytes), pieces_(pieces) {
     void* pointer = nullptr;
-    require(cudaMallocHost(&pointer, kDeviceBytes), "pinning host memory");
+    require(cudaMallocHost(&pointer, pieces * piece_bytes), "pinning host memory");
     host_ = static_cast<std::byte*>(pointer);
-    require(cudaMalloc(&pointer, kDeviceBytes), "taking staging memory");
+    require(cudaMalloc(&pointer, pieces * piece_bytes), "taking staging memory");
     device_ = static_cast<std::byte*>(pointer);
-    for (std::size_t i = 0; i < kPieces; ++i) {
-        cudaEvent_t event = nullptr;
-        require(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
-                "making an event");
-        done_.push_back(event);
+    for (Piece& piece : pieces_) {
+        require(
+            cudaEventCreateWithFlags(&piece.done, cudaEventDisableTiming | cudaEventBlockingSync),
+            "making an event");
     }
 }
 
-Staging::~Staging() {
-    for (CUevent_st* event : done_) cudaEventDestroy(event);
+Ring::~Ring() {
+    for (const Piece& piece : pieces_) cudaEventDestroy(piece.done);
     cudaFree(device_);
     cudaFreeHost(host_);
 }
 
-std::size_t Staging::next_piece(std::size_t listed) {
-    const std::size_t piece = next_++ % kPieces;
-    require(cudaEventSynchronize(done_[piece]), "waiting for a copy");
-    listed_[piece] = listed;
+std::size_t Ring::next(std::size_t listed) {
+    const std::size_t piece = next_++ % pieces_.size();
+    require(cudaEventSynchronize(pieces_[piece].done), "waiting for a copy");
+    pieces_[piece].listed = listed;
     return piece;
+}
+
+const void* Ring::find(const void* list, std::size_t bytes) const {
+    for (std::size_t back = 1; bytes > 0 && back <= std::min(next_, pieces_.size() / 2); ++back) {
+        const std::size_t piece = (next_ - back) % pieces_.size();
+        if (pieces_[piece].listed == bytes && std::memcmp(host(piece), list, bytes) == 0)
+            return device(piece);
+    }
+    return nullptr;
 }
 
 const void* Staging::put_bytes(const void* values, std::size_t bytes) {
     check(bytes <= kPieceBytes, "a list of an operation fits its piece of staging memory");
-    for (std::size_t back = 1; bytes > 0 && back <= std::min(next_, kPieces / 2); ++back) {
-        const std::size_t piece = (next_ - back) % kPieces;
-        if (listed_[piece] == bytes && std::memcmp(host(piece), values, bytes) == 0)
-            return device_ + piece * kPieceBytes;
-    }
-    const std::size_t piece = next_piece(bytes);
-    std::byte* to = device_ + piece * kPieceBytes;
-    if (bytes > 0) std::memcpy(host(piece), values, bytes);
-    require(cudaMemcpyAsync(to, host(piece), bytes, cudaMemcpyHostToDevice, stream_),
+    Ring& ring = bytes <= kListBytes ? lists_ : bulk_;
+    if (const void* found = ring.find(values, bytes)) return found;
+    const std::size_t piece = ring.next(bytes);
+    if (bytes > 0) std::memcpy(ring.host(piece), values, bytes);
+    require(cudaMemcpyAsync(ring.device(piece), ring.host(piece), bytes, cudaMemcpyHostToDevice,
+                            stream_),
             "copying to the device");
-    require(cudaEventRecord(done_[piece], stream_), "recording an event");
-    return to;
+    require(cudaEventRecord(ring.done(piece), stream_), "recording an event");
+    return ring.device(piece);
 }
 
 void Staging::upload(void* device, const void* host_bytes, std::size_t bytes) {
     for (std::size_t at = 0; at < bytes; at += kPieceBytes) {
-        const std::size_t count = std::min(kPieceBytes, bytes - at);
-        const std::size_t piece = next_piece(0);
-        std::memcpy(host(piece), static_cast<const std::byte*>(host_bytes) + at, count);
-        require(cudaMemcpyAsync(static_cast<std::byte*>(device) + at, host(piece), count,
+        const std::size_t count = std::min(kPieceBytes, bytes - at), piece = bulk_.next(0);
+        std::memcpy(bulk_.host(piece), static_cast<const std::byte*>(host_bytes) + at, count);
+        require(cudaMemcpyAsync(static_cast<std::byte*>(device) + at, bulk_.host(piece), count,
                                 cudaMemcpyHostToDevice, stream_),
                 "copying to the device");
-        require(cudaEventRecord(done_[piece], stream_), "recording an event");
+        require(cudaEventRecord(bulk_.done(piece), stream_), "recording an event");
     }
 }
 
 void Staging::download(void* host_bytes, const void* device, std::size_t bytes) {
     for (std::size_t at = 0; at < bytes; at += kPieceBytes) {
-        const std::size_t count = std::min(kPieceBytes, bytes - at);
-        const std::size_t piece = next_piece(0);
-        require(cudaMemcpyAsync(host(piece), static_cast<const std::byte*>(device) + at, count,
-                                cudaMemcpyDeviceToHost, stream_),
+        const std::size_t count = std::min(kPieceBytes, bytes - at), piece = bulk_.next(0);
+        require(cudaMemcpyAsync(bulk_.host(piece), static_cast<const std::byte*>(device) + at,
+                                count, cudaMemcpyDeviceToHost, stream_),
                 "copying from the device");
-        require(cudaEventRecord(done_[piece], stream_), "recording an event");
-        require(cudaEventSynchronize(done_[piece]), "copying from the device");
-        std::memcpy(static_cast<std::byte*>(host_bytes) + at, host(piece), count);
+        require(cudaEventRecord(bulk_.done(piece), stream_), "recording an event");
+        require(cudaEventSynchronize(bulk_.done(piece)), "copying from the device");
+        std::memcpy(static_cast<std::byte*>(host_bytes) + at, bulk_.host(piece), count);
     }
 }
 

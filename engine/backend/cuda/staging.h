@@ -16,19 +16,46 @@ void require(int cuda_error, const char* doing);
 /// The same for the launches since the last call.
 void require_launched(const char* operation);
 
-/// The way between the host and the stream: a ring of pinned host memory, each piece with memory of
-/// the device beside it. Copies are asynchronous; a piece is used again once the device is done
-/// with it, so nothing ever waits for the whole device.
+/// Pinned host memory in pieces that are used in turn, each with memory of the device beside it.
+class Ring {
+  public:
+    Ring(std::size_t pieces, std::size_t piece_bytes);
+    ~Ring();
+    Ring(const Ring&) = delete;
+    Ring& operator=(const Ring&) = delete;
+
+    /// The next piece, once the device is done with it; it will hold a list of that many bytes (0:
+    /// none).
+    std::size_t next(std::size_t listed);
+    /// The device's copy of a list that one of the last pieces (half of them) still holds, or null.
+    const void* find(const void* list, std::size_t bytes) const;
+    std::size_t piece_bytes() const { return piece_bytes_; }
+    std::byte* host(std::size_t piece) const { return host_ + piece * piece_bytes_; }
+    std::byte* device(std::size_t piece) const { return device_ + piece * piece_bytes_; }
+    /// To be recorded after what uses the piece.
+    CUevent_st* done(std::size_t piece) const { return pieces_[piece].done; }
+
+  private:
+    struct Piece {
+        CUevent_st* done = nullptr;
+        std::size_t listed = 0;
+    };
+    const std::size_t piece_bytes_;
+    std::vector<Piece> pieces_;
+    std::byte *host_ = nullptr, *device_ = nullptr;
+    std::size_t next_ = 0;
+};
+
+/// The way between the host and the stream. Copies are asynchronous; a piece of a ring is used
+/// again once the device is done with it, so nothing ever waits for the whole device.
 class Staging {
   public:
-    explicit Staging(Stream stream);
-    ~Staging();
-    Staging(const Staging&) = delete;
-    Staging& operator=(const Staging&) = delete;
+    explicit Staging(Stream stream) : stream_(stream) {}
 
-    /// A copy of `values` on the device, readable by what is issued on the stream before half the
-    /// ring has gone round (kPieces / 2 more calls). At most kPieceBytes. What one of the last
-    /// calls copied is not copied again: every layer of a slot wants the same positions and tiles.
+    /// A copy of `values` on the device, readable by what is issued on the stream before half a
+    /// ring of other lists has come. At most kPieceBytes. What is still there is not copied again:
+    /// every layer of a slot wants the same positions and tiles, and small copies would queue
+    /// behind a base that is being uploaded.
     const void* put_bytes(const void* values, std::size_t bytes);
     template <class T>
     const T* put(std::span<const T> values) {
@@ -38,20 +65,14 @@ class Staging {
     /// Waits for what was issued before.
     void download(void* host, const void* device, std::size_t bytes);
 
-    static constexpr std::size_t kPieceBytes = std::size_t{512} << 10;
-    static constexpr std::size_t kPieces = 64;
-    static constexpr std::size_t kDeviceBytes = kPieceBytes * kPieces;
+    static constexpr std::size_t kPieceBytes = std::size_t{512} << 10, kPieces = 32;
+    /// Positions of up to 16,384 tokens; three lists of each of some forty slots.
+    static constexpr std::size_t kListBytes = std::size_t{64} << 10, kLists = 256;
+    static constexpr std::size_t kDeviceBytes = kPieceBytes * kPieces + kListBytes * kLists;
 
   private:
-    /// The next piece, once the device is done with it; it will hold a list of that many bytes.
-    std::size_t next_piece(std::size_t listed);
-    std::byte* host(std::size_t piece) const { return host_ + piece * kPieceBytes; }
-
     const Stream stream_;
-    std::byte *host_ = nullptr, *device_ = nullptr;
-    std::vector<CUevent_st*> done_;
-    std::vector<std::size_t> listed_;  ///< bytes of the list that a piece holds, 0 if none
-    std::size_t next_ = 0;
+    Ring bulk_{kPieces, kPieceBytes}, lists_{kLists, kListBytes};
 };
 
 }  // namespace qshard::cuda
