@@ -1,10 +1,12 @@
 """Compares our tokenizer with Hugging Face `tokenizers` on many strings, and their speed on one text.
 
-  python compare_tokenizer.py --cli BUILD/bin/tokenizer_cli [--count 10000] [--seed 1] TOKENIZER_JSON...
+  python compare_tokenizer.py --cli BUILD/bin/tokenizer_cli [--count 10000] [--seed 1] TOKENIZER_JSON|MODEL.gguf...
   python compare_tokenizer.py --cli BUILD/bin/tokenizer_cli --bench TEXT_FILE TOKENIZER_JSON...
 
 Ids with and without specials, decoded texts, and offsets (the reference rounds them to characters, so ours are too, and only
-where a token is not an added one: those may take spaces in). Exit status 1 if anything differs.
+where a token is not an added one: those may take spaces in). A GGUF model's ids are compared with llama.cpp's (llama-cpp-python), but
+for strings with plain tokens of the file that llama.cpp takes for an end of generation by their name ("</s>" of Qwen2.5).
+Exit status 1 if anything differs.
 """
 import argparse
 import json
@@ -56,6 +58,30 @@ def compare(cli, path, cases):
     return sum(n for key, n in different.items() if key != "offsets")
 
 
+def compare_gguf(cli, path, cases):
+    import gguf
+    import llama_cpp
+
+    reference = llama_cpp.Llama(path, vocab_only=True, verbose=False)
+    vocabulary = llama_cpp.llama_model_get_vocab(reference.model)
+    fields = gguf.GGUFReader(path).fields
+    types = fields["tokenizer.ggml.token_type"].contents()
+    promoted = [token for id, (token, kind) in enumerate(zip(fields["tokenizer.ggml.tokens"].contents(), types))
+                if kind == gguf.TokenType.NORMAL and llama_cpp.llama_vocab_is_control(vocabulary, id)]
+    cases = [case for case in cases if not any(token in case for token in promoted)]
+    different = {"ids": 0, "special_ids": 0}
+    for case, line in zip(cases, run_cli(cli, path, cases), strict=True):
+        ours = json.loads(line)
+        for key, bos in (("ids", False), ("special_ids", True)):
+            theirs = reference.tokenize(case.encode(), add_bos=bos, special=True)
+            if ours[key] != theirs:
+                different[key] += 1
+                if different[key] <= 5:
+                    print(f"  {key} of {case!r}\n    ours      {ours[key]}\n    llama.cpp {theirs}")
+    print(f"{path}: {len(cases)} strings without {promoted}, different from llama.cpp: {different}")
+    return sum(different.values())
+
+
 def bench(cli, path, text):
     lines = [text[i:i + 2000] for i in range(0, len(text), 2000)]
     size = sum(len(line.encode()) for line in lines) / 1e6
@@ -84,7 +110,7 @@ def main():
             bench(arguments.cli, path, text)
         return 0
     cases = texts.FIXED + texts.random_texts(arguments.count, arguments.seed)
-    return 1 if sum(compare(arguments.cli, path, cases) for path in arguments.tokenizers) else 0
+    return 1 if sum((compare_gguf if path.endswith(".gguf") else compare)(arguments.cli, path, cases) for path in arguments.tokenizers) else 0
 
 
 if __name__ == "__main__":

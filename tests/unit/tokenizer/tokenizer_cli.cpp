@@ -4,16 +4,26 @@
 #include <string>
 
 #include "base/error.h"
+#include "io/formats/gguf_model.h"
 #include "io/tokenizer/tokenizer.h"
 
 /// Tokenizes JSON strings, one a line, from standard input: the C++ side of
 /// tests/peer/compare_tokenizer.py.
-///   tokenizer_cli TOKENIZER_JSON              {"ids", "special_ids", "offsets", "text",
-///   "plain_text"} for every line tokenizer_cli TOKENIZER_JSON --bench N    encodes all lines N
-///   times; prints the best MB per CPU second and the number of tokens
+///   tokenizer_cli TOKENIZER              {"ids", "special_ids", "offsets", "text", "plain_text"}
+///                                        for every line
+///   tokenizer_cli TOKENIZER --bench N    encodes all lines N times; prints the best MB per CPU
+///                                        second and the number of tokens
+/// TOKENIZER is a tokenizer.json or a GGUF model.
 namespace {
 
 namespace json = boost::json;
+
+qshard::Tokenizer open_tokenizer(const std::filesystem::path& path) {
+    if (path.extension() != ".gguf") return qshard::Tokenizer::from_json_file(path);
+    const auto data = qshard::gguf_tokenizer(qshard::GgufFile(qshard::InputFile(path)));
+    if (!data) throw qshard::UserError(path.string() + ": a GGUF file without a vocabulary");
+    return qshard::Tokenizer::from_gguf(*data);
+}
 
 json::object describe(const qshard::Tokenizer& tokenizer, const std::string& text) {
     const std::vector<std::int32_t> ids = tokenizer.encode(text, false);
@@ -49,10 +59,10 @@ void bench(const qshard::Tokenizer& tokenizer, const std::vector<std::string>& t
 
 int main(int argc, char** argv) try {
     if (argc != 2 && argc != 4) {
-        std::cerr << "usage: tokenizer_cli TOKENIZER_JSON [--bench ROUNDS] < lines\n";
+        std::cerr << "usage: tokenizer_cli TOKENIZER [--bench ROUNDS] < lines\n";
         return 64;
     }
-    const auto tokenizer = qshard::Tokenizer::from_json_file(argv[1]);
+    const auto tokenizer = open_tokenizer(argv[1]);
     std::vector<std::string> texts;
     for (std::string line; std::getline(std::cin, line);) {
         texts.push_back(json::value_to<std::string>(json::parse(line)));
