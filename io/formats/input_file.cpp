@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -17,8 +16,8 @@ namespace {
 // O_NONBLOCK: opening a named pipe must not wait for a writer.
 constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
 
-int open_or_fail(const std::filesystem::path& path, int flags) {
-    const int descriptor = ::open(path.c_str(), flags);
+int open_or_fail(const std::filesystem::path& path) {
+    const int descriptor = ::open(path.c_str(), kFlags);
     if (descriptor < 0)
         throw UserError(fmt::format("cannot open {}: {}", path.string(), std::strerror(errno)));
     return descriptor;
@@ -31,21 +30,6 @@ bool is_bare_name(std::string_view name) {
     };
     return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
            std::all_of(name.begin(), name.end(), allowed);
-}
-
-/// Where a link of the Hugging Face cache's snapshot folders leads, or empty.
-std::string cache_blob(const std::filesystem::path& link) {
-    constexpr std::string_view kBlobs = "../../blobs/";
-    std::array<char, 512> target{};
-    const ssize_t length = ::readlink(link.c_str(), target.data(), target.size());
-    if (length < 0) return {};
-    const std::string_view text(target.data(), static_cast<std::size_t>(length));
-    if (!text.starts_with(kBlobs)) return {};
-    const std::string_view digest = text.substr(kBlobs.size());
-    const bool hex = std::all_of(digest.begin(), digest.end(), [](char c) {
-        return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-    });
-    return hex && digest.size() >= 40 && digest.size() <= 64 ? std::string(text) : std::string();
 }
 
 }  // namespace
@@ -84,7 +68,7 @@ InputFile::InputFile(int descriptor, std::string name)
 }
 
 InputFile::InputFile(const std::filesystem::path& path)
-    : InputFile(open_or_fail(path, kFlags), path.string()) {}
+    : InputFile(open_or_fail(path), path.string()) {}
 
 InputFile::InputFile(std::shared_ptr<const InputFile> keeper, PartialFile kept, std::string name)
     : name_(std::move(name)),
@@ -99,10 +83,7 @@ InputFile InputFile::beneath(const std::filesystem::path& folder, std::string_vi
             "letters, digits, '.', '_' and '-'.",
             folder.string(), name.substr(0, 300)));
     }
-    const std::filesystem::path path = folder / name;
-    const std::string blob = cache_blob(path);
-    const std::filesystem::path target = blob.empty() ? path : folder / blob;
-    return InputFile(open_or_fail(target, kFlags | O_NOFOLLOW), path.string());
+    return InputFile(folder / name);
 }
 
 InputFile::~InputFile() {

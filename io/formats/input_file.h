@@ -39,13 +39,11 @@ class ReadLog {
 /// mapped: a file that shrinks under us is an error, not a signal.
 class InputFile {
   public:
-    /// Follows symbolic links: for paths that the user gave. UserError if absent or not a regular
-    /// file.
+    /// Follows symbolic links. UserError if absent or not a regular file.
     explicit InputFile(const std::filesystem::path& path);
     /// The file `name` of a model folder, where the name comes from a file of the folder. UserError
-    /// unless it is a bare name of [A-Za-z0-9._-]{1,255}. The only symbolic link followed is that
-    /// of the Hugging Face cache
-    /// (../../blobs/<digest>).
+    /// unless it is a bare name of [A-Za-z0-9._-]{1,255}. The folder's links are followed wherever
+    /// they lead: those of the Hugging Face cache, of git-annex, or to a store of models.
     static InputFile beneath(const std::filesystem::path& folder, std::string_view name);
     /// Takes over a descriptor of a regular file.
     InputFile(int descriptor, std::string name);

@@ -14,11 +14,6 @@ InputFile ModelFolder::open(std::string_view name) const {
     return recorded(InputFile::beneath(path_, name), name);
 }
 
-InputFile ModelFolder::open_linked(const std::string& name) const {
-    if (store_) return kept(name);
-    return recorded(InputFile(path_ / name), name);
-}
-
 InputFile ModelFolder::recorded(InputFile file, std::string_view name) const {
     if (log_) file.record(log_, std::string(name));
     return file;

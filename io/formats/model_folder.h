@@ -22,8 +22,6 @@ class ModelFolder {
     bool has(std::string_view name) const;
     /// A file whose name may come from another file: InputFile::beneath().
     InputFile open(std::string_view name) const;
-    /// Follows any symbolic link: for fixed names.
-    InputFile open_linked(const std::string& name) const;
     /// For messages.
     const std::filesystem::path& path() const { return path_; }
 

@@ -25,7 +25,7 @@ constexpr const char* kGgufName = "model.gguf";  ///< of a GGUF file that a weig
 std::optional<ModelText> text_of(const ModelFolder& folder, const std::string& name,
                                  std::size_t limit) {
     if (!folder.has(name)) return std::nullopt;
-    return ModelText{(folder.path() / name).string(), folder.open_linked(name).text(limit)};
+    return ModelText{(folder.path() / name).string(), folder.open(name).text(limit)};
 }
 
 /// "chat_template" of tokenizer_config.json or chat_template.json: a text, or a list of named ones

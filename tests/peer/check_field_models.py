@@ -320,10 +320,10 @@ def main():
     warnings.simplefilter("ignore")
     use_exact_bitsandbytes()
     bad = False
-    for folder in sorted(arguments.folder.iterdir()):
+    for folder in sorted(arguments.folder.absolute().iterdir()):
         if not (folder / "config.json").exists() or (arguments.models and folder.name not in arguments.models):
             continue
-        cells, notes = Journey(folder, arguments.work, arguments.qshard, arguments.llama_cpp).go(arguments.steps)
+        cells, notes = Journey(folder, arguments.work.absolute(), arguments.qshard, arguments.llama_cpp).go(arguments.steps)
         print(f"{folder.name:30}", *(f"{step}:{cell}" for step, cell in cells.items()), flush=True)
         for note in notes:
             print("    " + note.replace("\n", "\n    "), flush=True)
