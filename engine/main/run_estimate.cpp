@@ -85,16 +85,19 @@ RunEstimate estimate_run(const RunFile& run, const RunInputs& inputs, Backend& b
     const StepWork work = work_of(*inputs.data, inputs.total_steps, flops, cluster.ranks());
     estimate.step_flops = work.flops;
     // Forward is half of what a layer costs: the frozen base has no gradient of weights.
+    if (cluster.flops == 0) return estimate;
     const double again =
         0.5 * static_cast<double>(estimate.recomputed_layers) / static_cast<double>(config.layers);
-    estimate.compute_seconds = work.slowest * (1 + again) / cluster.flops;
+    const double computing = work.slowest * (1 + again) / cluster.flops;
+    estimate.compute_seconds = computing;
     // Layers travel while others are computed, gradients when all are done.
     const double travel = streamed ? base / kUploadRate : gather / cluster.bandwidth;
-    estimate.step_seconds = std::max(estimate.compute_seconds, travel) + reduce / cluster.bandwidth;
+    const double step = std::max(computing, travel) + reduce / cluster.bandwidth;
+    estimate.step_seconds = step;
     const std::int64_t between =
         run.eval.every > 0 ? std::max<std::int64_t>(0, inputs.total_steps - 1) / run.eval.every : 0;
     const double evaluation = 0.5 * flops.of(inputs.validation) / (cluster.flops * ranks);
-    estimate.run_seconds = static_cast<double>(inputs.total_steps) * estimate.step_seconds +
+    estimate.run_seconds = static_cast<double>(inputs.total_steps) * step +
                            static_cast<double>(between + 2) * evaluation;
     return estimate;
 }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "main/run_plan.h"
 
 namespace qshard {
@@ -8,7 +10,7 @@ namespace qshard {
 struct Cluster {
     int nodes = 1, ranks_per_node = 1;
     std::size_t memory = 0;     ///< bytes of a rank, 0 = no limit
-    double flops = 0;           ///< useful operations of a rank's steps in a second
+    double flops = 0;           ///< useful operations of a rank's steps in a second, 0 = unknown
     double bandwidth = 1.25e9;  ///< bytes a second into a node
 
     int ranks() const { return nodes * ranks_per_node; }
@@ -24,9 +26,10 @@ struct RunEstimate {
     double step_flops = 0;       ///< useful ones of all ranks
     StepTraffic received;        ///< by that rank, in a step
     double node_bytes = 0;       ///< into a node from others, in a step
-    double compute_seconds = 0;  ///< of the rank with most work, in a step
     double network_seconds = 0;  ///< in a step, hidden or not
-    double step_seconds = 0, run_seconds = 0;
+    /// Nothing if the cluster's flops are unknown; compute_seconds are of the rank with most work,
+    /// in a step.
+    std::optional<double> compute_seconds, step_seconds, run_seconds;
 };
 
 /// Memory and traffic are planned as training plans them; time comes from the useful operations of

@@ -66,9 +66,9 @@ class Programs(unittest.TestCase):
                     str(ranks)] if ranks else []
         return launcher + [QSHARD, *map(str, arguments)]
 
-    def call(self, *arguments, ranks=0, code=0):
+    def call(self, *arguments, ranks=0, code=0, env=None):
         done = subprocess.run(self.command(*arguments, ranks=ranks), cwd=self.folder, capture_output=True, text=True,
-                              timeout=120, check=False)
+                              timeout=120, check=False, env=env)
         self.assertEqual(done.returncode, code, f"{arguments}\n{done.stdout}\n{done.stderr}")
         return done
 
@@ -316,6 +316,24 @@ class Programs(unittest.TestCase):
             self.assertEqual((placement["gather_bytes"], placement["reduce_bytes"]), (measured["gather"], measured["reduce"]))
         self.assertIn("Try", self.call("plan", path, "--memory", "2MiB", code=69).stderr)
         self.call("plan", path, "--bandwidth", "10", code=64)
+
+    def test_plan_for_gpus_needs_none(self):
+        gpu = [self.run_file(), "--set", "placement.backend=cuda", "--nodes", 2, "--ranks-per-node", 4]
+        hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+        self.assertIn("--memory", self.call("plan", *gpu, code=64, env=hidden).stderr)
+        done = self.call("plan", *gpu, "--memory", "2GiB", env=hidden)
+        self.assertIn("jobs/train-gpu.sbatch", done.stdout)
+        self.assertNotIn("--time", done.stdout)
+        plan = json.loads(self.call("plan", *gpu, "--memory", "2GiB", "--json", env=hidden).stdout)
+        self.assertEqual((plan["ranks"], plan["memory_limit"], plan["chosen"]), (8, 1 << 31, "replicated"))
+        self.assertEqual([p["mode"] for p in plan["placements"]], ["replicated", "gathered", "host_streamed"])
+        self.assertTrue(all(p["fits"] and p["run_seconds"] is None for p in plan["placements"]))
+        flags = ["--memory", "2GiB", "--gflops", 1000, "--set", "placement.ranks_per_gpu=2"]
+        timed = json.loads(self.call("plan", *gpu, *flags, "--json", env=hidden).stdout)
+        self.assertEqual(timed["memory_limit"], 1 << 30)
+        self.assertTrue(all(p["run_seconds"] > 0 for p in timed["placements"]))
+        self.assertIn("--time", self.call("plan", *gpu, *flags, env=hidden).stdout)
+        self.call("plan", *gpu, "--memory", "100MiB", code=69, env=hidden)
 
     def test_the_adapter_serves_score_and_inspect(self):
         self.call("train", self.run_file())

@@ -65,7 +65,7 @@ CudaBackend::~CudaBackend() {
 }
 
 std::size_t CudaBackend::workspace_bytes() const {
-    return kWorkspaceBytes + Staging::kDeviceBytes;
+    return kOwnBytes;
 }
 
 std::size_t CudaBackend::taken_bytes() const {

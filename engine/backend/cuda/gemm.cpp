@@ -30,9 +30,7 @@ std::int64_t filled(const Packed& b) {
 
 std::size_t CudaBackend::packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
                                       DType dtype) const {
-    const bool forward = orientation == Orientation::kForward;
-    const std::int64_t inner = filled(forward ? cols : rows, dtype == DType::kBF16);
-    return static_cast<std::size_t>(inner * (forward ? rows : cols)) * bytes_of(dtype);
+    return cuda::packed_bytes(rows, cols, orientation, dtype);
 }
 
 StoredWeight CudaBackend::stored(const WeightView& weight) const {

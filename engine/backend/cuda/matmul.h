@@ -18,13 +18,6 @@ struct MatmulShape {
     auto operator<=>(const MatmulShape&) const = default;
 };
 
-/// Inner dimensions of packed weights and laid-out operands are filled up with zeros to multiples
-/// of 16 bytes, which every algorithm wants of at least the operands' rows.
-constexpr std::int64_t filled(std::int64_t inner, bool is_bf16) {
-    const std::int64_t unit = is_bf16 ? 8 : 4;
-    return (inner + unit - 1) / unit * unit;
-}
-
 /// Large products. For a shape there is one algorithm whatever the rows, without a split of the
 /// inner dimension, so that a row's bits depend on nothing but the row.
 class Matmul {

@@ -1,10 +1,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
-/// The CUDA backend's workspace, and what it asks of the head. Of results only sums over many rows
-/// hang on sizes: gradients of weights on kOperandBytes in slots of tens of thousands of tokens,
-/// the gradient of a trained head on kLogitsBytes.
+#include "backend/backend.h"
+
+/// The CUDA backend's own memory, what it asks of the head and what weights take when they are
+/// packed, for it and for plans without a GPU. Of results only sums over many rows hang on sizes:
+/// gradients of weights on kOperandBytes in slots of tens of thousands of tokens, the gradient of a
+/// trained head on kLogitsBytes.
 namespace qshard::cuda {
 
 constexpr std::size_t kMapBytes = 1024;
@@ -13,8 +17,30 @@ constexpr std::size_t kOperandBytes = std::size_t{256} << 20;
 constexpr std::size_t kResultBytes = std::size_t{64} << 20;
 constexpr std::size_t kWorkspaceBytes = kMapBytes + kLibraryBytes + kOperandBytes + kResultBytes;
 
+/// Between host and device (staging.h): pieces of bulk, and lists: positions of up to 16,384
+/// tokens, three lists of each of some forty slots.
+constexpr std::size_t kPieceBytes = std::size_t{512} << 10, kPieces = 32;
+constexpr std::size_t kListBytes = std::size_t{64} << 10, kLists = 256;
+
+constexpr std::size_t kOwnBytes = kWorkspaceBytes + kPieceBytes * kPieces + kListBytes * kLists;
+
 /// For 128,256 tokens 258 rows at a time, on an H100 enough for products to take longer than
 /// reading their weights.
 constexpr std::size_t kLogitsBytes = std::size_t{128} << 20;
+
+/// Inner dimensions of packed weights and laid-out operands are filled up with zeros to multiples
+/// of 16 bytes, which every algorithm of cuBLASLt wants of at least the operands' rows.
+constexpr std::int64_t filled(std::int64_t inner, bool is_bf16) {
+    const std::int64_t unit = is_bf16 ? 8 : 4;
+    return (inner + unit - 1) / unit * unit;
+}
+
+/// Backend::packed_bytes().
+inline std::size_t packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
+                                DType dtype) {
+    const bool forward = orientation == Orientation::kForward;
+    const std::int64_t inner = filled(forward ? cols : rows, dtype == DType::kBF16);
+    return static_cast<std::size_t>(inner * (forward ? rows : cols)) * bytes_of(dtype);
+}
 
 }  // namespace qshard::cuda

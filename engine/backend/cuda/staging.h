@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/sizes.h"
 
 struct CUevent_st;
 
@@ -64,11 +65,6 @@ class Staging {
     void upload(void* device, const void* host, std::size_t bytes);
     /// Waits for what was issued before.
     void download(void* host, const void* device, std::size_t bytes);
-
-    static constexpr std::size_t kPieceBytes = std::size_t{512} << 10, kPieces = 32;
-    /// Positions of up to 16,384 tokens; three lists of each of some forty slots.
-    static constexpr std::size_t kListBytes = std::size_t{64} << 10, kLists = 256;
-    static constexpr std::size_t kDeviceBytes = kPieceBytes * kPieces + kListBytes * kLists;
 
   private:
     const Stream stream_;
