@@ -102,7 +102,7 @@ void merge(const Arguments& arguments, const AdapterFile& adapter) {
         write_hugging_face_model(arguments.out, merged, files, options);
         if (source.kind == "gguf" && !files.others.contains("tokenizer.json")) {
             bar.message(
-                "the GGUF file's tokenizer has no tokenizer.json; copy the original model's");
+                "the GGUF file has no tokenizer that qshard knows; copy the original model's");
         }
     } else {
         write_gguf_model(arguments.out, merged, gguf_metadata(source), options);

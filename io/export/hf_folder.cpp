@@ -165,8 +165,12 @@ FolderFiles folder_files_of_gguf(const ModelSource& source, DType dtype) {
     FolderFiles files;
     files.config = hf_config_of(config, dtype);
     files.others["generation_config.json"] = python_json(generation_config(config)) + "\n";
-    if (!source.gguf_tokenizer || source.gguf_tokenizer->model != "gpt2") return files;
-    files.others["tokenizer.json"] = tokenizer_json_of(*source.gguf_tokenizer);
+    if (!source.gguf_tokenizer) return files;
+    try {
+        files.others["tokenizer.json"] = tokenizer_json_of(*source.gguf_tokenizer);
+    } catch (const UserError&) {  // trained with model.tokenizer, or on token ids
+        return files;
+    }
     files.others["tokenizer_config.json"] =
         python_json(tokenizer_config(*source.gguf_tokenizer, source.chat_template)) + "\n";
     return files;

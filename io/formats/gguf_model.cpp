@@ -263,6 +263,9 @@ std::optional<GgufTokenizerData> gguf_tokenizer(const GgufFile& file) {
     data.add_bos = file.boolean("tokenizer.ggml.add_bos_token");
     data.add_eos = file.boolean("tokenizer.ggml.add_eos_token");
     data.add_space_prefix = file.boolean("tokenizer.ggml.add_space_prefix");
+    const std::string* architecture = file.text("general.architecture");
+    data.specials_strip_right =
+        architecture != nullptr && *architecture == "phi3" && data.model == "llama";
     return data;
 }
 

@@ -1,14 +1,12 @@
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <functional>
-#include <map>
 #include <utility>
 
 #include "base/error.h"
 #include "io/tokenizer/bpe.h"
 #include "io/tokenizer/digest.h"
 #include "io/tokenizer/gguf_pretokenizers.h"
+#include "io/tokenizer/gguf_vocabulary.h"
 #include "io/tokenizer/state.h"
 #include "io/tokenizer/word_pattern.h"
 
@@ -51,20 +49,6 @@ class Builder {
                                         count, data_.tokens.size()));
         }
     }
-    std::int32_t type_of(std::size_t id) const {
-        return data_.token_types.empty() ? kNormal : data_.token_types[id];
-    }
-
-    // What the model itself may produce.
-    Vocabulary model_vocabulary() const {
-        Vocabulary vocabulary;
-        for (std::size_t id = 0; id < data_.tokens.size(); ++id) {
-            if (type_of(id) == kControl || type_of(id) == kUnknown) continue;
-            vocabulary.insert(static_cast<std::int64_t>(id), data_.tokens[id]);
-        }
-        return vocabulary;
-    }
-
     void build_byte_level() {
         const PreTokenizerRow& row = gguf_pre_tokenizer(data_.pre);
         for (const std::string_view pattern : row.patterns) {
@@ -74,7 +58,7 @@ class Builder {
         BpeDefinition bpe;
         bpe.byte_level = true;
         bpe.ignore_merges = row.ignore_merges;
-        bpe.vocabulary = model_vocabulary();
+        bpe.vocabulary = gguf_model_vocabulary(data_);
         for (const std::string& text : data_.merges) add_text_merge(bpe, text);
         state_->model = std::make_unique<Bpe>(std::move(bpe));
         state_->decoder.add(make_byte_level_decoder());
@@ -98,8 +82,6 @@ class Builder {
         bpe.merges.push_back(merge);
     }
 
-    // SentencePiece joins the two neighbours whose union has the best score. As BPE: every way to
-    // cut a token in two is a merge, ranked by the token's score, equal scores sharing a rank.
     void build_sentence_piece() {
         if (data_.scores.empty())
             throw UserError("GGUF tokenizer: the model \"llama\" needs scores");
@@ -107,11 +89,11 @@ class Builder {
         if (add_space) state_->normalizer.add(make_prepend(kSpaceMarker));
         state_->normalizer.add(make_replace(make_literal(" "), kSpaceMarker));
         BpeDefinition bpe;
-        bpe.vocabulary = model_vocabulary();
+        bpe.vocabulary = gguf_model_vocabulary(data_);
         bpe.byte_fallback = true;
         bpe.unknown = data_.unk.value_or(0);
         check_id("unknown_token_id", bpe.unknown);
-        add_scored_merges(bpe);
+        bpe.merges = gguf_scored_merges(data_, bpe.vocabulary);
         auto model = std::make_unique<Bpe>(std::move(bpe));
         if (model->can_cut_before(kSpaceMarker))
             state_->pre_tokenizer.add(make_cut_before(kSpaceMarker));
@@ -123,27 +105,6 @@ class Builder {
         add_bos_ = data_.add_bos.value_or(true);
     }
 
-    void add_scored_merges(BpeDefinition& bpe) const {
-        std::vector<float> scores(data_.scores);
-        std::sort(scores.begin(), scores.end(), std::greater<>());
-        scores.erase(std::unique(scores.begin(), scores.end()), scores.end());
-        for (std::size_t id = 0; id < data_.tokens.size(); ++id) {
-            if (type_of(id) == kByte || !bpe.vocabulary.contains(static_cast<std::int32_t>(id)))
-                continue;
-            const std::string_view token = data_.tokens[id];
-            const auto place =
-                std::lower_bound(scores.begin(), scores.end(), data_.scores[id], std::greater<>());
-            const auto rank = static_cast<std::int32_t>(place - scores.begin());
-            for (std::size_t cut = 1; cut < token.size(); ++cut) {
-                const std::int32_t left = bpe.vocabulary.find(token.substr(0, cut));
-                if (left < 0) continue;
-                const std::int32_t right = bpe.vocabulary.find(token.substr(cut));
-                if (right >= 0)
-                    bpe.merges.push_back({left, right, rank, static_cast<std::int32_t>(id)});
-            }
-        }
-    }
-
     void check_id(const char* key, std::int32_t id) const {
         if (!state_->vocabulary.contains(id)) {
             throw UserError(fmt::format("GGUF tokenizer: {} is {}, but there are {} tokens", key,
@@ -152,18 +113,7 @@ class Builder {
     }
 
     void add_specials() {
-        std::vector<AddedToken> added;
-        for (std::size_t id = 0; id < data_.tokens.size(); ++id) {
-            const std::int32_t type = type_of(id);
-            if (type != kControl && type != kUserDefined && type != kUnknown) continue;
-            if (data_.tokens[id].empty()) continue;
-            AddedToken token;
-            token.id = static_cast<std::int32_t>(id);
-            token.content = data_.tokens[id];
-            token.special = type != kUserDefined;
-            added.push_back(std::move(token));
-        }
-        set_added_tokens(*state_, std::move(added));
+        set_added_tokens(*state_, gguf_added_tokens(data_));
         if (add_bos_ && data_.bos) {
             check_id("bos_token_id", *data_.bos);
             state_->prefix.push_back(*data_.bos);
@@ -183,6 +133,7 @@ class Builder {
         digest.add(state_->vocabulary);
         digest.add(fmt::format("{}", fmt::join(data_.token_types, ",")));
         for (const std::string& merge : data_.merges) digest.add(merge);
+        if (data_.specials_strip_right) digest.add("specials strip right");
         if (data_.model == "llama") digest.add(fmt::format("{}", fmt::join(data_.scores, ",")));
         state_->digest = digest.hex();
     }

@@ -1,21 +1,10 @@
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace qshard::tok {
-
-/// tokenizer.ggml.token_type.
-enum TokenType : std::int32_t {
-    kNormal = 1,
-    kUnknown = 2,
-    kControl = 3,
-    kUserDefined = 4,
-    kUnused = 5,
-    kByte = 6
-};
 
 /// What a name in tokenizer.ggml.pre stands for: GGUF carries no patterns. The list is llama.cpp's;
 /// where its pattern is an adaptation of the model's own, this is the model's own.

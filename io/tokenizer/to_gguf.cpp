@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "io/tokenizer/gguf_pretokenizers.h"
+#include "io/tokenizer/gguf_vocabulary.h"
 #include "io/tokenizer/word_pattern.h"
 
 namespace qshard {

@@ -1,32 +1,29 @@
 #include "io/tokenizer/to_json.h"
 
+#include <algorithm>
 #include <boost/json.hpp>
+#include <vector>
 
 #include "base/error.h"
 #include "io/tokenizer/gguf_pretokenizers.h"
+#include "io/tokenizer/gguf_vocabulary.h"
+#include "io/tokenizer/state.h"
 
 namespace qshard {
 namespace {
 
 namespace json = boost::json;
 
-bool is_added(const GgufTokenizerData& data, std::size_t id) {
-    if (data.token_types.empty() || data.tokens[id].empty()) return false;
-    const std::int32_t type = data.token_types[id];
-    return type == tok::kControl || type == tok::kUserDefined || type == tok::kUnknown;
-}
-
 json::array added_tokens(const GgufTokenizerData& data) {
     json::array added;
-    for (std::size_t id = 0; id < data.tokens.size(); ++id) {
-        if (!is_added(data, id)) continue;
-        added.push_back({{"id", id},
-                         {"content", data.tokens[id]},
+    for (const tok::AddedToken& token : tok::gguf_added_tokens(data)) {
+        added.push_back({{"id", token.id},
+                         {"content", token.content},
                          {"single_word", false},
                          {"lstrip", false},
-                         {"rstrip", false},
+                         {"rstrip", token.rstrip},
                          {"normalized", false},
-                         {"special", data.token_types[id] != tok::kUserDefined}});
+                         {"special", token.special}});
     }
     return added;
 }
@@ -50,8 +47,8 @@ json::object pre_tokenizer(const tok::PreTokenizerRow& row) {
     return {{"type", "Sequence"}, {"pretokenizers", steps}};
 }
 
-/// Adds bos before and eos after the text, as the file asks for.
-json::value post_processor(const GgufTokenizerData& data, bool add_bos) {
+/// Adds bos before and eos after the text, as the file asks for; else `plain`.
+json::value post_processor(const GgufTokenizerData& data, bool add_bos, json::value plain) {
     json::array single, pair;
     json::object specials;
     const auto special = [&](std::int32_t id) {
@@ -72,17 +69,34 @@ json::value post_processor(const GgufTokenizerData& data, bool add_bos) {
         if (*name == 'A') single = part;
         pair.insert(pair.end(), part.begin(), part.end());
     }
-    if (specials.empty()) return byte_level();
+    if (specials.empty()) return plain;
     return {{"type", "TemplateProcessing"},
             {"single", single},
             {"pair", pair},
             {"special_tokens", specials}};
 }
 
-json::object model(const GgufTokenizerData& data, bool ignore_merges) {
+json::object bpe(json::value unknown, bool bytes, bool ignore_merges, json::object vocabulary,
+                 json::array merges) {
+    return {{"type", "BPE"},
+            {"dropout", nullptr},
+            {"unk_token", std::move(unknown)},
+            {"continuing_subword_prefix", nullptr},
+            {"end_of_word_suffix", nullptr},
+            {"fuse_unk", bytes},
+            {"byte_fallback", bytes},
+            {"ignore_merges", ignore_merges},
+            {"vocab", std::move(vocabulary)},
+            {"merges", std::move(merges)}};
+}
+
+json::object byte_level_model(const GgufTokenizerData& data, bool ignore_merges) {
+    std::vector<bool> added(data.tokens.size());
+    for (const tok::AddedToken& token : tok::gguf_added_tokens(data))
+        added[static_cast<std::size_t>(token.id)] = true;
     json::object vocabulary;
     for (std::size_t id = 0; id < data.tokens.size(); ++id) {
-        if (!is_added(data, id) && !data.tokens[id].empty()) vocabulary[data.tokens[id]] = id;
+        if (!added[id] && !data.tokens[id].empty()) vocabulary[data.tokens[id]] = id;
     }
     json::array merges;
     for (const std::string& merge : data.merges) {
@@ -90,36 +104,75 @@ json::object model(const GgufTokenizerData& data, bool ignore_merges) {
         if (space == std::string::npos) throw UserError("GGUF tokenizer: a merge is no pair");
         merges.push_back(json::array{merge.substr(0, space), merge.substr(space + 1)});
     }
-    return {{"type", "BPE"},
-            {"dropout", nullptr},
-            {"unk_token", nullptr},
-            {"continuing_subword_prefix", nullptr},
-            {"end_of_word_suffix", nullptr},
-            {"fuse_unk", false},
-            {"byte_fallback", false},
-            {"ignore_merges", ignore_merges},
-            {"vocab", vocabulary},
-            {"merges", merges}};
+    return bpe(nullptr, false, ignore_merges, std::move(vocabulary), std::move(merges));
+}
+
+/// As transformers converts SentencePiece models: every cut of a piece is a merge, the best score
+/// first. The vocabulary has the specials, too: their ids are in its midst.
+json::object sentence_piece_model(const GgufTokenizerData& data) {
+    json::object vocabulary;
+    for (std::size_t id = 0; id < data.tokens.size(); ++id) {
+        if (!data.tokens[id].empty()) vocabulary[data.tokens[id]] = id;
+    }
+    std::vector<tok::Merge> scored =
+        tok::gguf_scored_merges(data, tok::gguf_model_vocabulary(data));
+    std::ranges::stable_sort(scored, {}, &tok::Merge::rank);
+    json::array merges;
+    merges.reserve(scored.size());
+    const auto text = [&](std::int32_t id) {
+        return json::value(data.tokens[static_cast<std::size_t>(id)]);
+    };
+    for (const tok::Merge& merge : scored)
+        merges.push_back(json::array{text(merge.left), text(merge.right)});
+    const auto unknown = static_cast<std::size_t>(data.unk.value_or(0));
+    return bpe(json::value(data.tokens.at(unknown)), true, false, std::move(vocabulary),
+               std::move(merges));
+}
+
+json::object sequence(const char* kind, json::array steps) {
+    return {{"type", "Sequence"}, {kind, std::move(steps)}};
+}
+
+json::object byte_level_document(const GgufTokenizerData& data) {
+    const tok::PreTokenizerRow& row = tok::gguf_pre_tokenizer(data.pre);
+    return {
+        {"normalizer", nullptr},
+        {"pre_tokenizer", pre_tokenizer(row)},
+        {"post_processor", post_processor(data, data.add_bos.value_or(row.add_bos), byte_level())},
+        {"decoder", byte_level()},
+        {"model", byte_level_model(data, row.ignore_merges)}};
+}
+
+json::object sentence_piece_document(const GgufTokenizerData& data) {
+    const bool add_space = data.add_space_prefix.value_or(true);
+    const auto replace = [](const char* from, const char* to) {
+        return json::object{{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
+    };
+    json::array normalizers, decoders;
+    if (add_space) normalizers.push_back({{"type", "Prepend"}, {"prepend", tok::kSpaceMarker}});
+    normalizers.push_back(replace(" ", tok::kSpaceMarker));
+    decoders.push_back(replace(tok::kSpaceMarker, " "));
+    decoders.push_back(json::object{{"type", "ByteFallback"}});
+    decoders.push_back(json::object{{"type", "Fuse"}});
+    if (add_space)
+        decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+    return {{"normalizer", sequence("normalizers", std::move(normalizers))},
+            {"pre_tokenizer", nullptr},
+            {"post_processor", post_processor(data, data.add_bos.value_or(true), nullptr)},
+            {"decoder", sequence("decoders", std::move(decoders))},
+            {"model", sentence_piece_model(data)}};
 }
 
 }  // namespace
 
 std::string tokenizer_json_of(const GgufTokenizerData& data) {
-    if (data.model != "gpt2") {
-        throw UserError(fmt::format(
-            "a \"{}\" tokenizer of a GGUF file cannot be written as tokenizer.json", data.model));
-    }
-    const tok::PreTokenizerRow& row = tok::gguf_pre_tokenizer(data.pre);
-    const json::object document = {
-        {"version", "1.0"},
-        {"truncation", nullptr},
-        {"padding", nullptr},
-        {"added_tokens", added_tokens(data)},
-        {"normalizer", nullptr},
-        {"pre_tokenizer", pre_tokenizer(row)},
-        {"post_processor", post_processor(data, data.add_bos.value_or(row.add_bos))},
-        {"decoder", byte_level()},
-        {"model", model(data, row.ignore_merges)}};
+    Tokenizer::from_gguf(data);  // checks it
+    json::object document =
+        data.model == "gpt2" ? byte_level_document(data) : sentence_piece_document(data);
+    document["version"] = "1.0";
+    document["truncation"] = nullptr;
+    document["padding"] = nullptr;
+    document["added_tokens"] = added_tokens(data);
     return json::serialize(document);
 }
 

@@ -6,8 +6,8 @@
 
 namespace qshard {
 
-/// The GGUF file's tokenizer as tokenizer.json. Byte-level BPE only (tokenizer.ggml.model "gpt2"):
-/// UserError for others, whose merges the file does not have.
+/// The GGUF file's tokenizer as tokenizer.json: byte-level BPE, or SentencePiece's pieces with the
+/// merges that their scores stand for. UserError if Tokenizer::from_gguf() does not take it.
 std::string tokenizer_json_of(const GgufTokenizerData& data);
 
 }  // namespace qshard

@@ -22,6 +22,8 @@ struct GgufTokenizerData {
     std::vector<std::int32_t> token_types;
     std::optional<std::int32_t> bos, eos, unk, pad, eot;
     std::optional<bool> add_bos, add_eos, add_space_prefix;
+    /// Specials but <unk>, <s> and <|endoftext|> take the white space behind them: Phi-3's.
+    bool specials_strip_right = false;
 };
 
 /// A token and the input bytes [begin, end) it stands for. Specials that the post-processor adds

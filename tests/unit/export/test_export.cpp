@@ -286,6 +286,10 @@ TEST(Tokenizers, ConvertedSentencePieceGoesToGguf) {
     EXPECT_EQ(file.integer("tokenizer.ggml.eom_token_id"), 6);
     EXPECT_EQ(file.numbers("tokenizer.ggml.scores")->size(), 267u);
     EXPECT_EQ(file.boolean("tokenizer.ggml.add_space_prefix"), true);
+    EXPECT_FALSE(gguf_tokenizer(file)->specials_strip_right);
+    header.text("general.architecture", "phi3");
+    const GgufFile phi3{testing::memory_file(header.bytes())};
+    EXPECT_TRUE(gguf_tokenizer(phi3)->specials_strip_right);
 }
 
 /// With the quickstart's model: its tokenizer through tokenizer.json and back.

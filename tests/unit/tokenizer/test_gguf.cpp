@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "golden_files.h"
 #include "io/tokenizer/to_gguf.h"
+#include "io/tokenizer/to_json.h"
 #include "io/tokenizer/tokenizer.h"
 
 /// Tokenizers from GGUF metadata: the same ids as the tokenizer.json of the same model.
@@ -82,7 +83,7 @@ TEST(Gguf, Deepseek) {
 }
 
 // Scores that fall with the merge rank make SentencePiece's rule the BPE of the file.
-TEST(Gguf, SentencePiece) {
+GgufTokenizerData sentence_piece() {
     const boost::json::value spec = golden::json("spm.json");
     auto data = converted(spec, "llama", "default");
     data.merges.clear();
@@ -95,6 +96,11 @@ TEST(Gguf, SentencePiece) {
             1.0f;
     }
     data.bos = 1;
+    return data;
+}
+
+TEST(Gguf, SentencePiece) {
+    GgufTokenizerData data = sentence_piece();
     const Tokenizer tokenizer = Tokenizer::from_gguf(data);
     EXPECT_EQ(tokenizer.encode("", true), std::vector<std::int32_t>{1});
     for (const char* text : {"The quick brown fox", "  two  spaces", "naïve café\n",
@@ -108,6 +114,37 @@ TEST(Gguf, SentencePiece) {
     EXPECT_EQ(
         Tokenizer::from_gguf(data).decode(Tokenizer::from_gguf(data).encode(" The", false), false),
         " The");
+}
+
+TEST(Gguf, SentencePieceGoesToJson) {
+    for (const bool spaced : {true, false}) {
+        GgufTokenizerData data = sentence_piece();
+        data.add_space_prefix = spaced;
+        const Tokenizer before = Tokenizer::from_gguf(data),
+                        after = Tokenizer::from_json_text(tokenizer_json_of(data), "made");
+        for (const char* text : {"The quick brown fox", "  two  spaces", "naïve café\n", "",
+                                 "日本語 한국어 \x01", "a</s> b<s>c", "1984"}) {
+            const std::vector<std::int32_t> ids = before.encode(text, true);
+            EXPECT_EQ(after.encode(text, true), ids) << text;
+            EXPECT_EQ(after.decode(ids, false), before.decode(ids, false)) << text;
+            EXPECT_EQ(after.decode(ids, true), before.decode(ids, true)) << text;
+        }
+    }
+}
+
+// The same as what llama.cpp makes of Phi-3's vocabulary, and of its tokenizer.json `tokenizers`.
+TEST(Gguf, Phi3sSpecialsTakeTheWhiteSpaceBehindThem) {
+    GgufTokenizerData data = sentence_piece();
+    const Tokenizer plain = Tokenizer::from_gguf(data);
+    data.specials_strip_right = true;
+    const Tokenizer phi3 = Tokenizer::from_gguf(data),
+                    json = Tokenizer::from_json_text(tokenizer_json_of(data), "made");
+    const auto bare = plain.encode("a</s>b</s>", false);
+    EXPECT_NE(plain.encode("a</s>\n b</s> ", false), bare);
+    EXPECT_EQ(phi3.encode("a</s>\n b</s> ", false), bare);
+    EXPECT_EQ(json.encode("a</s>\n b</s> ", false), bare);
+    EXPECT_EQ(phi3.encode("<s> b", false), plain.encode("<s> b", false));
+    EXPECT_NE(phi3.sha256(), plain.sha256());
 }
 
 TEST(Gguf, MalformedMetadata) {
