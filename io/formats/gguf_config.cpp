@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "io/tokenizer/gguf_vocabulary.h"
 #include "spec/families.h"
 
 namespace qshard {
@@ -297,6 +298,26 @@ void set_experts(const GgufFile& file, const Keys& keys, const Family& family,
     }
 }
 
+/// Control tokens that end an answer, in the order of the vocabulary. Many files name one end in
+/// their keys, and chats end with another: Phi-3's with <|end|>, Gemma's with <end_of_turn>.
+/// transformers has the list in generation_config.json; llama.cpp goes by these names, too.
+std::vector<std::int32_t> named_ends(const GgufFile& file, std::int64_t vocabulary) {
+    static constexpr std::array<std::string_view, 8> kNames = {
+        "<|im_end|>",    "<|eot_id|>",    "<|eom_id|>",      "<|end|>",
+        "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>"};
+    std::vector<std::int32_t> ends;
+    const auto* tokens = file.texts("tokenizer.ggml.tokens");
+    const auto* types = file.integers("tokenizer.ggml.token_type");
+    if (tokens == nullptr || types == nullptr) return ends;
+    const auto count =
+        std::min({tokens->size(), types->size(), static_cast<std::size_t>(vocabulary)});
+    for (std::size_t id = 0; id < count; ++id) {
+        if ((*types)[id] == tok::kControl && std::ranges::count(kNames, (*tokens)[id]) > 0)
+            ends.push_back(static_cast<std::int32_t>(id));
+    }
+    return ends;
+}
+
 void set_tokens(const GgufFile& file, ModelConfig& config) {
     const auto token = [&](const char* key) -> std::optional<std::int32_t> {
         const std::optional<std::int64_t> id = file.integer(key);
@@ -305,14 +326,15 @@ void set_tokens(const GgufFile& file, ModelConfig& config) {
     };
     config.bos_id = token("tokenizer.ggml.bos_token_id");
     config.pad_id = token("tokenizer.ggml.padding_token_id");
+    std::vector<std::int32_t> ends;
     for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
                             "tokenizer.ggml.eom_token_id"}) {
-        const std::optional<std::int32_t> id = token(key);
-        if (id &&
-            std::find(config.eos_ids.begin(), config.eos_ids.end(), *id) == config.eos_ids.end()) {
-            config.eos_ids.push_back(*id);
-        }
+        if (const std::optional<std::int32_t> id = token(key)) ends.push_back(*id);
     }
+    const std::vector<std::int32_t> named = named_ends(file, config.vocabulary);
+    ends.insert(ends.end(), named.begin(), named.end());
+    for (const std::int32_t id : ends)
+        if (std::ranges::count(config.eos_ids, id) == 0) config.eos_ids.push_back(id);
 }
 
 }  // namespace

@@ -53,6 +53,22 @@ TEST(Gguf, ConfigComesFromMetadataAndTensors) {
     EXPECT_EQ(c.layer.size(), 1u);
 }
 
+TEST(Gguf, ControlTokensWithTheNameOfAnEndAreEnds) {
+    const std::vector<std::string> tokens = {"<|end|>", "a", "</s>", "<|endoftext|>", "<|im_end|>"};
+    const std::vector<std::uint32_t> kinds = {3, 1, 3, 1, 3};  // one is plain text
+    std::string texts = bytes_of_value<std::uint32_t>(8) + bytes_of_value<std::uint64_t>(5),
+                types = bytes_of_value<std::uint32_t>(5) + bytes_of_value<std::uint64_t>(5);
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+        texts += gguf_string(tokens[i]);
+        types += bytes_of_value(kinds[i]);
+    }
+    const auto model = open_bytes(tiny_llama()
+                                      .raw("tokenizer.ggml.tokens", 9, texts)
+                                      .raw("tokenizer.ggml.token_type", 9, types)
+                                      .bytes());
+    EXPECT_EQ(model->config().eos_ids, (std::vector<std::int32_t>{2, 0, 4}));
+}
+
 TEST(Gguf, RowsOfQAndKComeBackInHuggingFaceOrder) {
     const auto model = open_bytes(tiny_llama().bytes());
     for (Role role : {Role::kQ, Role::kK}) {
