@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/error.h"
@@ -24,6 +26,8 @@ class Builder {
         if (data_.tokens.empty()) throw UserError("GGUF tokenizer: it has no tokens");
         check_count("token_type", data_.token_types.size());
         check_count("scores", data_.scores.size());
+        if (std::ranges::any_of(data_.scores, [](float score) { return std::isnan(score); }))
+            throw UserError("GGUF tokenizer: a score is not a number");
         for (std::size_t id = 0; id < data_.tokens.size(); ++id) {
             state_->vocabulary.insert(static_cast<std::int64_t>(id), data_.tokens[id]);
         }

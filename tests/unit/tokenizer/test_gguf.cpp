@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -167,6 +168,7 @@ TEST(Gguf, MalformedMetadata) {
     refused([](Data& d) { d.merges.push_back("a"); }, "not two tokens");
     refused([](Data& d) { d.token_types.pop_back(); }, "token_type has");
     refused([](Data& d) { d.model = "llama"; }, "needs scores");
+    refused([](Data& d) { d.scores.assign(d.tokens.size(), std::nanf("")); }, "not a number");
     refused(
         [](Data& d) {
             d.add_bos = true;
