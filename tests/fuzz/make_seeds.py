@@ -11,7 +11,25 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def gguf_string(text):
-    return struct.pack("<Q", len(text)) + text.encode()
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def gguf_tokenizer(model, pre, tokens, types, scores, merges):
+    """A vocabulary without a model."""
+    def texts(values):
+        return struct.pack("<IQ", 8, len(values)) + b"".join(gguf_string(value) for value in values)
+    keys = [("general.architecture", 8, gguf_string("phi3")), ("tokenizer.ggml.model", 8, gguf_string(model)),
+            ("tokenizer.ggml.pre", 8, gguf_string(pre)), ("tokenizer.ggml.tokens", 9, texts(tokens)),
+            ("tokenizer.ggml.token_type", 9, struct.pack(f"<IQ{len(types)}i", 5, len(types), *types)),
+            ("tokenizer.ggml.scores", 9, struct.pack(f"<IQ{len(scores)}f", 6, len(scores), *scores)),
+            ("tokenizer.ggml.merges", 9, texts(merges)), ("tokenizer.ggml.bos_token_id", 4, struct.pack("<I", 1)),
+            ("tokenizer.ggml.eos_token_id", 4, struct.pack("<I", 2)), ("tokenizer.ggml.unknown_token_id", 4, struct.pack("<I", 0)),
+            ("tokenizer.ggml.add_bos_token", 7, b"\1"), ("tokenizer.ggml.add_eos_token", 7, b"\1"),
+            ("tokenizer.ggml.add_space_prefix", 7, b"\1")]
+    out = b"GGUF" + struct.pack("<IQQ", 3, 0, len(keys))
+    for name, kind, value in keys:
+        out += gguf_string(name) + struct.pack("<I", kind) + value
+    return out
 
 
 def gguf(architecture, linear_type, row_bytes, embedding_type=0, embedding_bytes=128):
@@ -152,7 +170,7 @@ def peft_folders():
 
 def main():
     root = pathlib.Path(sys.argv[1])
-    for name in ("config", "gguf", "safetensors", "hf_model", "weight_store", "peft", "tokenizer", "template", "rows", "run"):
+    for name in ("config", "gguf", "gguf_tokenizer", "safetensors", "hf_model", "weight_store", "peft", "tokenizer", "template", "rows", "run"):
         (root / name).mkdir(parents=True, exist_ok=True)
     for path in sorted(pathlib.Path(sys.argv[2]).glob("*.h5*") if len(sys.argv) > 2 else []):
         (root / "checkpoint").mkdir(exist_ok=True)
@@ -163,6 +181,15 @@ def main():
     kinds = {"q4_1": (3, 20), "q4_0": (2, 18), "q5_1": (7, 24), "q8_0": (8, 34), "iq4_nl": (20, 18), "f16": (1, 64)}
     for name, (kind, row_bytes) in kinds.items():
         (root / "gguf" / name).write_bytes(gguf("llama", kind, row_bytes))
+    pieces = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "ab", "\u2581ab", "ba"]
+    for count in (0, 256):
+        data = [f"<0x{byte:02X}>" for byte in range(count)]
+        (root / "gguf_tokenizer" / f"llama{count}").write_bytes(
+            gguf_tokenizer("llama", "default", pieces + data, [2, 3, 4] + [1] * 6 + [6] * count, [-float(i) for i in range(9)] + [0.0] * count, []))
+    words = ["<unk>", "<s>", "</s>", "\u0120", "a", "b", "ab", "\u0120ab", "1"]
+    for pre in ("gpt-2", "llama-bpe", "qwen2", "deepseek-llm", "falcon", "smollm", "tekken"):
+        (root / "gguf_tokenizer" / pre).write_bytes(
+            gguf_tokenizer("gpt2", pre, words, [3, 3, 4, 1, 1, 1, 1, 1, 1], [], ["a b", "\u0120 ab"]))
     (root / "gguf" / "gemma2").write_bytes(gguf("gemma2", 8, 34, 8, 34))
     (root / "safetensors" / "plain").write_bytes(
         safetensors([("a", "F32", [2, 3], 24), ("b", "BF16", [], 2), ("c", "I64", [0, 7], 0)], {"format": "pt"}))
