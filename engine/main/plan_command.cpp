@@ -45,7 +45,7 @@ std::unique_ptr<Backend> make_backend(const Arguments& arguments, const RunFile&
                             "doctor` says it there; of 80 GiB about 75GiB are left).",
                             cuda_platform().problem));
         }
-        return make_planned_cuda_backend(1);
+        return make_planned_cuda_backend();
     }
     const int local_ranks = narrow<int>(arguments.ranks_per_node);
     const auto node = make_planning_communicator(0, local_ranks);

@@ -53,6 +53,7 @@ class Builder {
                                         count, data_.tokens.size()));
         }
     }
+
     void build_byte_level() {
         const PreTokenizerRow& row = gguf_pre_tokenizer(data_.pre);
         for (const std::string_view pattern : row.patterns) {

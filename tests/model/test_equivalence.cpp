@@ -287,7 +287,7 @@ TEST(Equivalence, AStreamedBaseFitsWhereAResidentOneDoesNot) {
             EXPECT_LE(streamed.planned_bytes(), shape.limit);
             EXPECT_EQ(streamed.group_slots(), shape.group_slots);
             EXPECT_GE(streamed.host_bytes(), streamed.layout().bytes());
-            const auto absent = make_planned_cuda_backend(shape.limit);
+            const auto absent = make_planned_cuda_backend();
             EXPECT_EQ(Trainer(*absent, group, config, {}, adapter, options).planned_bytes(),
                       streamed.planned_bytes());
             options.host_memory_limit = streamed.host_bytes() - 1;

@@ -38,8 +38,8 @@ struct CudaOptions {
 /// old, the device does not exist, or its memory does not suffice.
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
 
-/// The sizes of that backend on a GPU with `memory_bytes`, for plans where there is none. Its
-/// operations are BugErrors. In every build.
-std::unique_ptr<Backend> make_planned_cuda_backend(std::size_t memory_bytes);
+/// The sizes of that backend, for plans where there is no GPU. Its operations are BugErrors. In
+/// every build.
+std::unique_ptr<Backend> make_planned_cuda_backend();
 
 }  // namespace qshard

@@ -1,3 +1,5 @@
+#include <limits>
+
 #include "backend/cuda/cuda.h"
 #include "backend/cuda/sizes.h"
 
@@ -12,13 +14,12 @@ namespace {
 
 class PlannedCuda final : public Backend {
   public:
-    explicit PlannedCuda(std::size_t memory_bytes) : memory_bytes_(memory_bytes) {}
-
     std::string_view name() const override { return "cuda"; }
     std::string_view isa() const override { return "(no GPU here)"; }
     int threads() const override { return 1; }
     std::size_t workspace_bytes() const override { return cuda::kOwnBytes; }
-    std::size_t memory_bytes() const override { return memory_bytes_; }
+    /// Unknown, but not the host's.
+    std::size_t memory_bytes() const override { return std::numeric_limits<std::size_t>::max(); }
     std::size_t logits_bytes() const override { return cuda::kLogitsBytes; }
     bool host_accessible() const override { return false; }
     std::size_t packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
@@ -74,15 +75,12 @@ class PlannedCuda final : public Backend {
     void adamw(const AdamW&, Tensor, Tensor, Tensor, Tensor) override { cannot(); }
     void sgd(const Sgd&, Tensor, Tensor, Tensor) override { cannot(); }
     void rmsprop(const RmsProp&, Tensor, Tensor, Tensor, Tensor) override { cannot(); }
-
-  private:
-    const std::size_t memory_bytes_;
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> make_planned_cuda_backend(std::size_t memory_bytes) {
-    return std::make_unique<PlannedCuda>(memory_bytes);
+std::unique_ptr<Backend> make_planned_cuda_backend() {
+    return std::make_unique<PlannedCuda>();
 }
 
 }  // namespace qshard
