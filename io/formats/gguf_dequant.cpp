@@ -116,6 +116,44 @@ QSHARD_CLONES void dequantize_q8_0(const std::byte* data, std::int64_t blocks, f
     }
 }
 
+QSHARD_CLONES void dequantize_q2_k(const std::byte* data, std::int64_t blocks, float* out) {
+    const std::uint8_t* in = bytes_at(data);
+    for (std::int64_t b = 0; b < blocks; ++b, in += 84) {
+        const float d = load_half(in + 80), dmin = load_half(in + 82);
+        for (int g = 0; g < 16; ++g, out += 16) {  // of 16 elements that share a scale
+            const float scale = d * static_cast<float>(in[g] & 15),
+                        min = dmin * static_cast<float>(in[g] >> 4);
+            const std::uint8_t* q = in + 16 + 32 * (g / 8) + 16 * (g % 2);
+            const int shift = 2 * (g / 2 % 4);
+            for (int l = 0; l < 16; ++l)
+                out[l] = scale * static_cast<float>(q[l] >> shift & 3) - min;
+        }
+    }
+}
+
+/// Six-bit scale number `j` of sixteen, from the 12 bytes `s`: low halves in the first eight bytes,
+/// high pairs of bits in the last four.
+int six_bit_scale(int j, const std::uint8_t* s) {
+    return (s[j % 8] >> (4 * (j / 8)) & 15) | (s[8 + j % 4] >> (2 * (j / 4)) & 3) << 4;
+}
+
+QSHARD_CLONES void dequantize_q3_k(const std::byte* data, std::int64_t blocks, float* out) {
+    const std::uint8_t* in = bytes_at(data);
+    for (std::int64_t b = 0; b < blocks; ++b, in += 110) {
+        const float d = load_half(in + 108);
+        for (int g = 0; g < 16; ++g, out += 16) {
+            const float scale = d * static_cast<float>(six_bit_scale(g, in + 96) - 32);
+            const std::uint8_t *high = in + 16 * (g % 2),
+                               *q = in + 32 + 32 * (g / 8) + 16 * (g % 2);
+            const int shift = 2 * (g / 2 % 4), bit = g / 2;
+            for (int l = 0; l < 16; ++l) {
+                const int value = (q[l] >> shift & 3) | (high[l] >> bit & 1) << 2;
+                out[l] = scale * static_cast<float>(value - 4);
+            }
+        }
+    }
+}
+
 /// Six-bit scale and minimum number `j` of eight, from the 12 bytes `s`.
 struct ScaleMin {
     int scale, min;
@@ -232,13 +270,13 @@ constexpr std::array<GgmlTraits, 30> kTraits = {{
     {GgmlType::kQ5_0, "Q5_0", 32, 22, dequantize_q5_0},
     {GgmlType::kQ5_1, "Q5_1", 32, 24, dequantize_q5_1},
     {GgmlType::kQ8_0, "Q8_0", 32, 34, dequantize_q8_0},
+    {GgmlType::kQ2_K, "Q2_K", 256, 84, dequantize_q2_k},
+    {GgmlType::kQ3_K, "Q3_K", 256, 110, dequantize_q3_k},
     {GgmlType::kQ4_K, "Q4_K", 256, 144, dequantize_q4_k},
     {GgmlType::kQ5_K, "Q5_K", 256, 176, dequantize_q5_k},
     {GgmlType::kQ6_K, "Q6_K", 256, 210, dequantize_q6_k},
     {GgmlType::kIQ4_NL, "IQ4_NL", 32, 18, dequantize_iq4_nl},
     {GgmlType::kIQ4_XS, "IQ4_XS", 256, 136, dequantize_iq4_xs},
-    {GgmlType::kQ2_K, "Q2_K", 256, 84, nullptr},
-    {GgmlType::kQ3_K, "Q3_K", 256, 110, nullptr},
     {GgmlType::kIQ2_XXS, "IQ2_XXS", 256, 66, nullptr},
     {GgmlType::kIQ2_XS, "IQ2_XS", 256, 74, nullptr},
     {GgmlType::kIQ3_XXS, "IQ3_XXS", 256, 98, nullptr},
@@ -272,8 +310,14 @@ const GgmlTraits& traits_of(GgmlType type) {
     throw BugError("a ggml type has no traits");
 }
 
-std::string_view supported_ggml_types() {
-    return "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS";
+std::string supported_ggml_types() {
+    std::string names;
+    for (const GgmlTraits& traits : kTraits) {
+        if (traits.dequantize == nullptr) continue;
+        if (!names.empty()) names += ", ";
+        names += traits.name;
+    }
+    return names;
 }
 
 }  // namespace qshard

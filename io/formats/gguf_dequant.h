@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 
 /// Values of ggml's element types, bit for bit those of ggml's dequantize_row_* (ggml-quants.c).
@@ -55,6 +56,6 @@ struct GgmlTraits {
 std::optional<GgmlType> ggml_type(std::uint32_t number);
 const GgmlTraits& traits_of(GgmlType type);
 /// "F32, F16, ...": the types that have values here.
-std::string_view supported_ggml_types();
+std::string supported_ggml_types();
 
 }  // namespace qshard

@@ -15,8 +15,8 @@ PERMUTED = ("llama", "granite", "smollm3")
 PRE = {"llama3": "llama-bpe", "qwen3": "qwen2", "gpt4o": "gpt-4o", "cl100k": "dbrx", "gpt2": "gpt-2", "starcoder": "starcoder",
        "granite": "refact"}
 # Fields of a random block that are fp16 scales, and values that give weights of the usual size.
-SCALES = {Type.Q4_K: {0: 4e-4, 2: 3e-3}, Type.Q5_K: {0: 2e-4, 2: 3e-3}, Type.Q6_K: {208: 5e-5}, Type.IQ4_XS: {0: 5e-5},
-          Type.IQ4_NL: {0: 1e-3}}
+SCALES = {Type.Q2_K: {80: 2e-3, 82: 3e-3}, Type.Q3_K: {108: 2e-4}, Type.Q4_K: {0: 4e-4, 2: 3e-3}, Type.Q5_K: {0: 2e-4, 2: 3e-3},
+          Type.Q6_K: {208: 5e-5}, Type.IQ4_XS: {0: 5e-5}, Type.IQ4_NL: {0: 1e-3}}
 
 
 def random_blocks(rows, cols, kind, seed):
@@ -38,6 +38,10 @@ def kind_of(name, cols, types):
         return Type.Q6_K if wide else Type.Q8_0
     if "attn_output" in name:
         return Type.Q5_K if wide else Type.Q5_1
+    if "ffn_gate" in name or "attn_k" in name:
+        return Type.Q3_K if wide else Type.Q4_1
+    if "ffn_up" in name:
+        return Type.Q2_K if wide else Type.Q4_0
     return Type.Q4_K if wide else Type.Q5_0
 
 

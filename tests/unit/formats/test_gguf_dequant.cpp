@@ -23,7 +23,7 @@ void PrintTo(const Case& c, std::ostream* out) {
     *out << traits_of(c.type).name;
 }
 
-// 2048 elements of random blocks and ggml's values of them (the generator is in the test).
+// 2048 elements of random blocks and ggml's values of them: tests/golden/gguf/make.py.
 const Case kCases[] = {
     {GgmlType::kQ4_0, 0x59d0efbb, 0x70956649, 0.0234375f, -0.015625f, 0.0078125f, -0.0242843628f, 0,
      0, false},
@@ -35,11 +35,18 @@ const Case kCases[] = {
      0.0484848022f, 0, 2, true},
     {GgmlType::kQ8_0, 0x2878a6ee, 0xb6a40ba3, -0.6640625f, -0.828125f, 0.9765625f, -0.20236969f, 0,
      0, false},
+    {GgmlType::kQ2_K, 0x424a5290, 0x9dcb0e53, 0.0390625f, 0.1171875f, 0.1785965f, -0.07896423f, 80,
+     82, false},
+    {GgmlType::kQ3_K, 0x3f82179a, 0xb37004af, 0.078125f, -0.078125f, -0.0f, 0.5625f, 108, 0, false},
     {GgmlType::kQ4_K, 0x192c024b, 0xa2b17d2f, -0.174980164f, 0.0593948364f, 0.528144836f,
      0.26335907f, 0, 2, false},
     {GgmlType::kQ5_K, 0x8589fc3d, 0x96c78f16, 3.10626984f, 1.58283234f, 1.70001984f, 8.84148407f, 0,
      2, false},
     {GgmlType::kQ6_K, 0x244dd439, 0x11997315, 8.765625f, -9.5625f, 1.359375f, -22.4609375f, 208, 0,
+     false},
+    {GgmlType::kIQ4_NL, 0x59d0efbb, 0xa696bd87, 0.296875f, -0.171875f, 0.1015625f, -0.28331757f, 0,
+     0, false},
+    {GgmlType::kIQ4_XS, 0x3518c337, 0x802de9cf, -8.4765625f, 9.203125f, 16.710938f, 2.15625f, 0, 0,
      false},
 };
 
