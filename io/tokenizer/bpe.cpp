@@ -232,20 +232,23 @@ void Bpe::add_symbol(std::string_view text, std::uint32_t bytes, Pending& pendin
     pending.bytes += bytes;
 }
 
-bool Bpe::can_cut_before(std::string_view marker) const {
+std::optional<std::vector<std::string>> Bpe::tokens_across(std::string_view marker) const {
+    constexpr std::size_t kMost = 16;
     const Vocabulary& vocabulary = definition_.vocabulary;
     if (definition_.byte_level || definition_.ignore_merges || vocabulary.find(marker) < 0 ||
         !definition_.continuing_prefix.empty() || !definition_.word_suffix.empty()) {
-        return false;
+        return std::nullopt;
     }
+    std::vector<std::string> across;
     for (std::int32_t id = 0; id < vocabulary.count(); ++id) {
         const std::string_view token = vocabulary.token(id);
-        // After its leading run of markers a token may hold no other.
         std::size_t at = 0;
         while (token.substr(at).starts_with(marker)) at += marker.size();
-        if (token.find(marker, at) != std::string_view::npos) return false;
+        if (token.find(marker, at) == std::string_view::npos) continue;
+        if (across.size() == kMost) return std::nullopt;
+        across.emplace_back(token);
     }
-    return true;
+    return across;
 }
 
 }  // namespace qshard::tok

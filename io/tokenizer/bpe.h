@@ -35,10 +35,11 @@ class Bpe : public Model {
     void encode(std::string_view word, std::vector<ModelToken>& out) const override;
     const Vocabulary& vocabulary() const { return definition_.vocabulary; }
 
-    /// Whether no merge ever joins `marker` to a different character before it, so that a word cut
-    /// there gives the same tokens. True of SentencePiece vocabularies, whose words would otherwise
-    /// be whole documents.
-    bool can_cut_before(std::string_view marker) const;
+    /// Tokens that hold `marker` behind a different character: a word cut before a run of markers
+    /// gives the same tokens where none of them lies across the cut. SentencePiece vocabularies,
+    /// whose words would otherwise be whole documents, have none or a few (Gemma 3: ">▁</").
+    /// Nothing if there are more than 16, or words cannot be cut for another reason.
+    std::optional<std::vector<std::string>> tokens_across(std::string_view marker) const;
 
   private:
     void add_initial_symbols(std::string_view word, std::vector<ModelToken>& symbols) const;

@@ -100,8 +100,8 @@ class Builder {
         check_id("unknown_token_id", bpe.unknown);
         bpe.merges = gguf_scored_merges(data_, bpe.vocabulary);
         auto model = std::make_unique<Bpe>(std::move(bpe));
-        if (model->can_cut_before(kSpaceMarker))
-            state_->pre_tokenizer.add(make_cut_before(kSpaceMarker));
+        if (const auto across = model->tokens_across(kSpaceMarker))
+            state_->pre_tokenizer.add(make_cut_before(kSpaceMarker, *across));
         state_->model = std::move(model);
         state_->decoder.add(make_replace_decoder(make_literal(kSpaceMarker), " "));
         state_->decoder.add(make_byte_fallback_decoder());

@@ -246,7 +246,8 @@ std::unique_ptr<Model> read_bpe(State& state, const JsonField& field, bool byte_
     for (const Merge& m : bpe.merges) digest.add(fmt::format("{} {}", m.left, m.right));
     state.vocabulary = bpe.vocabulary;
     auto model = std::make_unique<Bpe>(std::move(bpe));
-    if (model->can_cut_before(kSpaceMarker)) state.pre_tokenizer.add(make_cut_before(kSpaceMarker));
+    if (const auto across = model->tokens_across(kSpaceMarker))
+        state.pre_tokenizer.add(make_cut_before(kSpaceMarker, *across));
     return model;
 }
 

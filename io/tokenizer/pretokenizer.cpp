@@ -138,7 +138,15 @@ class ByteSpellingStep : public PreTokenizerStep {
 
 class CutBeforeStep : public PreTokenizerStep {
   public:
-    explicit CutBeforeStep(std::string marker) : marker_(std::move(marker)) {}
+    CutBeforeStep(std::string marker, const std::vector<std::string>& across)
+        : marker_(std::move(marker)) {
+        for (const std::string& token : across) {
+            for (std::size_t at = 1; (at = token.find(marker_, at)) != std::string::npos; ++at) {
+                if (!std::string_view(token).substr(0, at).ends_with(marker_))
+                    across_.push_back({token, at});
+            }
+        }
+    }
     void apply(Text& text, std::vector<Piece>& pieces) const override {
         std::vector<Piece> out;
         for (const Piece& piece : pieces) {
@@ -149,7 +157,8 @@ class CutBeforeStep : public PreTokenizerStep {
             const std::string_view view = text.view().substr(0, piece.end);
             std::size_t begin = piece.begin, at = piece.begin;
             while ((at = view.find(marker_, at)) != std::string_view::npos) {
-                if (at > begin && !view.substr(begin, at - begin).ends_with(marker_)) {
+                if (at > begin && !view.substr(begin, at - begin).ends_with(marker_) &&
+                    !is_within_token(view, piece.begin, at)) {
                     add_piece(out, static_cast<std::uint32_t>(begin),
                               static_cast<std::uint32_t>(at));
                     begin = at;
@@ -162,7 +171,19 @@ class CutBeforeStep : public PreTokenizerStep {
     }
 
   private:
+    /// A token, and where in it a run of markers begins.
+    struct Across {
+        std::string token;
+        std::size_t before;
+    };
+    bool is_within_token(std::string_view view, std::size_t begin, std::size_t at) const {
+        return std::ranges::any_of(across_, [&](const Across& one) {
+            return at - begin >= one.before && view.substr(at - one.before).starts_with(one.token);
+        });
+    }
+
     std::string marker_;
+    std::vector<Across> across_;
 };
 
 class MetaspaceStep : public PreTokenizerStep {
@@ -260,8 +281,9 @@ std::unique_ptr<PreTokenizerStep> make_metaspace(std::string marker, PrependSche
                                                  bool split) {
     return std::make_unique<MetaspaceStep>(std::move(marker), scheme, split);
 }
-std::unique_ptr<PreTokenizerStep> make_cut_before(std::string marker) {
-    return std::make_unique<CutBeforeStep>(std::move(marker));
+std::unique_ptr<PreTokenizerStep> make_cut_before(std::string marker,
+                                                  const std::vector<std::string>& across) {
+    return std::make_unique<CutBeforeStep>(std::move(marker), across);
 }
 std::unique_ptr<Matcher> make_class_matcher(std::uint8_t classes) {
     return std::make_unique<ClassMatcher>(classes);

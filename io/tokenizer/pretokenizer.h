@@ -53,8 +53,10 @@ std::unique_ptr<PreTokenizerStep> make_byte_spelling();
 /// Turns spaces into `marker` and, if `split`, cuts before each.
 std::unique_ptr<PreTokenizerStep> make_metaspace(std::string marker, PrependScheme scheme,
                                                  bool split);
-/// Cuts before every run of `marker`: changes no tokens of a model that can_cut_before() it.
-std::unique_ptr<PreTokenizerStep> make_cut_before(std::string marker);
+/// Cuts before every run of `marker` that none of the tokens `across` lies across: changes no
+/// tokens of a model with these Bpe::tokens_across() it.
+std::unique_ptr<PreTokenizerStep> make_cut_before(std::string marker,
+                                                  const std::vector<std::string>& across);
 
 /// Every character with one of the CharClass bits is a match.
 std::unique_ptr<Matcher> make_class_matcher(std::uint8_t classes);

@@ -117,6 +117,42 @@ TEST(Bpe, ShortAndLongWordsMergeByTheRule) {
     }
 }
 
+// A token with a marker in its midst (Gemma 3's ">▁</") forbids cuts within itself alone.
+TEST(Bpe, WordsAreCutWhereNoTokenLiesAcross) {
+    const std::vector<std::string> tokens = {"▁",    "a",  ">",  "<",   "/",  "</", "▁</",
+                                             ">▁</", "▁a", "a▁", "a▁>", "▁▁", ">>"};
+    const std::vector<std::pair<int, int>> pairs = {{3, 4}, {0, 5}, {2, 6}, {0, 1},
+                                                    {1, 0}, {9, 2}, {0, 0}, {2, 2}};
+    const std::vector<int> merged = {5, 6, 7, 8, 9, 10, 11, 12};
+    tok::BpeDefinition definition;
+    std::string vocabulary, merges;
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+        definition.vocabulary.insert(static_cast<std::int64_t>(i), tokens[i]);
+        vocabulary += (i > 0 ? ",\"" : "\"") + tokens[i] + "\":" + std::to_string(i);
+    }
+    for (std::size_t i = 0; i < pairs.size(); ++i) {
+        const auto [left, right] = pairs[i];
+        definition.merges.push_back({left, right, static_cast<std::int32_t>(i), merged[i]});
+        merges += (i > 0 ? ",[\"" : "[\"") + tokens[static_cast<std::size_t>(left)] + "\",\"" +
+                  tokens[static_cast<std::size_t>(right)] + "\"]";
+    }
+    const tok::Bpe bpe(definition);
+    EXPECT_EQ(bpe.tokens_across("▁"), (std::vector<std::string>{">▁</", "a▁", "a▁>"}));
+    const Tokenizer tokenizer = Tokenizer::from_json_text(
+        R"({"model":{"type":"BPE","vocab":{)" + vocabulary + R"(},"merges":[)" + merges + "]}}",
+        "made");
+    std::mt19937 random(3);
+    for (int trial = 0; trial < 2000; ++trial) {
+        std::string text;
+        for (std::uint32_t n = random() % 16; n > 0; --n) text += tokens[random() % 5];
+        std::vector<tok::ModelToken> whole;
+        bpe.encode(text, whole);
+        std::vector<std::int32_t> want;
+        for (const tok::ModelToken& token : whole) want.push_back(token.id);
+        EXPECT_EQ(tokenizer.encode(text, false), want) << text;
+    }
+}
+
 TEST(Unicode, LossyDecodingReplacesMaximalSubparts) {
     EXPECT_EQ(tok::to_valid_utf8("a\xff"
                                  "b"),
