@@ -1,5 +1,6 @@
 #include "io/tokenizer/pretokenizer.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "io/tokenizer/unicode.h"
