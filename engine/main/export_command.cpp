@@ -3,6 +3,7 @@
 #include "io/export/gguf_file.h"
 #include "io/export/gguf_metadata.h"
 #include "io/export/hf_folder.h"
+#include "io/formats/gguf_files.h"
 #include "io/peft/adapter_folder.h"
 #include "io/tokenizer/to_gguf.h"
 #include "main/adapter_file.h"
@@ -64,7 +65,7 @@ LayoutOptions held_base(const Arguments& arguments, const AdapterFile& adapter,
 
 /// The base's own, or made from its folder.
 GgufHeader gguf_metadata(const ModelSource& source) {
-    if (source.kind == "gguf") return gguf_metadata_like(GgufFile(InputFile(source.path)));
+    if (source.kind == "gguf") return gguf_metadata_like(*open_gguf_files(source.path));
     const ModelConfig& config = source.weights->config();
     GgufHeader header = gguf_metadata_of(config);
     if (!source.tokenizer_json) {

@@ -13,8 +13,7 @@ namespace qshard {
 namespace {
 
 /// Opens the model under a log: what is read then is what the store keeps of its files.
-StoreTable describe_source(const StoreRequest& request) {
-    const auto log = std::make_shared<ReadLog>();
+StoreTable describe_source(const StoreRequest& request, const std::shared_ptr<ReadLog>& log) {
     const ModelSource source = open_model_source(request.model, log);
     if (source.weights->stored_units() != nullptr) {
         throw UserError(ExitCode::kUsage,
@@ -36,7 +35,8 @@ StoreResult make_store(
     const StoreRequest& request,
     const std::function<void(std::size_t units_done, std::size_t units)>& progress) {
     const auto begin = std::chrono::steady_clock::now();
-    StoreTable table = describe_source(request);
+    const auto log = std::make_shared<ReadLog>();
+    StoreTable table = describe_source(request, log);
     const std::unique_ptr<WeightReader> weights = open_model(request.model);
     const auto form = quantized_form_of(*weights);
     const Quantization as_it_is = form ? quantization_of(form->storage) : Quantization::kNf4;
@@ -64,11 +64,10 @@ StoreResult make_store(
         for (const Field& field : unit.fields) result.weights += field.weight.count();
         if (progress) progress(u + 1, layout.units.size());
     }
-    const bool folder = std::filesystem::is_directory(request.model);
-    writer.finish(std::move(table), [&](const std::string& file, std::uint64_t at,
-                                        std::span<std::byte> out) {
-        InputFile(folder ? request.model / file : request.model).read(at, out.data(), out.size());
-    });
+    writer.finish(std::move(table),
+                  [&](const std::string& file, std::uint64_t at, std::span<std::byte> out) {
+                      InputFile(log->path(file)).read(at, out.data(), out.size());
+                  });
     result.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     return result;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/hash.h"
 
 namespace qshard {
 namespace {
@@ -213,6 +214,28 @@ std::uint64_t align_up(std::uint64_t bytes, std::uint64_t alignment) {
     return (bytes + alignment - 1) / alignment * alignment;
 }
 
+using Metadata = std::map<std::string, GgufValue, std::less<>>;
+constexpr const char* kSplitCount = "split.count";  // files of the model
+constexpr const char* kSplitNumber = "split.no";    // of the file, from 0
+
+/// Null if the key is absent. UserError if its value has another type.
+template <class T>
+const T* get(const Metadata& metadata, std::string_view key, std::string_view expected,
+             const std::string& file) {
+    const auto it = metadata.find(key);
+    if (it == metadata.end()) return nullptr;
+    const T* value = std::get_if<T>(&it->second);
+    if (value == nullptr)
+        throw UserError(fmt::format("{}: the value of \"{}\" must be {}", file, key, expected));
+    return value;
+}
+
+std::optional<std::int64_t> integer_in(const Metadata& metadata, std::string_view key,
+                                       const std::string& file) {
+    const auto* value = get<std::int64_t>(metadata, key, "an integer", file);
+    return value == nullptr ? std::nullopt : std::optional(*value);
+}
+
 }  // namespace
 
 std::int64_t GgufTensor::count() const {
@@ -221,77 +244,118 @@ std::int64_t GgufTensor::count() const {
     return product;
 }
 
-GgufFile::GgufFile(InputFile file) : file_(std::move(file)) {
-    Cursor cursor(file_);
-    if (file_.bytes() < 24) throw UserError(file_.name() + ": too short for a GGUF file");
+GgufFile::Header GgufFile::take_header(const InputFile& file) {
+    Cursor cursor(file);
+    if (file.bytes() < 24) throw UserError(file.name() + ": too short for a GGUF file");
     std::array<char, 4> magic{};
     cursor.take(magic.data(), magic.size());
     if (std::string_view(magic.data(), magic.size()) != "GGUF")
-        throw UserError(file_.name() + ": not a GGUF file");
+        throw UserError(file.name() + ": not a GGUF file");
     const auto version = cursor.take<std::uint32_t>();
     if (version != 2 && version != 3) {
         throw UserError(fmt::format(
             "{}: GGUF version {:#x}; versions 2 and 3 in little-endian order are supported",
-            file_.name(), version));
+            file.name(), version));
     }
     const auto tensor_count = cursor.take<std::uint64_t>();
     const auto key_count = cursor.take<std::uint64_t>();
     if (tensor_count > kMaxTensors) cursor.fail(fmt::format("{} tensors", tensor_count));
     if (key_count > kMaxKeys) cursor.fail(fmt::format("{} keys", key_count));
+    Header header;
     for (std::uint64_t i = 0; i < key_count; ++i) {
         std::string key = cursor.take_string(kMaxKeyBytes);
         if (key.empty()) cursor.fail("an empty key");
         const std::uint64_t begin = cursor.position();
         GgufValue value = cursor.take_value();
-        value_ranges_[key] = {begin, cursor.position()};
-        if (!metadata_.emplace(key, std::move(value)).second)
+        header.value_ranges[key] = {begin, cursor.position()};
+        if (!header.metadata.emplace(key, std::move(value)).second)
             cursor.fail(fmt::format("the key \"{}\" twice", key));
     }
-    std::vector<GgufTensor> listed;
-    for (std::uint64_t i = 0; i < tensor_count; ++i) listed.push_back(take_tensor(cursor));
+    for (std::uint64_t i = 0; i < tensor_count; ++i) header.tensors.push_back(take_tensor(cursor));
 
-    const std::int64_t alignment = integer("general.alignment").value_or(32);
+    const std::int64_t alignment =
+        integer_in(header.metadata, "general.alignment", file.name()).value_or(32);
     if (alignment < 1 || static_cast<std::uint64_t>(alignment) > kMaxAlignment ||
         (alignment & (alignment - 1)) != 0) {
         cursor.fail(fmt::format("an alignment of {}", alignment));
     }
     const auto step = static_cast<std::uint64_t>(alignment);
-    header_bytes_ = align_up(cursor.position(), step);
-    if (header_bytes_ > file_.bytes() && !listed.empty())
+    header.bytes = align_up(cursor.position(), step);
+    if (header.bytes > file.bytes() && !header.tensors.empty())
         cursor.fail("it ends before its tensor data");
     std::uint64_t expected = 0;
-    for (GgufTensor& tensor : listed) {
+    for (GgufTensor& tensor : header.tensors) {
         if (tensor.offset != expected) {
             cursor.fail(fmt::format("tensor \"{}\" is at {} of the data, expected {}", tensor.name,
                                     tensor.offset, expected));
         }
-        if (expected > file_.bytes() - header_bytes_ ||
-            tensor.bytes > file_.bytes() - header_bytes_ - expected) {
+        if (expected > file.bytes() - header.bytes ||
+            tensor.bytes > file.bytes() - header.bytes - expected) {
             cursor.fail(
                 fmt::format("tensor \"{}\" ends after the file: is it truncated?", tensor.name));
         }
         expected += align_up(tensor.bytes, step);
-        tensor.offset += header_bytes_;
+        tensor.offset += header.bytes;
+    }
+    return header;
+}
+
+GgufFile::GgufFile(InputFile file, const OpenPart& open_part) {
+    Header header = take_header(file);
+    metadata_ = std::move(header.metadata);
+    value_ranges_ = std::move(header.value_ranges);
+    add_part(std::move(file), std::move(header));
+    add_further_parts(open_part);
+}
+
+void GgufFile::add_part(InputFile file, Header header) {
+    for (GgufTensor& tensor : header.tensors) {
+        tensor.part = parts_.size();
         const std::string name = tensor.name;
-        if (!tensors_.emplace(name, std::move(tensor)).second)
-            cursor.fail(fmt::format("tensor \"{}\" twice", name));
+        if (!tensors_.emplace(name, std::move(tensor)).second) {
+            throw UserError(
+                fmt::format("{}: broken GGUF file: tensor \"{}\" twice", file.name(), name));
+        }
+    }
+    parts_.push_back({std::move(file), header.bytes});
+}
+
+void GgufFile::add_further_parts(const OpenPart& open_part) {
+    const std::int64_t count = integer(kSplitCount).value_or(1);
+    if (count < 2) return;
+    if (count > kMaxParts)
+        throw UserError(
+            fmt::format("{}: a model in {} files, expected at most {}", name(), count, kMaxParts));
+    if (!open_part) throw UserError(fmt::format("{}: one of {} files of a model", name(), count));
+    const std::int64_t number = integer(kSplitNumber).value_or(0);
+    if (number != 0) {
+        throw UserError(fmt::format(
+            "{}: file {} of {} of a split model\nGive the first one, whose name ends in "
+            "-00001-of-{:05}.gguf; the others are found beside it.",
+            name(), number + 1, count, count));
+    }
+    for (std::int64_t i = 1; i < count; ++i) {
+        InputFile file = open_part(i + 1, count);
+        Header header = take_header(file);
+        const auto said_number = integer_in(header.metadata, kSplitNumber, file.name());
+        const auto said_count = integer_in(header.metadata, kSplitCount, file.name());
+        if (said_number != i || said_count != count) {
+            throw UserError(fmt::format(
+                "{}: says that it is file {} of {} of a split model, expected {} of {}: do the "
+                "files belong together?",
+                file.name(), said_number.value_or(0) + 1, said_count.value_or(1), i + 1, count));
+        }
+        add_part(std::move(file), std::move(header));
+    }
+    const std::int64_t tensors = integer("split.tensors.count").value_or(std::ssize(tensors_));
+    if (tensors != std::ssize(tensors_)) {
+        throw UserError(fmt::format("{}: its {} files have {} tensors, expected {}", name(), count,
+                                    tensors_.size(), tensors));
     }
 }
 
-template <class T>
-const T* GgufFile::get(std::string_view key, std::string_view expected) const {
-    const auto it = metadata_.find(key);
-    if (it == metadata_.end()) return nullptr;
-    const T* value = std::get_if<T>(&it->second);
-    if (value == nullptr)
-        throw UserError(
-            fmt::format("{}: the value of \"{}\" must be {}", file_.name(), key, expected));
-    return value;
-}
-
 std::optional<std::int64_t> GgufFile::integer(std::string_view key) const {
-    const std::int64_t* value = get<std::int64_t>(key, "an integer");
-    return value == nullptr ? std::nullopt : std::optional(*value);
+    return integer_in(metadata_, key, name());
 }
 
 std::optional<double> GgufFile::number(std::string_view key) const {
@@ -299,37 +363,59 @@ std::optional<double> GgufFile::number(std::string_view key) const {
     if (it != metadata_.end() && std::holds_alternative<std::int64_t>(it->second)) {
         return static_cast<double>(std::get<std::int64_t>(it->second));
     }
-    const double* value = get<double>(key, "a number");
+    const double* value = get<double>(metadata_, key, "a number", name());
     if (value == nullptr) return std::nullopt;
     if (!std::isfinite(*value))
-        throw UserError(fmt::format("{}: the value of \"{}\" is not finite", file_.name(), key));
+        throw UserError(fmt::format("{}: the value of \"{}\" is not finite", name(), key));
     return *value;
 }
 
 std::optional<bool> GgufFile::boolean(std::string_view key) const {
-    const bool* value = get<bool>(key, "true or false");
+    const bool* value = get<bool>(metadata_, key, "true or false", name());
     return value == nullptr ? std::nullopt : std::optional(*value);
 }
 
 const std::string* GgufFile::text(std::string_view key) const {
-    return get<std::string>(key, "a string");
+    return get<std::string>(metadata_, key, "a string", name());
 }
 const std::vector<std::string>* GgufFile::texts(std::string_view key) const {
-    return get<std::vector<std::string>>(key, "an array of strings");
+    return get<std::vector<std::string>>(metadata_, key, "an array of strings", name());
 }
 const std::vector<std::int64_t>* GgufFile::integers(std::string_view key) const {
-    return get<std::vector<std::int64_t>>(key, "an array of integers");
+    return get<std::vector<std::int64_t>>(metadata_, key, "an array of integers", name());
 }
 const std::vector<double>* GgufFile::numbers(std::string_view key) const {
-    return get<std::vector<double>>(key, "an array of floats");
+    return get<std::vector<double>>(metadata_, key, "an array of floats", name());
 }
 
 std::vector<std::byte> GgufFile::raw_value(std::string_view key) const {
     const auto range = value_ranges_.find(key);
     check(range != value_ranges_.end(), "the key is in the file");
     std::vector<std::byte> bytes(static_cast<std::size_t>(range->second.end - range->second.begin));
-    file_.read(range->second.begin, bytes.data(), bytes.size());
+    parts_.front().file.read(range->second.begin, bytes.data(), bytes.size());
     return bytes;
+}
+
+void GgufFile::read(const GgufTensor& tensor, std::uint64_t first, void* out,
+                    std::size_t bytes) const {
+    parts_[tensor.part].file.read(tensor.offset + first, out, bytes);
+}
+
+std::uint64_t GgufFile::bytes() const {
+    std::uint64_t sum = 0;
+    for (const Part& part : parts_) sum += part.file.bytes();
+    return sum;
+}
+
+std::string GgufFile::sha256() const {
+    Sha256 digest;
+    for (const auto& [file, header_bytes] : parts_) {
+        std::string header(static_cast<std::size_t>(std::min(header_bytes, file.bytes())), '\0');
+        file.read(0, header.data(), header.size());
+        digest.update(fmt::format("gguf {}\n", file.bytes()));
+        digest.update(header);
+    }
+    return digest.hex();
 }
 
 const GgufTensor* GgufFile::find(std::string_view name) const {

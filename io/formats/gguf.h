@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -12,7 +13,7 @@
 #include "io/formats/input_file.h"
 
 /// Reader of GGUF files (versions 2 and 3, little-endian), as strict as ggml's and with limits for
-/// hostile ones.
+/// hostile ones. A model may lie in several files, as llama-gguf-split cuts it.
 namespace qshard {
 
 /// Integers of every width and booleans of arrays are int64, floats are double.
@@ -23,7 +24,8 @@ struct GgufTensor {
     std::string name;
     std::vector<std::int64_t> extents;  ///< fastest first: {cols, rows}
     GgmlType type = GgmlType::kF32;
-    std::uint64_t offset = 0;  ///< from the start of the file
+    std::size_t part = 0;      ///< file of the model that holds it
+    std::uint64_t offset = 0;  ///< from the start of that file
     std::uint64_t bytes = 0;
 
     std::int64_t count() const;
@@ -31,11 +33,16 @@ struct GgufTensor {
 
 class GgufFile {
   public:
+    static constexpr std::int64_t kMaxParts = 512;
+    /// Opens a further file of a model that is in several: file `number`, from 2, of `count`.
+    using OpenPart = std::function<InputFile(std::int64_t number, std::int64_t count)>;
+
     /// Reads metadata and tensor table. UserError: strings above 16 MiB, arrays above 16 Mi items
     /// or longer than the file, above 65,536 keys or 1,000,000 tensors, duplicate names, above 4
     /// dimensions, rows that are no whole blocks, alignment no power of two up to 1 MiB, offsets
-    /// that are not the running sum of padded sizes, data past the end.
-    explicit GgufFile(InputFile file);
+    /// that are not the running sum of padded sizes, data past the end; files of a split model that
+    /// do not belong together, or more than kMaxParts.
+    explicit GgufFile(InputFile file, const OpenPart& open_part = {});
 
     /// Null or nothing if the key is absent; UserError if its value has another type.
     std::optional<std::int64_t> integer(std::string_view key) const;
@@ -52,19 +59,39 @@ class GgufFile {
     std::vector<std::byte> raw_value(std::string_view key) const;
     const std::map<std::string, GgufTensor, std::less<>>& tensors() const { return tensors_; }
     const GgufTensor* find(std::string_view name) const;
-    const InputFile& file() const { return file_; }
-    std::uint64_t header_bytes() const { return header_bytes_; }
+    /// Bytes [first, first + bytes) of a tensor's data. UserError if its file ends before;
+    /// SystemError if reading fails.
+    void read(const GgufTensor& tensor, std::uint64_t first, void* out, std::size_t bytes) const;
+
+    /// Of the first file, for messages.
+    const std::string& name() const { return parts_.front().file.name(); }
+    /// Of all files.
+    std::uint64_t bytes() const;
+    /// Hexadecimal digest of sizes and headers of all files.
+    std::string sha256() const;
 
   private:
-    template <class T>
-    const T* get(std::string_view key, std::string_view expected) const;
-
-    InputFile file_;
-    std::uint64_t header_bytes_ = 0;  // including the padding before the data
     struct Range {
         std::uint64_t begin = 0, end = 0;
     };
-    std::map<std::string, GgufValue, std::less<>> metadata_;
+    /// What a file says before its tensors' data.
+    struct Header {
+        std::map<std::string, GgufValue, std::less<>> metadata;
+        std::map<std::string, Range, std::less<>> value_ranges;
+        std::vector<GgufTensor> tensors;
+        std::uint64_t bytes = 0;  ///< including the padding before the data
+    };
+    struct Part {
+        InputFile file;
+        std::uint64_t header_bytes = 0;
+    };
+
+    static Header take_header(const InputFile& file);
+    void add_part(InputFile file, Header header);
+    void add_further_parts(const OpenPart& open_part);
+
+    std::vector<Part> parts_;
+    std::map<std::string, GgufValue, std::less<>> metadata_;  // of the first file
     std::map<std::string, Range, std::less<>> value_ranges_;
     std::map<std::string, GgufTensor, std::less<>> tensors_;
 };

@@ -42,8 +42,7 @@ class Keys {
         return fmt::format("{}.{}", architecture_, key);
     }
     [[noreturn]] void fail(std::string_view key, const std::string& expected) const {
-        throw UserError(
-            fmt::format("{}: \"{}\" must be {}", file_.file().name(), full(key), expected));
+        throw UserError(fmt::format("{}: \"{}\" must be {}", file_.name(), full(key), expected));
     }
     std::optional<std::int64_t> integer(std::string_view key, std::int64_t low,
                                         std::int64_t high) const {
@@ -86,7 +85,7 @@ class Keys {
             throw UserError(
                 fmt::format("{}: unknown \"{}\": a model with it may compute something else than "
                             "this program does",
-                            file_.file().name(), name));
+                            file_.name(), name));
         }
     }
 
@@ -99,15 +98,11 @@ class Keys {
 };
 
 const Family& check_kind(const GgufFile& file) {
-    const std::string& name = file.file().name();
+    const std::string& name = file.name();
     const std::string* type = file.text("general.type");
     if (type != nullptr && *type != "model") {
         throw UserError(
             fmt::format("{}: a GGUF file of type \"{}\", expected a model", name, *type));
-    }
-    if (file.integer("split.count").value_or(1) > 1) {
-        throw UserError(fmt::format(
-            "{}: one part of a split model; merge the parts with llama-gguf-split first", name));
     }
     const std::string* architecture = file.text("general.architecture");
     if (architecture == nullptr) throw UserError(name + ": \"general.architecture\" is missing");
@@ -146,8 +141,7 @@ void set_dimensions(const GgufFile& file, const Keys& keys, const Family& family
     if (config.head_width % 2 != 0) keys.fail("attention.key_length", "even");
     const GgufTensor* embedding = file.find(gguf_name(family, Role::kEmbed, 0));
     if (embedding == nullptr || embedding->extents.size() != 2 || embedding->extents[1] > 1 << 24) {
-        throw UserError(file.file().name() +
-                        ": token_embd.weight is missing or has an impossible shape");
+        throw UserError(file.name() + ": token_embd.weight is missing or has an impossible shape");
     }
     config.vocabulary = embedding->extents[1];
 }
@@ -202,14 +196,14 @@ std::vector<float> divisors_of(const GgufFile& file, const char* name, std::int6
     if (tensor == nullptr) return {};
     if (tensor->type != GgmlType::kF32 || tensor->count() != count) {
         throw UserError(
-            fmt::format("{}: {} must be {} values of type F32", file.file().name(), name, count));
+            fmt::format("{}: {} must be {} values of type F32", file.name(), name, count));
     }
     std::vector<float> divisors(static_cast<std::size_t>(count));
-    file.file().read(tensor->offset, divisors.data(), divisors.size() * sizeof(float));
+    file.read(*tensor, 0, divisors.data(), divisors.size() * sizeof(float));
     if (std::any_of(divisors.begin(), divisors.end(),
                     [](float d) { return !(d > 0) || !std::isfinite(d); })) {
         throw UserError(
-            fmt::format("{}: {} holds a value that is not positive", file.file().name(), name));
+            fmt::format("{}: {} holds a value that is not positive", file.name(), name));
     }
     return divisors;
 }
@@ -222,7 +216,7 @@ void set_longrope(const GgufFile& file, const Keys& keys, const ModelConfig& con
     if (shorts.empty() && longs.empty()) return;
     if (shorts.empty() || longs.empty() || rope.kind != RopeKind::kDefault) {
         throw UserError(fmt::format("{}: expected both {} and {}, and no other scaling",
-                                    file.file().name(), kRopeShortFactors, kRopeLongFactors));
+                                    file.name(), kRopeShortFactors, kRopeLongFactors));
     }
     rope.kind = RopeKind::kLongrope;
     rope.short_factor.assign(shorts.begin(), shorts.end());

@@ -13,7 +13,7 @@ inline constexpr const char* kRopeLongFactors = "rope_factors_long.weight";
 
 /// A GGUF file's metadata (and, for what metadata does not say, its tensors) as a ModelConfig.
 /// UserError if the architecture is not one of the families table, a value is out of range, or the
-/// file is an adapter or a split.
+/// file is an adapter.
 ModelConfig model_config_from_gguf(const GgufFile& file);
 /// One of the three above.
 bool is_rope_tensor(std::string_view name);

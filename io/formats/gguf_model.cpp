@@ -8,7 +8,6 @@
 #include <unordered_map>
 
 #include "base/error.h"
-#include "base/hash.h"
 #include "io/formats/gguf_config.h"
 #include "spec/families.h"
 
@@ -27,7 +26,7 @@ struct Located {
 };
 
 /// Elements [first, first + count) of a tensor.
-void read_elements(const InputFile& file, const GgufTensor& tensor, std::int64_t first,
+void read_elements(const GgufFile& file, const GgufTensor& tensor, std::int64_t first,
                    std::int64_t count, float* out) {
     const GgmlTraits& traits = traits_of(tensor.type);
     const std::int64_t per_block = traits.block_count;
@@ -40,7 +39,7 @@ void read_elements(const InputFile& file, const GgufTensor& tensor, std::int64_t
         const std::int64_t block = first / per_block, skipped = first % per_block;
         const std::int64_t last = (first + count - 1) / per_block;
         const std::int64_t blocks = std::min(last - block + 1, of_chunk);
-        file.read(tensor.offset + static_cast<std::uint64_t>(block) * traits.block_bytes, raw.get(),
+        file.read(tensor, static_cast<std::uint64_t>(block) * traits.block_bytes, raw.get(),
                   static_cast<std::size_t>(blocks) * traits.block_bytes);
         const std::int64_t taken = std::min(count, blocks * per_block - skipped);
         if (skipped == 0 && taken == blocks * per_block) {
@@ -67,7 +66,7 @@ class GgufModel : public WeightReader {
             if (!is_rope_tensor(name) && !used_.contains(name)) {
                 throw UserError(fmt::format(
                     "{}: the tensor \"{}\" is not part of a \"{}\" model as this program knows it",
-                    file_->file().name(), name, config_.family));
+                    file_->name(), name, config_.family));
             }
         }
         used_.clear();
@@ -93,7 +92,7 @@ class GgufModel : public WeightReader {
         if (located.permuted_heads > 0) {
             read_permuted(weight, located, first, out);
         } else {
-            read_elements(file_->file(), *located.tensor, located.begin + first, std::ssize(out),
+            read_elements(*file_, *located.tensor, located.begin + first, std::ssize(out),
                           out.data());
         }
         if (located.plus_one) {
@@ -108,21 +107,11 @@ class GgufModel : public WeightReader {
             return WeightReader::read_bf16(weight, first, out);
         check_inside(weight, first, out.size());
         const auto at = static_cast<std::uint64_t>(located.begin + first) * sizeof(bf16);
-        file_->file().read(located.tensor->offset + at, out.data(), out.size_bytes());
+        file_->read(*located.tensor, at, out.data(), out.size_bytes());
     }
 
-    std::string sha256() const override {
-        std::string header(
-            static_cast<std::size_t>(std::min(file_->header_bytes(), file_->file().bytes())), '\0');
-        file_->file().read(0, header.data(), header.size());
-        Sha256 digest;
-        digest.update(fmt::format("gguf {}\n", file_->file().bytes()));
-        digest.update(header);
-        return digest.hex();
-    }
-    std::int64_t file_bytes() const override {
-        return static_cast<std::int64_t>(file_->file().bytes());
-    }
+    std::string sha256() const override { return file_->sha256(); }
+    std::int64_t file_bytes() const override { return static_cast<std::int64_t>(file_->bytes()); }
 
   private:
     const Located& at(const WeightSpec& weight) const {
@@ -136,7 +125,7 @@ class GgufModel : public WeightReader {
         for (const WeightSpec& weight : weights) {
             const std::string name = gguf_name(family, weight.role, layer);
             const GgufTensor* tensor = file_->find(name);
-            const std::string& origin = file_->file().name();
+            const std::string& origin = file_->name();
             if (tensor == nullptr)
                 throw UserError(fmt::format("{}: the tensor \"{}\" is missing", origin, name));
             std::vector<std::int64_t> expected = {weight.cols};
@@ -191,9 +180,8 @@ class GgufModel : public WeightReader {
             const auto row_bytes =
                 static_cast<std::size_t>(row_length / traits.block_count) * traits.block_bytes;
             std::vector<std::byte> raw(static_cast<std::size_t>(file_rows) * row_bytes);
-            file_->file().read(
-                located.tensor->offset + static_cast<std::uint64_t>(begin_row) * row_bytes,
-                raw.data(), raw.size());
+            file_->read(*located.tensor, static_cast<std::uint64_t>(begin_row) * row_bytes,
+                        raw.data(), raw.size());
             std::vector<float> edge(static_cast<std::size_t>(row_length));
             for (; first < stop;) {
                 const std::int64_t r = first / row_length, skipped = first % row_length;
@@ -228,7 +216,7 @@ std::optional<GgufTokenizerData> gguf_tokenizer(const GgufFile& file) {
     const std::vector<std::string>* tokens = file.texts("tokenizer.ggml.tokens");
     if (model == nullptr || tokens == nullptr) return std::nullopt;
     const auto fail = [&](const char* what) {
-        throw UserError(fmt::format("{}: {}", file.file().name(), what));
+        throw UserError(fmt::format("{}: {}", file.name(), what));
     };
     if (tokens->size() > kMaxVocabulary) fail("more than 1,048,576 tokens");
     GgufTokenizerData data;

@@ -34,12 +34,17 @@ bool is_bare_name(std::string_view name) {
 
 }  // namespace
 
-void ReadLog::add(const std::string& name, std::uint64_t file_bytes, std::uint64_t at,
-                  std::uint64_t bytes) {
+void ReadLog::open(const std::string& name, const std::filesystem::path& path,
+                   std::uint64_t bytes) {
     const std::lock_guard lock(mutex_);
-    PartialFile& file = files_[name];
-    file.bytes = file_bytes;
+    files_[name].bytes = bytes;
+    paths_[name] = path;
+}
+
+void ReadLog::add(const std::string& name, std::uint64_t at, std::uint64_t bytes) {
     if (bytes == 0) return;
+    const std::lock_guard lock(mutex_);
+    PartialFile& file = files_.at(name);
     FilePiece piece{at, bytes, 0};
     std::vector<FilePiece> pieces;
     for (const FilePiece& other : file.pieces) {
@@ -102,7 +107,7 @@ InputFile::InputFile(InputFile&& other) noexcept
 void InputFile::record(std::shared_ptr<ReadLog> log, std::string key) {
     log_ = std::move(log);
     log_key_ = std::move(key);
-    if (log_) log_->add(log_key_, bytes_, 0, 0);
+    if (log_) log_->open(log_key_, name_, bytes_);
 }
 
 void InputFile::read_kept(std::uint64_t offset, void* out, std::size_t bytes) const {
@@ -123,7 +128,7 @@ void InputFile::read(std::uint64_t offset, void* out, std::size_t bytes) const {
             "{}: the file has {} bytes, but bytes {} to {} are needed: is it truncated?", name_,
             bytes_, offset, offset + bytes));
     }
-    if (log_) log_->add(log_key_, bytes_, offset, bytes);
+    if (log_) log_->add(log_key_, offset, bytes);
     if (keeper_) return read_kept(offset, out, bytes);
     auto* next = static_cast<char*>(out);
     while (bytes > 0) {

@@ -26,13 +26,17 @@ struct PartialFile {
 /// Notes what is read of files, so that it can be kept. Thread-safe.
 class ReadLog {
   public:
-    void add(const std::string& name, std::uint64_t file_bytes, std::uint64_t at,
-             std::uint64_t bytes);
+    /// A file of `bytes` at `path`, noted under `name`.
+    void open(const std::string& name, const std::filesystem::path& path, std::uint64_t bytes);
+    /// Bytes [at, at + bytes) of it were read.
+    void add(const std::string& name, std::uint64_t at, std::uint64_t bytes);
     const std::map<std::string, PartialFile>& files() const { return files_; }
+    const std::filesystem::path& path(const std::string& name) const { return paths_.at(name); }
 
   private:
     std::mutex mutex_;
     std::map<std::string, PartialFile> files_;
+    std::map<std::string, std::filesystem::path> paths_;
 };
 
 /// A regular file opened for reading at any offset, by any number of threads at once. Nothing is
@@ -56,7 +60,7 @@ class InputFile {
     std::uint64_t bytes() const { return bytes_; }
     /// For messages.
     const std::string& name() const { return name_; }
-    /// Every read from now on is noted in `log`, under `key`.
+    /// Every read from now on is noted in `log`, under `key`. Only of a file opened by its path.
     void record(std::shared_ptr<ReadLog> log, std::string key);
     /// Bytes [offset, offset + bytes). UserError if the file ends before; SystemError if reading
     /// fails.

@@ -1,14 +1,17 @@
 #include "io/formats/model_reader.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/value.hpp>
+#include <set>
 #include <unordered_map>
 
 #include "base/error.h"
 #include "io/formats/dequantized.h"
-#include "io/formats/gguf.h"
+#include "io/formats/gguf_files.h"
 #include "io/formats/gguf_model.h"
 #include "io/formats/hf_model.h"
 #include "io/formats/weight_store.h"
@@ -20,7 +23,6 @@ namespace {
 
 constexpr std::size_t kMaxTemplate = std::size_t{16} << 20;
 constexpr std::size_t kMaxTokenizer = std::size_t{256} << 20;
-constexpr const char* kGgufName = "model.gguf";  ///< of a GGUF file that a weight store keeps
 
 std::optional<ModelText> text_of(const ModelFolder& folder, const std::string& name,
                                  std::size_t limit) {
@@ -47,6 +49,22 @@ std::string configured_template(const ModelText& tokenizer_config) {
     return {};
 }
 
+/// Names what a folder that is no Hugging Face model has instead.
+[[noreturn]] void refuse_folder(const std::filesystem::path& folder) {
+    std::set<std::string> names;
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+        if (entry.path().extension() == ".gguf") names.insert(entry.path().filename().string());
+    }
+    std::string message =
+        fmt::format("{}: a folder without config.json is no Hugging Face model", folder.string());
+    if (!names.empty()) {
+        message +=
+            fmt::format("\nIt has GGUF files; give the path of one: {}", fmt::join(names, ", "));
+    }
+    throw UserError(message);
+}
+
 ModelSource open_folder(const ModelFolder& folder) {
     ModelSource source;
     source.kind = "safetensors";
@@ -65,9 +83,8 @@ ModelSource open_folder(const ModelFolder& folder) {
     return source;
 }
 
-ModelSource open_gguf(InputFile input) {
+ModelSource open_gguf(const std::shared_ptr<const GgufFile>& file) {
     ModelSource source;
-    auto file = std::make_shared<const GgufFile>(std::move(input));
     source.kind = "gguf";
     source.weights = open_gguf_model(file);
     source.gguf_tokenizer = gguf_tokenizer(*file);
@@ -166,7 +183,7 @@ ModelSource open_store(InputFile file) {
     const StoreTable& table = store.table();
     const ModelFolder kept(store.file(), table.files);
     ModelSource source =
-        table.source_kind == "gguf" ? open_gguf(kept.open(kGgufName)) : open_folder(kept);
+        table.source_kind == "gguf" ? open_gguf(open_kept_gguf_files(kept)) : open_folder(kept);
     source.kind = "store";
     source.weights = std::make_unique<StoreModel>(std::move(store), std::move(source.weights));
     return source;
@@ -181,9 +198,7 @@ ModelSource open_file(const std::filesystem::path& path, const std::shared_ptr<R
             "config.json and safetensors\nPickled files (.bin, .pt) are never read.",
             path.string()));
     }
-    InputFile file(path);
-    if (log) file.record(log, kGgufName);
-    return open_gguf(std::move(file));
+    return open_gguf(open_gguf_files(path, log));
 }
 
 }  // namespace
@@ -194,8 +209,12 @@ ModelSource open_model_source(const std::filesystem::path& path,
     const auto status = std::filesystem::status(path, error);
     if (!std::filesystem::exists(status))
         throw UserError(fmt::format("there is no model at {}", path.string()));
-    ModelSource source = std::filesystem::is_directory(status) ? open_folder(ModelFolder(path, log))
-                                                               : open_file(path, log);
+    const bool folder = std::filesystem::is_directory(status);
+    if (folder && std::filesystem::status(path / "config.json", error).type() ==
+                      std::filesystem::file_type::not_found) {
+        refuse_folder(path);
+    }
+    ModelSource source = folder ? open_folder(ModelFolder(path, log)) : open_file(path, log);
     source.path = path;
     return source;
 }

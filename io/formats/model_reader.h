@@ -9,8 +9,8 @@
 #include "io/tokenizer/tokenizer.h"
 #include "spec/weights.h"
 
-/// The door to models on disk: a GGUF file, a Hugging Face folder with safetensors, or a weight
-/// store.
+/// The door to models on disk: a GGUF file (or the first of several), a Hugging Face folder with
+/// safetensors, or a weight store.
 namespace qshard {
 
 /// A text file beside the weights.
@@ -30,11 +30,11 @@ struct ModelSource {
     std::optional<ModelText> tokenizer_config;
 };
 
-/// Opens a .gguf file, a weight store, or a folder with config.json and model.safetensors or its
-/// shards. Reads headers only, and checks that every weight the model needs is there with its shape
-/// and a dtype that can be read, and none that it does not know. UserError for anything broken or
-/// not supported. Pickle files (.bin, .pt) are never read. With a log, notes what is read; a weight
-/// store that keeps that opens as the model does.
+/// Opens a .gguf file (or the first of several), a weight store, or a folder with config.json and
+/// model.safetensors or its shards. Reads headers only, and checks that every weight the model
+/// needs is there with its shape and a dtype that can be read, and none that it does not know.
+/// UserError for anything broken or not supported. Pickle files (.bin, .pt) are never read. With a
+/// log, notes what is read; a weight store that keeps that opens as the model does.
 ModelSource open_model_source(const std::filesystem::path& path,
                               const std::shared_ptr<ReadLog>& log = nullptr);
 

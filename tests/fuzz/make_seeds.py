@@ -32,8 +32,8 @@ def gguf_tokenizer(model, pre, tokens, types, scores, merges):
     return out
 
 
-def gguf(architecture, linear_type, row_bytes, embedding_type=0, embedding_bytes=128):
-    """One layer, C = 32, one head, F = 32, V = 4. Small, so that mutations hit the header."""
+def gguf(architecture, linear_type, row_bytes, embedding_type=0, embedding_bytes=128, files=1):
+    """One layer, C = 32, one head, F = 32, V = 4. Small, so that mutations hit the header. Files lie one behind the other."""
     a = architecture
     keys = [("general.architecture", 8, gguf_string(a)), (f"{a}.block_count", 4, struct.pack("<I", 1)),
             (f"{a}.embedding_length", 4, struct.pack("<I", 32)), (f"{a}.feed_forward_length", 4, struct.pack("<I", 32)),
@@ -51,6 +51,17 @@ def gguf(architecture, linear_type, row_bytes, embedding_type=0, embedding_bytes
     tensors += [(f"blk.0.{n}.weight", (32,), 0, 128) for n in norms]
     tensors += [(f"blk.0.{n}.weight", (32, 32), linear_type, 32 * row_bytes)
                 for n in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")]
+    out = b""
+    for i in range(files):
+        if files > 1:
+            keys += [("split.no", 2, struct.pack("<H", i)), ("split.count", 2, struct.pack("<H", files)),
+                     ("split.tensors.count", 5, struct.pack("<i", len(tensors)))]
+        out += gguf_part(keys, tensors[i * len(tensors) // files:(i + 1) * len(tensors) // files])
+        keys = []
+    return out
+
+
+def gguf_part(keys, tensors):
     out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
     for name, kind, value in keys:
         out += gguf_string(name) + struct.pack("<I", kind) + value
@@ -191,6 +202,7 @@ def main():
         (root / "gguf_tokenizer" / pre).write_bytes(
             gguf_tokenizer("gpt2", pre, words, [3, 3, 4, 1, 1, 1, 1, 1, 1], [], ["a b", "\u0120 ab"]))
     (root / "gguf" / "gemma2").write_bytes(gguf("gemma2", 8, 34, 8, 34))
+    (root / "gguf" / "three_files").write_bytes(gguf("llama", 8, 34, files=3))
     (root / "safetensors" / "plain").write_bytes(
         safetensors([("a", "F32", [2, 3], 24), ("b", "BF16", [], 2), ("c", "I64", [0, 7], 0)], {"format": "pt"}))
     (root / "safetensors" / "small").write_bytes(safetensors([("f4", "F4", [4], 2), ("f8", "F8_E4M3", [3], 3)]))

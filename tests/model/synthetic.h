@@ -114,7 +114,7 @@ inline std::string_view backend_under_test() {
 }
 
 /// Ends a test program as skipped (77) where QSHARD_TEST_BACKEND is cuda and there is no GPU.
-class NeedsGpu : public testing::Environment {
+class NeedsGpu : public ::testing::Environment {
     void SetUp() override {
         if (backend_under_test() != "cuda") return;
         const CudaPlatform platform = cuda_platform();
@@ -124,7 +124,7 @@ class NeedsGpu : public testing::Environment {
         std::_Exit(77);
     }
 };
-inline const auto* const kNeedsGpu = testing::AddGlobalTestEnvironment(new NeedsGpu);
+inline const auto* const kNeedsGpu = ::testing::AddGlobalTestEnvironment(new NeedsGpu);
 
 /// The backend of this name, by default the one under test. "guarded" is the CPU's over memory that
 /// the host cannot touch, "emulated_cuda" the GPU's with its kernels emulated.

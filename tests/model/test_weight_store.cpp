@@ -4,6 +4,7 @@
 #include <fstream>
 #include <mutex>
 
+#include "../unit/formats/gguf_builder.h"
 #include "comm/threads.h"
 #include "golden_files.h"
 #include "io/formats/model_reader.h"
@@ -121,6 +122,29 @@ TEST(WeightStore, NeedsNothingOfTheModelAnyMore) {
     std::vector<float> values(100);
     store.weights->read(embed, 31, values);
     EXPECT_EQ(values, want);
+}
+
+TEST(WeightStore, KeepsAGgufModelInOneFileOrSeveral) {
+    const test::TempFolder folder;
+    const testing::GgufBuilder whole = testing::tiny_llama(3);
+    const fs::path one = folder.write("one.gguf", whole.bytes());
+    std::vector<fs::path> several;
+    for (const testing::GgufBuilder& part : testing::split_gguf(whole, 3)) {
+        const std::size_t number = several.size() + 1;
+        several.push_back(
+            folder.write(fmt::format("cut-{:05}-of-00003.gguf", number), part.bytes()));
+    }
+    const Outcome source = train(one, 1, PlacementMode::kReplicated, Quantization::kNf4);
+    for (const fs::path& model : {one, several.front()}) {
+        SCOPED_TRACE(model.string());
+        EXPECT_EQ(train(model, 2, PlacementMode::kGathered, Quantization::kNf4), source);
+        const std::string sum = open_model(model)->sha256();
+        const fs::path store = store_of(model, folder.path());
+        for (const fs::path& file : model == one ? std::vector<fs::path>{one} : several)
+            fs::remove(file);
+        EXPECT_EQ(open_model(store)->sha256(), sum);
+        EXPECT_EQ(train(store, 2, PlacementMode::kReplicated, Quantization::kNf4), source);
+    }
 }
 
 void expect_message(const std::function<void()>& action, const std::string& part) {

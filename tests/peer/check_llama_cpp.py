@@ -11,6 +11,7 @@ Exit status 0 when all hold. Run by hand where llama-cpp-python, gguf and numpy 
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import subprocess
@@ -82,6 +83,11 @@ class LlamaCpp:
             steps.append((before, best[0] - best[1]))
             before += len(token.encode())
         return choice["text"], steps
+
+    def ids(self, prompt, tokens):
+        """The token ids of the same."""
+        self.model.reset()
+        return list(itertools.islice(self.model.generate(self.model.tokenize(prompt.encode()), temp=0), tokens))
 
 
 def qshard_continuations(qshard, scratch, tokens, *flags):

@@ -165,8 +165,8 @@ def add_tokenizer(writer, folder, config, kind):
         writer.add_chat_template(chat)
 
 
-def write_gguf(folder, path, types):
-    """Writes the file. Returns what a program reads of it, matrices rounded to bfloat16, by transformers' names."""
+def write_gguf(folder, path, types, tensors_per_file=0):
+    """Writes the file, or several whose names the gguf package numbers. Returns what a program reads of it, matrices rounded to bfloat16, by transformers' names."""
     folder = pathlib.Path(folder)
     wrapper = WRAPPED.get(folder.name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -174,7 +174,7 @@ def write_gguf(folder, path, types):
         config = MODELS[wrapper["wraps"]]["config"] | config["text_config"]
     kind = MODELS[wrapper["wraps"] if wrapper else folder.name]["tokenizer"]
     arch = ARCHITECTURES.get(config["model_type"], config["model_type"])
-    writer = gguf.GGUFWriter(path, arch)
+    writer = gguf.GGUFWriter(path, arch, split_max_tensors=tensors_per_file)
     writer.add_type("model")
     writer.add_name(folder.name)
     add_metadata(writer, config, arch)

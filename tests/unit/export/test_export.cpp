@@ -329,8 +329,8 @@ TEST(GgufAdapter, PermutesQAndKAndFoldsTheScale) {
         EXPECT_EQ(b.extents, (std::vector<std::int64_t>{4, target.out}));
         std::vector<float> x(static_cast<std::size_t>(a.count())),
             y(static_cast<std::size_t>(b.count()));
-        file.file().read(a.offset, x.data(), a.bytes);
-        file.file().read(b.offset, y.data(), b.bytes);
+        file.read(a, 0, x.data(), a.bytes);
+        file.read(b, 0, y.data(), b.bytes);
         EXPECT_EQ(std::memcmp(x.data(), adapted.values.data() + target.a, a.bytes), 0);
         const std::int64_t half = config.head_width / 2;
         for (std::int64_t head = 0; head < target.out / config.head_width; ++head) {
@@ -377,7 +377,7 @@ TEST(GgufAdapter, HasAPairForEachExpertsGateUpAndDown) {
         const GgufTensor& found = *file.find(name);
         EXPECT_EQ(found.extents, extents) << name;
         std::vector<float> values(static_cast<std::size_t>(found.count()));
-        file.file().read(found.offset, values.data(), found.bytes);
+        file.read(found, 0, values.data(), found.bytes);
         return values;
     };
     struct Part {

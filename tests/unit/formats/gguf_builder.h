@@ -6,7 +6,7 @@
 
 #include "base/dtype.h"
 #include "files.h"
-#include "io/formats/gguf_dequant.h"
+#include "io/formats/gguf.h"
 
 namespace qshard::testing {
 
@@ -108,6 +108,32 @@ inline GgufBuilder tiny_llama(std::uint32_t type = 0) {
     linear("ffn_down.weight", 32, 64);
     b.ramp("blk.0.attn_norm.weight", {64}).ramp("blk.0.ffn_norm.weight", {64});
     return b;
+}
+
+/// The file's number and count as llama-gguf-split notes them.
+inline void mark_split(GgufBuilder& part, int number, int count, int tensors) {
+    part.raw("split.no", 2, bytes_of_value(static_cast<std::uint16_t>(number - 1)));
+    part.raw("split.count", 2, bytes_of_value(static_cast<std::uint16_t>(count)));
+    part.raw("split.tensors.count", 5, bytes_of_value<std::int32_t>(tensors));
+}
+
+/// A model in `count` files: metadata in the first, as many tensors as it takes in each.
+inline std::vector<GgufBuilder> split_gguf(const GgufBuilder& whole, int count) {
+    const qshard::GgufFile file(memory_file(whole.bytes()));
+    std::vector<GgufBuilder> parts(static_cast<std::size_t>(count));
+    parts[0].keys = whole.keys;
+    parts[0].key_count = whole.key_count;
+    const auto tensors = static_cast<int>(file.tensors().size());
+    for (int i = 0; i < count; ++i)
+        mark_split(parts[static_cast<std::size_t>(i)], i + 1, count, tensors);
+    std::size_t next = 0;
+    for (const auto& [name, tensor] : file.tensors()) {
+        std::string content(tensor.bytes, '\0');
+        file.read(tensor, 0, content.data(), content.size());
+        parts[next++ * parts.size() / file.tensors().size()].tensor(
+            name, tensor.extents, static_cast<std::uint32_t>(tensor.type), content);
+    }
+    return parts;
 }
 
 }  // namespace qshard::testing

@@ -321,7 +321,7 @@ TEST(Gguf, HostileFilesAreRefused) {
         {"an odd rope width", "even", [](B& b) { b.u32("llama.rope.dimension_count", 3); }},
         {"experts", "expert_used_count", [](B& b) { b.u32("llama.expert_count", 8); }},
         {"an adapter", "expected a model", [](B& b) { b.text("general.type", "adapter"); }},
-        {"a split", "split",
+        {"a split", "one of 3 files",
          [](B& b) { b.raw("split.count", 2, bytes_of_value<std::uint16_t>(3)); }},
         {"an unknown tensor", "not part", [](B& b) { b.ramp("blk.0.attn_q_norm.weight", {32}); }},
         {"a bias of half the projections", "missing",

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "io/formats/gguf_files.h"
 #include "io/formats/gguf_model.h"
 #include "io/tokenizer/tokenizer.h"
 
@@ -20,7 +21,7 @@ namespace json = boost::json;
 
 qshard::Tokenizer open_tokenizer(const std::filesystem::path& path) {
     if (path.extension() != ".gguf") return qshard::Tokenizer::from_json_file(path);
-    const auto data = qshard::gguf_tokenizer(qshard::GgufFile(qshard::InputFile(path)));
+    const auto data = qshard::gguf_tokenizer(*qshard::open_gguf_files(path));
     if (!data) throw qshard::UserError(path.string() + ": a GGUF file without a vocabulary");
     return qshard::Tokenizer::from_gguf(*data);
 }
