@@ -244,13 +244,18 @@ std::int64_t GgufTensor::count() const {
     return product;
 }
 
-GgufFile::Header GgufFile::take_header(const InputFile& file) {
-    Cursor cursor(file);
-    if (file.bytes() < 24) throw UserError(file.name() + ": too short for a GGUF file");
+bool GgufFile::is_gguf(const InputFile& file) {
     std::array<char, 4> magic{};
-    cursor.take(magic.data(), magic.size());
-    if (std::string_view(magic.data(), magic.size()) != "GGUF")
-        throw UserError(file.name() + ": not a GGUF file");
+    if (file.bytes() < magic.size()) return false;
+    file.read(0, magic.data(), magic.size());
+    return std::string_view(magic.data(), magic.size()) == "GGUF";
+}
+
+GgufFile::Header GgufFile::take_header(const InputFile& file) {
+    if (file.bytes() < 24) throw UserError(file.name() + ": too short for a GGUF file");
+    if (!is_gguf(file)) throw UserError(file.name() + ": not a GGUF file");
+    Cursor cursor(file);
+    cursor.take<std::uint32_t>();
     const auto version = cursor.take<std::uint32_t>();
     if (version != 2 && version != 3) {
         throw UserError(fmt::format(

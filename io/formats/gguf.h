@@ -44,6 +44,9 @@ class GgufFile {
     /// do not belong together, or more than kMaxParts.
     explicit GgufFile(InputFile file, const OpenPart& open_part = {});
 
+    /// Whether it begins as GGUF files do.
+    static bool is_gguf(const InputFile& file);
+
     /// Null or nothing if the key is absent; UserError if its value has another type.
     std::optional<std::int64_t> integer(std::string_view key) const;
     std::optional<double> number(std::string_view key) const;

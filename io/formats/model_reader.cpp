@@ -14,6 +14,7 @@
 #include "io/formats/gguf_files.h"
 #include "io/formats/gguf_model.h"
 #include "io/formats/hf_model.h"
+#include "io/formats/hub_cache.h"
 #include "io/formats/weight_store.h"
 #include "spec/json.h"
 #include "spec/json_keys.h"
@@ -190,11 +191,11 @@ ModelSource open_store(InputFile file) {
 }
 
 ModelSource open_file(const std::filesystem::path& path, const std::shared_ptr<ReadLog>& log) {
-    if (std::filesystem::is_regular_file(path) && WeightStore::is_store(InputFile(path)))
-        return open_store(InputFile(path));
-    if (path.extension() != ".gguf") {
+    const bool regular = std::filesystem::is_regular_file(path);
+    if (regular && WeightStore::is_store(InputFile(path))) return open_store(InputFile(path));
+    if (path.extension() != ".gguf" && (!regular || !GgufFile::is_gguf(InputFile(path)))) {
         throw UserError(fmt::format(
-            "{}: expected a .gguf file, a weight store made by qshard quantize, or a folder with "
+            "{}: expected a GGUF file, a weight store made by qshard quantize, or a folder with "
             "config.json and safetensors\nPickled files (.bin, .pt) are never read.",
             path.string()));
     }
@@ -207,8 +208,13 @@ ModelSource open_model_source(const std::filesystem::path& path,
                               const std::shared_ptr<ReadLog>& log) {
     std::error_code error;
     const auto status = std::filesystem::status(path, error);
-    if (!std::filesystem::exists(status))
-        throw UserError(fmt::format("there is no model at {}", path.string()));
+    if (!std::filesystem::exists(status)) {
+        std::string message = fmt::format("there is no model at {}", path.string());
+        if (const auto cached = find_in_hub_cache(path))
+            message += fmt::format("\nHugging Face's cache has one of that name; give {}",
+                                   cached->string());
+        throw UserError(message);
+    }
     const bool folder = std::filesystem::is_directory(status);
     if (folder && std::filesystem::status(path / "config.json", error).type() ==
                       std::filesystem::file_type::not_found) {

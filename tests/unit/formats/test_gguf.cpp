@@ -372,5 +372,5 @@ TEST(Gguf, ModelsThatAreNotSupportedAreNamed) {
     q.tensor("token_embd.weight", {256, 5}, 10, std::string(5 * 84, 'x'));
     expect_refused([&] { open_bytes(q.bytes()); }, "expected [64, 5]", "a wrong shape");
     expect_refused([] { open_model("/nonexistent.gguf"); }, "there is no model", "an absent file");
-    expect_refused([] { open_model("/dev/null"); }, "expected a .gguf", "a device");
+    expect_refused([] { open_model("/dev/null"); }, "expected a GGUF file", "a device");
 }
