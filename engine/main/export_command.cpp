@@ -4,6 +4,7 @@
 #include "io/export/gguf_metadata.h"
 #include "io/export/hf_folder.h"
 #include "io/formats/gguf_files.h"
+#include "io/formats/hub_cache.h"
 #include "io/peft/adapter_folder.h"
 #include "io/tokenizer/to_gguf.h"
 #include "main/adapter_file.h"
@@ -66,7 +67,9 @@ LayoutOptions held_base(const Arguments& arguments, const AdapterFile& adapter,
 /// The base's own, or made from its folder.
 GgufHeader gguf_metadata(const ModelSource& source) {
     if (source.kind == "gguf") return gguf_metadata_like(*open_gguf_files(source.path));
-    const ModelConfig& config = source.weights->config();
+    ModelConfig config = source.weights->config();
+    // llama.cpp shows the name, and knows by it how Phi-3's special tokens behave.
+    if (config.name.empty()) config.name = name_of_folder(source.path);
     GgufHeader header = gguf_metadata_of(config);
     if (!source.tokenizer_json) {
         header.text("tokenizer.ggml.model", "none");

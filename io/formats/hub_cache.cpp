@@ -43,4 +43,14 @@ std::optional<fs::path> find_in_hub_cache(const fs::path& model) {
     return all.front();
 }
 
+std::string name_of_folder(const fs::path& folder) {
+    std::error_code error;
+    fs::path path = fs::weakly_canonical(folder, error);
+    if (error) path = folder;
+    if (path.parent_path().filename() != "snapshots") return path.filename().string();
+    const std::string repository = path.parent_path().parent_path().filename().string();
+    const std::size_t owner = repository.rfind("--");
+    return owner == std::string::npos ? repository : repository.substr(owner + 2);
+}
+
 }  // namespace qshard

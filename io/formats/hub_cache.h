@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <optional>
+#include <string>
 
 namespace qshard {
 
@@ -10,5 +11,8 @@ namespace qshard {
 /// that library does: HF_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub,
 /// ~/.cache/huggingface/hub.
 std::optional<std::filesystem::path> find_in_hub_cache(const std::filesystem::path& model);
+
+/// What a model's folder is called: its own name, or NAME for one of that cache.
+std::string name_of_folder(const std::filesystem::path& folder);
 
 }  // namespace qshard

@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -157,6 +158,8 @@ class Programs(unittest.TestCase):
             self.call("export", "out", "--to", kind, "--dtype", "float32", out)
             got = self.scores(kind, "--model", out)
             self.assertLess(max(abs(a - b) for a, b in zip(got, want)), 1e-4, kind)
+        name = b"general.name" + struct.pack("<IQ", 8, len(MODEL.name)) + MODEL.name.encode()
+        self.assertIn(name, (self.folder / "merged.gguf").read_bytes())
         self.call("export", "out", "--to", "peft", "taken/folder")
         got = self.scores("peft", "--model", MODEL, "--adapter", "taken/folder")
         self.assertEqual(got, want)

@@ -61,6 +61,8 @@ TEST(ModelSource, WhatTheHubCacheHasIsNamed) {
     expect_refused([&] { open_model(model); }, (repository / "snapshots/222").string(),
                    "a name of the hub");
     expect_refused([&] { open_model("/nonexistent/tiny"); }, "there is no model at", "no such");
+    EXPECT_EQ(name_of_folder(repository / "snapshots/222"), "tiny");
+    EXPECT_EQ(name_of_folder(folder.path() / "hub/"), "hub");
     {
         const Variable other("HF_HUB_CACHE", (folder.path() / "other").c_str());
         EXPECT_EQ(find_in_hub_cache(model), std::nullopt);
