@@ -85,7 +85,7 @@ void InferenceSession::import() {
     auto base = std::make_unique<FrozenBase>(
         backend_, group_, layout_,
         world > 1 ? PlacementMode::kGathered : PlacementMode::kReplicated, *memory);
-    memory->commit();
+    agree(group_, "taking memory for the base", [&] { memory->commit(); });
     ProgressBar bar("loading the model", 100, TerminalStyle::of_stderr("auto"),
                     group_.rank() == 0 && isatty(STDERR_FILENO) == 1);
     base->load(*source_.weights, layout_options_, backend_.threads(),
@@ -100,6 +100,8 @@ Inference& InferenceSession::use(const AdapterFile* adapter, std::int64_t batch,
                                  std::int64_t context) {
     inference_.reset();
     model_ = std::make_unique<DeviceArena>(backend_);
+    std::vector<float> values;
+    Arena::Handle place = 0;
     agree(group_, "planning the memory", [&] {
         if (adapter != nullptr) adapter_layout_ = fit_adapter(*adapter, *source_.weights);
         InferenceOptions options;
@@ -110,8 +112,15 @@ Inference& InferenceSession::use(const AdapterFile* adapter, std::int64_t batch,
         inference_ = std::make_unique<Inference>(backend_, source_.weights->config(), layout_,
                                                  adapter == nullptr ? nullptr : &adapter_layout_,
                                                  options, *model_);
-        const std::size_t needed = model_->total_bytes() + backend_.workspace_bytes() +
-                                   layout_.bytes() / static_cast<std::size_t>(group_.count());
+        if (adapter != nullptr) {
+            values = flat_values(*adapter, adapter_layout_);
+            place = model_->reserve("adapter", values.size() * sizeof(float));
+        }
+        const int world = group_.count();
+        const std::size_t base =
+            layout_.bytes() / static_cast<std::size_t>(world) +
+            (world > 1 ? GatheredSource::buffer_bytes(layout_, world) : std::size_t{0});
+        const std::size_t needed = model_->total_bytes() + backend_.workspace_bytes() + base;
         if (memory_limit_ > 0 && needed > memory_limit_) {
             throw UserError(
                 ExitCode::kUnavailable,
@@ -121,13 +130,7 @@ Inference& InferenceSession::use(const AdapterFile* adapter, std::int64_t batch,
         }
     });
     if (!base_) import();
-    std::vector<float> values;
-    Arena::Handle place = 0;
-    if (adapter != nullptr) {
-        values = flat_values(*adapter, adapter_layout_);
-        place = model_->reserve("adapter", values.size() * sizeof(float));
-    }
-    model_->commit();
+    agree(group_, "taking memory for the model", [&] { model_->commit(); });
     float* flat = nullptr;
     if (adapter != nullptr) {
         flat = reinterpret_cast<float*>(model_->at(place));

@@ -11,6 +11,7 @@
 #include "main/command_line.h"
 #include "main/session.h"
 #include "place/frozen_base.h"
+#include "place/weight_sources.h"
 #include "train/inference.h"
 #include "train/slot_tree.h"
 

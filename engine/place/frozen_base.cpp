@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/hash.h"
+#include "comm/agree.h"
 #include "place/device_group.h"
 
 namespace qshard {
@@ -72,17 +73,23 @@ std::size_t FrozenBase::resident_bytes() const {
 void FrozenBase::load(const WeightReader& reader, const LayoutOptions& options, int threads,
                       const ImportProgress& progress) {
     const int world = group_.count();
-    host_.commit();
+    const bool direct = on_host_ || backend_.host_accessible();
+    std::vector<std::byte> host, gathering;
+    agree(group_, "taking memory for the base", [&] {
+        host_.commit();
+        std::size_t largest = 0;
+        for (const UnitLayout& unit : layout_.units)
+            largest = std::max(largest, unit.shard_bytes(world));
+        if (!direct) host.reserve(largest);
+    });
     std::int64_t total = 0, done = 0;
     for (const UnitLayout& unit : layout_.units) {
         for (const Field& field : unit.fields) total += field.weight.count() / world;
     }
-    std::vector<std::byte> host, gathering;
     DeviceGroup device_group(backend_, group_, gathering);
     for (std::size_t u = 0; u < layout_.units.size(); ++u) {
         const std::span<std::byte> mine = shard(u);
         const std::span<std::byte> all(place(u), mine.size() * static_cast<std::size_t>(world));
-        const bool direct = on_host_ || backend_.host_accessible();
         if (!direct) host.resize(mine.size());
         const std::span<std::byte> target = direct ? mine : std::span(host);
         done += import_unit(reader, layout_.units[u], options, group_, threads, target);

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/parallel.h"
+#include "comm/agree.h"
 #include "tensor/int8.h"
 #include "tensor/rounding.h"
 
@@ -19,6 +20,7 @@ constexpr std::int64_t kTaskWeights = 1 << 15;  ///< of one task: its buffers st
 constexpr std::size_t kTaskNested = 64;         ///< blocks of absmax of one task
 constexpr std::int64_t kTaskBytes = 4 << 20;    ///< of a read of what is taken as it is
 constexpr std::size_t kBlockBytes = kFourBitBlock / 2;  ///< of 4-bit codes of one block
+constexpr const char* kReading = "reading the base";
 
 /// Part [begin, end) of a section of `bytes` at `section`, in bytes relative to the section, that
 /// lies in a shard.
@@ -66,20 +68,22 @@ class UnitImport {
 
     /// Weights this rank reads.
     std::int64_t run() {
-        clear_padding();
         std::int64_t weights = 0;
-        for (const Field& field : unit_.fields) {
-            if (field.storage == Storage::kPlain) {
-                weights += copy_plain(field);
-            } else if (field.taken) {
-                weights += take(field);
-            } else if (field.storage == Storage::kInt8) {
-                weights += quantize_rows(field);
-            } else {
-                weights += quantize_blocks(field);
+        agree(group_, kReading, [&] {
+            clear_padding();
+            for (const Field& field : unit_.fields) {
+                if (field.storage == Storage::kPlain) {
+                    weights += copy_plain(field);
+                } else if (field.taken) {
+                    weights += take(field);
+                } else if (field.storage == Storage::kInt8) {
+                    weights += quantize_rows(field);
+                } else {
+                    weights += quantize_blocks(field);
+                }
             }
-        }
-        run_tasks();
+            run_tasks();
+        });
         if (!block_absmax_.empty()) store_block_absmax();
         if (!row_absmax_.empty()) store_row_absmax();
         return weights;
@@ -332,11 +336,13 @@ std::int64_t import_stored(const StoredUnits& stored, const UnitLayout& unit, Co
     std::memset(shard.data() + bytes, 0, shard.size() - bytes);
     const auto task_bytes = static_cast<std::size_t>(kTaskBytes);
     std::vector<PositionSum> parts((bytes + task_bytes - 1) / task_bytes);
-    parallel_for(threads, std::ssize(parts), [&](std::int64_t task) {
-        const std::size_t at = static_cast<std::size_t>(task) * task_bytes;
-        const std::span<std::byte> part = shard.subspan(at, std::min(task_bytes, bytes - at));
-        stored.read(unit.name, begin + at, part);
-        parts[static_cast<std::size_t>(task)].add(part, begin + at);
+    agree(group, kReading, [&] {
+        parallel_for(threads, std::ssize(parts), [&](std::int64_t task) {
+            const std::size_t at = static_cast<std::size_t>(task) * task_bytes;
+            const std::span<std::byte> part = shard.subspan(at, std::min(task_bytes, bytes - at));
+            stored.read(unit.name, begin + at, part);
+            parts[static_cast<std::size_t>(task)].add(part, begin + at);
+        });
     });
     PositionSum mine, whole;
     for (const PositionSum& part : parts) mine += part;

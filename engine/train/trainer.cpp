@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "base/hash.h"
+#include "comm/agree.h"
 #include "train/flops.h"
 
 namespace qshard {
@@ -284,7 +285,7 @@ StepTraffic Trainer::planned_traffic(std::int64_t slot_count) const {
 }
 
 void Trainer::load(const WeightReader& reader, int threads, const ImportProgress& progress) {
-    arena_->commit();
+    agree(group_, "taking memory", [&] { arena_->commit(); });
     parts_->base->load(reader, layout_options_, threads, progress);
     auto* parameters = reinterpret_cast<float*>(arena_->at(parts_->parameters));
     parts_->runner->start(parts_->base->source(), parameters);

@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <mutex>
 
+#include "comm/agree.h"
 #include "comm/threads.h"
 #include "place/import.h"
 #include "synthetic.h"
@@ -31,10 +33,11 @@ ModelConfig config() {
 /// Values that bf16 does not hold, said to be of any dtype.
 class Source final : public WeightReader {
   public:
-    explicit Source(DType dtype) : dtype_(dtype) {}
+    explicit Source(DType dtype, bool broken = false) : dtype_(dtype), broken_(broken) {}
     const ModelConfig& config() const override { return bf16_.config(); }
     DType source_dtype(const WeightSpec&) const override { return dtype_; }
     void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override {
+        if (broken_) throw SystemError(ExitCode::kIo, "the disk is broken");
         bf16_.read(weight, first, out);
         for (float& value : out) value *= 1.0078f;
     }
@@ -44,6 +47,7 @@ class Source final : public WeightReader {
   private:
     test::SyntheticReader bf16_{qshard::config()};
     DType dtype_;
+    bool broken_;
 };
 
 template <class T>
@@ -110,6 +114,30 @@ TEST_P(Import, IsOneLoopOverWholeMatricesOnAnyNumberOfRanks) {
             want.resize(unit.bytes);
         }
     }
+}
+
+TEST_P(Import, WhatOneRankCannotReadEndsAllWithItsMessage) {
+    const Case& c = GetParam();
+    const LayoutOptions options{c.quantization, c.double_quant, c.plain_dtype, {}};
+    const ModelLayout layout = make_layout(config(), options);
+    const UnitLayout& unit = layout.units[layout.layer_unit(0)];
+    int ended = 0;
+    std::mutex mutex;
+    run_threads(3, [&](Communicator& group) {
+        const Source source(c.source_dtype, group.rank() == 1);
+        std::vector<std::byte> shard(unit.shard_bytes(3));
+        try {
+            import_unit(source, unit, options, group, 2, shard);
+        } catch (const AgreedError& error) {
+            EXPECT_EQ(error.code(), ExitCode::kIo);
+            EXPECT_NE(std::string(error.what()).find(": the disk is broken"), std::string::npos);
+            EXPECT_EQ(std::string(error.what()).find("rank 1 on "), 0u);
+            const std::lock_guard lock(mutex);
+            ++ended;
+        }
+        EXPECT_EQ(group.all_gather_value(group.rank()), (std::vector<int>{0, 1, 2}));
+    });
+    EXPECT_EQ(ended, 3);
 }
 
 INSTANTIATE_TEST_SUITE_P(
