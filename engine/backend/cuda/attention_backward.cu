@@ -6,8 +6,9 @@
 namespace qshard::cuda {
 namespace {
 
-template <int kWidth>
-__global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp)
+template <int kWidth, bool kCapped>
+__global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp,
+                                  AttentionSizes<kWidth>::kDqBlocks)
     attention_dq_kernel(AttentionCall call, const QueryTile* tiles) {
     using Sizes = AttentionSizes<kWidth>;
     constexpr int kThreads = Sizes::kBackwardWarps * kWarp, kQueries = Sizes::kBackwardWarps * 16;
@@ -43,13 +44,14 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp)
         float s[kKeys / 8][4] = {}, dp[kKeys / 8][4] = {};
         add_scores<kWidth, kKeys>(s, q + here.warp * 16 * kStride, k, lane);
         add_scores<kWidth, kKeys>(dp, dout + here.warp * 16 * kStride, v, lane);
+        const bool whole = here.see_all(key, kKeys);
 #pragma unroll
         for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
                 const int row = here.my_row + e / 2 * 8;
-                const bool seen = here.sees(row, key + j * 8 + lane % 4 * 2 + e % 2) && row < rows;
-                const Score z = score_of(s[j][e], call.scale, call.softcap);
+                const bool seen = whole || here.sees(row, key + j * 8 + lane % 4 * 2 + e % 2);
+                const Score z = score_of<kCapped>(s[j][e], call.scale, call.softcap);
                 const float p = seen ? exp2f((z.value - lse[e / 2]) * kLog2E) : 0.0f;
                 s[j][e] = p * (dp[j][e] - delta[e / 2]) * z.slope * call.scale;
             }
@@ -73,7 +75,7 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp)
 
 /// dk and dv of a tile of keys, summed over the heads of their group and over their queries, both
 /// ascending. Wide heads are done in two halves of their columns (blockIdx.z).
-template <int kWidth>
+template <int kWidth, bool kCapped>
 __global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp)
     attention_dkdv_kernel(AttentionCall call, const KeyTile* tiles) {
     using Sizes = AttentionSizes<kWidth>;
@@ -121,6 +123,10 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp)
             }
             copy_async_wait<0>();
             __syncthreads();
+            // Whether all of these queries see all keys of the tile.
+            const bool whole = tile.count == kKeys && query >= tile.first + kKeys - 1 &&
+                               query + kQueries <= query_end &&
+                               (window == 0 || query + kQueries - 1 - tile.first < window);
             float s[kQueries / 8][4] = {}, dp[kQueries / 8][4] = {};  // keys by queries
             add_scores<kWidth, kQueries>(s, k + warp * 16 * kStride, q, lane);
             add_scores<kWidth, kQueries>(dp, v + warp * 16 * kStride, dout, lane);
@@ -130,9 +136,9 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kBackwardWarps* kWarp)
                 for (int e = 0; e < 4; ++e) {
                     const int i = j * 8 + lane % 4 * 2 + e % 2, at = query + i;
                     const int key = my_key + e / 2 * 8;
-                    const bool seen = at >= key && (window == 0 || at - key < window) &&
-                                      at < query_end && key <= last_key;
-                    const Score z = score_of(s[j][e], call.scale, call.softcap);
+                    const bool seen = whole || (at >= key && (window == 0 || at - key < window) &&
+                                                at < query_end && key <= last_key);
+                    const Score z = score_of<kCapped>(s[j][e], call.scale, call.softcap);
                     const float p = seen ? exp2f((z.value - lse[i]) * kLog2E) : 0.0f;
                     s[j][e] = p;
                     dp[j][e] = p * (dp[j][e] - delta[i]) * z.slope * call.scale;
@@ -179,11 +185,13 @@ int key_tile(std::int64_t width) {
 void attention_dq(const AttentionCall& call, const QueryTile* tiles, std::int64_t count,
                   Stream stream) {
     for_width(call.width, [&](auto w) {
-        allow_shared(attention_dq_kernel<w()>, kBackwardBytes<w()>);
-        launch(attention_dq_kernel<w()>,
-               dim3(static_cast<unsigned>(count), static_cast<unsigned>(call.heads)),
-               dim3(AttentionSizes<w()>::kBackwardWarps * kWarp), kBackwardBytes<w()>, stream, call,
-               tiles);
+        for_cap(call.softcap, [&](auto capped) {
+            allow_shared(attention_dq_kernel<w(), capped()>, kBackwardBytes<w()>);
+            launch(attention_dq_kernel<w(), capped()>,
+                   dim3(static_cast<unsigned>(count), static_cast<unsigned>(call.heads)),
+                   dim3(AttentionSizes<w()>::kBackwardWarps * kWarp), kBackwardBytes<w()>, stream,
+                   call, tiles);
+        });
     });
 }
 
@@ -191,11 +199,13 @@ void attention_dkdv(const AttentionCall& call, const KeyTile* tiles, std::int64_
                     Stream stream) {
     for_width(call.width, [&](auto w) {
         using Sizes = AttentionSizes<w()>;
-        allow_shared(attention_dkdv_kernel<w()>, kKeyBytes<w()>);
-        launch(attention_dkdv_kernel<w()>,
-               dim3(static_cast<unsigned>(count), static_cast<unsigned>(call.kv_heads),
-                    static_cast<unsigned>(w() / Sizes::kOutputs)),
-               dim3(Sizes::kBackwardWarps * kWarp), kKeyBytes<w()>, stream, call, tiles);
+        for_cap(call.softcap, [&](auto capped) {
+            allow_shared(attention_dkdv_kernel<w(), capped()>, kKeyBytes<w()>);
+            launch(attention_dkdv_kernel<w(), capped()>,
+                   dim3(static_cast<unsigned>(count), static_cast<unsigned>(call.kv_heads),
+                        static_cast<unsigned>(w() / Sizes::kOutputs)),
+                   dim3(Sizes::kBackwardWarps * kWarp), kKeyBytes<w()>, stream, call, tiles);
+        });
     });
 }
 

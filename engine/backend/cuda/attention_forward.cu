@@ -5,7 +5,7 @@
 namespace qshard::cuda {
 namespace {
 
-template <int kWidth>
+template <int kWidth, bool kCapped>
 __global__ void __launch_bounds__(AttentionSizes<kWidth>::kForwardWarps* kWarp)
     attention_forward_kernel(AttentionCall call, const QueryTile* tiles) {
     using Sizes = AttentionSizes<kWidth>;
@@ -40,14 +40,16 @@ __global__ void __launch_bounds__(AttentionSizes<kWidth>::kForwardWarps* kWarp)
         load_tile<kWidth, kKeys, kThreads>(k, k_from, key + kKeys, key_count, k_stride, width);
         copy_async_commit();
 
+        const bool whole = here.see_all(key, kKeys);
         float block_top[2] = {-INFINITY, -INFINITY};
 #pragma unroll
         for (int j = 0; j < kKeys / 8; ++j) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                const bool seen =
-                    here.sees(here.my_row + e / 2 * 8, key + j * 8 + lane % 4 * 2 + e % 2);
-                s[j][e] = seen ? score_of(s[j][e], call.scale, call.softcap).value : -INFINITY;
+                s[j][e] = score_of<kCapped>(s[j][e], call.scale, call.softcap).value;
+                if (!whole &&
+                    !here.sees(here.my_row + e / 2 * 8, key + j * 8 + lane % 4 * 2 + e % 2))
+                    s[j][e] = -INFINITY;
                 block_top[e / 2] = fmaxf(block_top[e / 2], s[j][e]);
             }
         }
@@ -122,10 +124,12 @@ void attention_forward(const AttentionCall& call, const QueryTile* tiles, std::i
         using Sizes = AttentionSizes<w()>;
         constexpr std::size_t kBytes =
             Sizes::bytes(Sizes::kForwardWarps * 16 + 2 * Sizes::kForwardKeys);
-        allow_shared(attention_forward_kernel<w()>, kBytes);
-        launch(attention_forward_kernel<w()>,
-               dim3(static_cast<unsigned>(count), static_cast<unsigned>(call.heads)),
-               dim3(Sizes::kForwardWarps * kWarp), kBytes, stream, call, tiles);
+        for_cap(call.softcap, [&](auto capped) {
+            allow_shared(attention_forward_kernel<w(), capped()>, kBytes);
+            launch(attention_forward_kernel<w(), capped()>,
+                   dim3(static_cast<unsigned>(count), static_cast<unsigned>(call.heads)),
+                   dim3(Sizes::kForwardWarps * kWarp), kBytes, stream, call, tiles);
+        });
     });
 }
 

@@ -24,10 +24,23 @@ struct AttentionSizes {
     static constexpr int kBackwardQueries = 32;                  ///< of a step of dk and dv
     static constexpr int kOutputs =
         kWidth > 128 ? kWidth / 2 : kWidth;  ///< columns of a dk, dv block
+    /// Blocks on a multiprocessor that the compiler is asked to leave registers for; 0: as it
+    /// likes, which is 3 or 2, and no local memory (tests/gpu/spills.sh).
+    static constexpr int kDqBlocks = kWidth == 96 ? 3 : 0;
     static constexpr std::size_t bytes(int rows) {
         return static_cast<std::size_t>(rows) * kStride * sizeof(bf16);
     }
 };
+
+/// Calls f with whether there is a soft cap.
+template <class F>
+void for_cap(float softcap, const F& f) {
+    if (softcap == 0) {
+        f(std::false_type());
+    } else {
+        f(std::true_type());
+    }
+}
 
 /// Calls f with the sizes that fit heads of this width.
 template <class F>
@@ -61,9 +74,10 @@ __device__ __forceinline__ void load_tile(bf16* tile, const bf16* from, std::int
 struct Score {
     float value, slope;
 };
+template <bool kCapped>
 __device__ __forceinline__ Score score_of(float dot, float scale, float softcap) {
     const float z = dot * scale;
-    if (softcap == 0) return {z, 1.0f};
+    if constexpr (!kCapped) return {z, 1.0f};
     const float t = tanhf(z / softcap);
     return {softcap * t, 1.0f - t * t};
 }
@@ -97,6 +111,11 @@ struct QueryPlace {
     __device__ __forceinline__ bool sees(int row, int at) const {
         const int visible = tile.visible + row;
         return at < visible && (window == 0 || at >= visible - window);
+    }
+    /// Whether every query of the tile sees all of the `count` keys from `first` on.
+    __device__ __forceinline__ bool see_all(int first, int count) const {
+        return first + count <= tile.visible &&
+               (window == 0 || first >= tile.visible + tile.rows - 1 - window);
     }
 };
 

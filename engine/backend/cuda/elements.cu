@@ -69,14 +69,21 @@ __global__ void copy_columns_kernel(SideBySide parts, std::int64_t rows, unsigne
 
 template <class T>
 __global__ void add_bias_kernel(const float* in, const float* bias, T* c, std::int64_t cols,
-                                bool accumulate) {
-    const std::int64_t row = blockIdx.y;
+                                bool accumulate, bool wide) {
     const Four four = my_four(cols);
-    for (int i = 0; i < four.count; ++i) {
-        const std::int64_t at = row * cols + four.at + i;
-        const float sum = bias == nullptr ? in[at] : in[at] + bias[four.at + i];
-        assign(c[at], accumulate ? to_float(c[at]) + sum : sum);
+    if (four.count == 0) return;
+    const std::int64_t at = std::int64_t{blockIdx.y} * cols + four.at;
+    float sum[4], v[4];
+    load4(in + at, four.count, wide, sum);
+    if (bias != nullptr) {
+        load4(bias + four.at, four.count, wide, v);
+        for (int i = 0; i < 4; ++i) sum[i] += v[i];
     }
+    if (accumulate) {
+        load4(c + at, four.count, wide, v);
+        for (int i = 0; i < 4; ++i) sum[i] = v[i] + sum[i];
+    }
+    store4(c + at, four.count, wide, sum);
 }
 
 constexpr float kGeluFactor = 0.7978845608028654f;  // sqrt(2 / pi)
@@ -214,12 +221,15 @@ void copy_columns(const SideBySide& parts, std::int64_t rows, Out out, std::int6
 
 void add_bias(const float* in, const float* bias, Out c, std::int64_t rows, std::int64_t cols,
               bool accumulate, Stream stream) {
+    // Parts of a matrix begin at any of its rows: with few columns of bf16 at multiples of 8 bytes.
+    const bool wide = cols % 4 == 0 && aligned(in) && aligned(bias) &&
+                      reinterpret_cast<std::uintptr_t>(c.data) % (c.is_bf16 ? 8 : 16) == 0;
     for_row_blocks(rows, [&](std::int64_t row, unsigned count) {
         const dim3 grid(blocks_for(cols).x, count);
         typed(c.is_bf16, [&](auto* t) {
             using T = std::remove_pointer_t<decltype(t)>;
             launch(add_bias_kernel<T>, grid, dim3(kThreads), 0, stream, in + row * cols, bias,
-                   as<T>(c) + row * cols, cols, accumulate);
+                   as<T>(c) + row * cols, cols, accumulate, wide);
         });
     });
 }

@@ -7,8 +7,27 @@
 namespace qshard::cuda {
 namespace {
 
-constexpr int kRun = 32;  ///< neighbouring elements of a thread: 16 bytes of codes, half a block
+/// Neighbouring elements of a thread: 16 bytes of codes, half a block; or 16 bytes of bf16.
+constexpr int kRun = 32, kShortRun = 8;
 constexpr int kBlock = 64, kNested = 256;  ///< weights of an absmax, absmax values of an absmax2
+
+/// 4 * kWords bytes, aligned to 16 bytes or to all of them if they are fewer.
+template <int kWords>
+__device__ __forceinline__ void load_words(const void* from, unsigned (&words)[kWords]) {
+    static_assert(kWords <= 2 || kWords % 4 == 0);
+    if constexpr (kWords == 1) {
+        words[0] = *static_cast<const unsigned*>(from);
+    } else if constexpr (kWords == 2) {
+        const uint2 two = *static_cast<const uint2*>(from);
+        words[0] = two.x, words[1] = two.y;
+    } else {
+#pragma unroll
+        for (int i = 0; i < kWords; i += 4) {
+            const uint4 four = static_cast<const uint4*>(from)[i / 4];
+            words[i] = four.x, words[i + 1] = four.y, words[i + 2] = four.z, words[i + 3] = four.w;
+        }
+    }
+}
 
 /// Where elements come from; linear indices in row-major order.
 struct CodeSource {
@@ -29,15 +48,19 @@ struct CodeSource {
         const int both = w.codes[i / 2];
         return __fmul_rn(values[i % 2 == 0 ? both >> 4 : both & 15], scale_at(i));
     }
-    /// Whether run() can take the elements from i on.
-    __device__ bool has_run(std::int64_t i) const { return (w.first + i) % kRun == 0; }
-    __device__ void run(std::int64_t i, const float* values, float (&v)[kRun]) const {
+    /// Whether run() can take the kCount elements from i on: kRun or kShortRun.
+    template <int kCount>
+    __device__ bool has_run(std::int64_t i) const {
+        return (w.first + i) % kCount == 0;
+    }
+    template <int kCount>
+    __device__ void run(std::int64_t i, const float* values, float (&v)[kCount]) const {
         i += w.first;
-        const uint4 all = *reinterpret_cast<const uint4*>(w.codes + i / 2);
-        const unsigned words[4] = {all.x, all.y, all.z, all.w};
+        unsigned words[kCount / 8];
+        load_words(w.codes + i / 2, words);
         const float scale = scale_at(i);
 #pragma unroll
-        for (int word = 0; word < 4; ++word) {
+        for (int word = 0; word < kCount / 8; ++word) {
 #pragma unroll
             for (int b = 0; b < 4; ++b) {
                 const unsigned both = words[word] >> (8 * b);
@@ -56,10 +79,22 @@ struct Int8Source {
         i += w.first;
         return __fmul_rn(__fmul_rn(static_cast<float>(w.codes[i]), w.absmax[i / w.cols]), w.step);
     }
-    __device__ bool has_run(std::int64_t) const { return true; }
-    __device__ void run(std::int64_t i, const float* values, float (&v)[kRun]) const {
+    /// Within a row.
+    template <int kCount>
+    __device__ bool has_run(std::int64_t i) const {
+        return w.cols % kCount == 0 && (w.first + i) % kCount == 0;
+    }
+    template <int kCount>
+    __device__ void run(std::int64_t i, const float*, float (&v)[kCount]) const {
+        i += w.first;
+        unsigned words[kCount / 4];
+        load_words(w.codes + i, words);
+        const float absmax = w.absmax[i / w.cols];
 #pragma unroll
-        for (int j = 0; j < kRun; ++j) v[j] = at(i + j, values);
+        for (int j = 0; j < kCount; ++j) {
+            const auto code = static_cast<std::int8_t>(words[j / 4] >> (8 * (j % 4)) & 0xffu);
+            v[j] = __fmul_rn(__fmul_rn(static_cast<float>(code), absmax), w.step);
+        }
     }
 };
 
@@ -72,10 +107,23 @@ struct PlainSource {
     __device__ float at(std::int64_t i, const float*) const {
         return __fmul_rn(to_float(data[i]), factor);
     }
-    __device__ bool has_run(std::int64_t) const { return true; }
-    __device__ void run(std::int64_t i, const float* values, float (&v)[kRun]) const {
+    template <int>
+    __device__ bool has_run(std::int64_t i) const {
+        return reinterpret_cast<std::uintptr_t>(data + i) % 16 == 0;
+    }
+    template <int kCount>
+    __device__ void run(std::int64_t i, const float*, float (&v)[kCount]) const {
+        constexpr int kOfWord = 4 / static_cast<int>(sizeof(A));
+        unsigned words[kCount / kOfWord];
+        load_words(data + i, words);
 #pragma unroll
-        for (int j = 0; j < kRun; ++j) v[j] = at(i + j, values);
+        for (int j = 0; j < kCount; ++j) {
+            const unsigned word = words[j / kOfWord];
+            const float value = kOfWord == 1 ? __uint_as_float(word)
+                                : j % 2 == 0 ? low_of(word)
+                                             : high_of(word);
+            v[j] = __fmul_rn(value, factor);
+        }
     }
 };
 
@@ -97,12 +145,16 @@ struct ScaledSource {
         return __fmul_rn(source.at(i, values), factors[i / cols]);
     }
     /// Runs are asked for at multiples of their length, so that none is in two rows.
-    __device__ bool has_run(std::int64_t i) const { return cols % kRun == 0 && source.has_run(i); }
-    __device__ void run(std::int64_t i, const float* values, float (&v)[kRun]) const {
+    template <int kCount>
+    __device__ bool has_run(std::int64_t i) const {
+        return cols % kCount == 0 && source.template has_run<kCount>(i);
+    }
+    template <int kCount>
+    __device__ void run(std::int64_t i, const float* values, float (&v)[kCount]) const {
         source.run(i, values, v);
         const float factor = factors[i / cols];
 #pragma unroll
-        for (int j = 0; j < kRun; ++j) v[j] = __fmul_rn(v[j], factor);
+        for (int j = 0; j < kCount; ++j) v[j] = __fmul_rn(v[j], factor);
     }
 };
 

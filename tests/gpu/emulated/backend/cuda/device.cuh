@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "base/error.h"
 
 /// The names of engine/backend/cuda/device.cuh over the emulator; this folder comes before the
 /// engine's where kernels are compiled for the CPU.
@@ -24,7 +25,7 @@
 #define blockDim (::emulator::block_size())
 #define gridDim (::emulator::grid_size())
 
-struct float2 {
+struct alignas(8) float2 {
     float x, y;
 };
 struct alignas(16) float4 {
@@ -61,6 +62,9 @@ inline float high_of(std::uint32_t both) {
     return std::bit_cast<float>(both & 0xffff0000u);
 }
 
+inline float __uint_as_float(std::uint32_t bits) {
+    return std::bit_cast<float>(bits);
+}
 inline float __fmul_rn(float a, float b) {
     return a * b;
 }
@@ -88,7 +92,13 @@ inline unsigned char* dynamic_shared() {
     return reinterpret_cast<unsigned char*>((address + 127) / 128 * 128);
 }
 
+/// Pointers of sixteen bytes must be aligned to them: a GPU ends the kernel where they are not.
+inline void require_aligned(const void* pointer) {
+    check(reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0, "sixteen bytes are aligned");
+}
 inline void copy_async(void* to, const void* from, bool valid) {
+    require_aligned(to);
+    require_aligned(from);
     emulator::copy_later(to, from, valid);
 }
 inline void copy_async_commit() {
@@ -100,6 +110,7 @@ void copy_async_wait() {
 }
 
 inline void load_matrices(std::uint32_t (&r)[4], const bf16* row) {
+    require_aligned(row);
     emulator::exchange(&row, sizeof row);
     const int lane = emulator::lane();
     const auto* rows = emulator::slots();
@@ -110,6 +121,7 @@ inline void load_matrices(std::uint32_t (&r)[4], const bf16* row) {
     }
 }
 inline void load_matrices_transposed(std::uint32_t (&r)[4], const bf16* row) {
+    require_aligned(row);
     emulator::exchange(&row, sizeof row);
     const int lane = emulator::lane();
     const auto* rows = emulator::slots();
