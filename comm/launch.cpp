@@ -154,7 +154,11 @@ std::unique_ptr<Communicator> Launch::make_communicator(const std::string& trans
                                                         bool gpus) const {
     if (by_file()) {
         const int device = device_of(rank_);
-        return make_nccl_communicator(id_by_file(rank_), rank_, count_, device);
+        auto group = make_nccl_communicator(id_by_file(rank_), rank_, count_, device);
+        // All have read it; an older one would keep the next start from finding its group.
+        std::error_code ignored;
+        if (rank_ == 0) std::filesystem::remove(std::getenv("QSHARD_ID_FILE"), ignored);
+        return group;
     }
     if (transport == "mpi" && !mpi_) {
         throw UserError(ExitCode::kUsage,

@@ -3,7 +3,9 @@
 #include <cuda_runtime.h>
 #include <nccl.h>
 
+#include <algorithm>
 #include <chrono>
+#include <thread>
 
 #include "base/error.h"
 #include "comm/backoff.h"
@@ -12,7 +14,8 @@ namespace qshard {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr std::chrono::seconds kStartLimit{60};
+constexpr std::chrono::seconds kStartLimit{60}, kAbortLimit{5};
+constexpr std::size_t kScratchBytes = std::size_t{64} << 20;  ///< for buffers of the host
 
 void require_cuda(cudaError_t error, const char* doing) {
     if (error == cudaSuccess) return;
@@ -21,11 +24,12 @@ void require_cuda(cudaError_t error, const char* doing) {
                       fmt::format("CUDA failed in {}: {}", doing, cudaGetErrorString(error)));
 }
 
-/// ncclInProgress is no failure: communicators do not block.
-void require_nccl(ncclResult_t result, const char* doing) {
-    if (result == ncclSuccess || result == ncclInProgress) return;
-    throw SystemError(ExitCode::kPeerLost,
-                      fmt::format("NCCL failed in {}: {}", doing, ncclGetErrorString(result)));
+/// What NCCL says of a failure; `comm` may be null.
+std::string reason(ncclComm_t comm, ncclResult_t result) {
+    const char* last = ncclGetLastError(comm);
+    const bool more = last != nullptr && *last != '\0';
+    return more ? fmt::format("{} ({})", ncclGetErrorString(result), last)
+                : std::string(ncclGetErrorString(result));
 }
 
 bool on_device(const void* pointer) {
@@ -53,14 +57,15 @@ class NcclCommunicator final : public Communicator {
     }
     ~NcclCommunicator() override {
         close(std::uncaught_exceptions() > exceptions_);
-        if (comm_ != nullptr) {
-            if (broken() || ncclCommFinalize(comm_) == ncclInvalidUsage) {
-                ncclCommAbort(comm_);
-            } else {
-                finish_calls_quietly();
-                ncclCommDestroy(comm_);
-            }
+        if (comm_ == nullptr) {
+            // has been aborted
+        } else if (broken() || abandoned() || ncclCommFinalize(comm_) == ncclInvalidUsage) {
+            abort();
+        } else {
+            finish_calls_quietly();
+            ncclCommDestroy(comm_);
         }
+        if (cudaStreamQuery(stream_) == cudaErrorNotReady) return;  // freeing memory would wait
         cudaFree(scratch_);
         cudaStreamDestroy(stream_);
     }
@@ -71,7 +76,8 @@ class NcclCommunicator final : public Communicator {
     void run(Operation& operation) override;
 
   private:
-    /// A buffer as NCCL sees it: where it is, or its copy in device memory.
+    /// A buffer as NCCL sees it: where it is, or its copy in device memory. An operation's buffers
+    /// are the host's on all ranks or on none.
     struct Buffer {
         std::span<const std::byte> from;
         std::byte* device = nullptr;
@@ -79,7 +85,9 @@ class NcclCommunicator final : public Communicator {
     };
 
     void start(const std::string& id);
+    void require_nccl(ncclResult_t result, const char* doing) const;
     void finish_calls_quietly();
+    void abort() noexcept;
     void poll(const char* doing, Backoff& backoff);
     void finish_calls(const char* doing);
     void finish_stream(const char* doing);
@@ -91,6 +99,7 @@ class NcclCommunicator final : public Communicator {
     void copy_in(const Buffer& buffer);
     void copy_out(std::span<const Buffer> buffers, const char* doing);
     void all_gather(const Operation& operation);
+    void all_gather_to_host(const Operation& operation);
     void exchange(const Operation& operation);
     void broadcast(const Operation& operation);
 
@@ -116,21 +125,37 @@ void NcclCommunicator::start(const std::string& id) {
         if (asked != ncclSuccess) state = asked;
         const bool late = Clock::now() - begin > kStartLimit;
         if (state == ncclSuccess || (state == ncclInProgress && !late)) continue;
-        ncclCommAbort(comm_);
-        comm_ = nullptr;
+        const std::string why = reason(comm_, state);
+        abort();
         throw SystemError(
             ExitCode::kUnavailable,
             late ? fmt::format("NCCL's {} ranks did not find each other within {} s. Try "
                                "NCCL_SOCKET_IFNAME and NCCL_DEBUG=INFO.",
                                count(), kStartLimit.count())
-                 : fmt::format("NCCL could not start: {} (NCCL_DEBUG=INFO says more)",
-                               ncclGetErrorString(state)));
+                 : fmt::format("NCCL could not start: {} (NCCL_DEBUG=INFO says more)", why));
     }
 }
 
-void NcclCommunicator::give_up(const std::string& why) {
-    ncclCommAbort(comm_);
+/// ncclInProgress is no failure: communicators do not block.
+void NcclCommunicator::require_nccl(ncclResult_t result, const char* doing) const {
+    if (result == ncclSuccess || result == ncclInProgress) return;
+    throw SystemError(ExitCode::kPeerLost,
+                      fmt::format("NCCL failed in {}: {}", doing, reason(comm_, result)));
+}
+
+/// Ends what is on its way, so that buffers may go. Not by the calling thread: NCCL's abort waits
+/// until the other ranks of this host abort, too, who may first want to hear why.
+void NcclCommunicator::abort() noexcept {
+    std::thread([comm = comm_] { ncclCommAbort(comm); }).detach();
     comm_ = nullptr;
+    Backoff backoff;
+    const Clock::time_point begin = Clock::now();
+    while (cudaStreamQuery(stream_) == cudaErrorNotReady && Clock::now() - begin < kAbortLimit)
+        backoff.pause();
+}
+
+void NcclCommunicator::give_up(const std::string& why) {
+    abort();
     throw SystemError(ExitCode::kPeerLost, why);
 }
 
@@ -138,7 +163,7 @@ void NcclCommunicator::poll(const char* doing, Backoff& backoff) {
     ncclResult_t state = ncclSuccess;
     ncclCommGetAsyncError(comm_, &state);
     if (state != ncclSuccess && state != ncclInProgress)
-        give_up(fmt::format("NCCL failed in {}: {}", doing, ncclGetErrorString(state)));
+        give_up(fmt::format("NCCL failed in {}: {}", doing, reason(comm_, state)));
     if (abandoned() || ending.load()) give_up(fmt::format("{} was abandoned", doing));
     backoff.pause();
 }
@@ -186,10 +211,9 @@ std::byte* NcclCommunicator::reserve(std::size_t bytes) {
     return scratch_;
 }
 
-/// Memory for large buffers of the host, as when a base is loaded, is the arithmetic's otherwise.
+/// Memory for large exchanges of the host's buffers is the arithmetic's otherwise.
 void NcclCommunicator::release_much() {
-    constexpr std::size_t kKept = std::size_t{64} << 20;
-    if (scratch_bytes_ <= kKept) return;
+    if (scratch_bytes_ <= kScratchBytes) return;
     cudaFree(scratch_);
     scratch_ = nullptr;
     scratch_bytes_ = 0;
@@ -250,19 +274,43 @@ void NcclCommunicator::run(Operation& operation) {
 void NcclCommunicator::all_gather(const Operation& operation) {
     const std::size_t bytes = operation.mine.size();
     if (bytes == 0) return;
-    std::byte* next = reserve(scratch_of(operation.all));
-    const Buffer all = buffer(operation.all, next);
-    std::byte* place = all.device + static_cast<std::size_t>(rank()) * bytes;
+    if (scratch_of(operation.all) > 0) return all_gather_to_host(operation);
+    std::byte* all = operation.all.data();
+    std::byte* place = all + static_cast<std::size_t>(rank()) * bytes;
     // From wherever it is to its own place, so that NCCL works in place.
     const auto* mine = operation.mine.data();
     if (mine != place) {
         require_cuda(cudaMemcpyAsync(place, mine, bytes, cudaMemcpyDefault, stream_),
                      "copying a rank's own part");
     }
-    require_nccl(ncclAllGather(place, all.device, bytes, ncclUint8, comm_, stream_),
-                 "an all-gather");
+    require_nccl(ncclAllGather(place, all, bytes, ncclUint8, comm_, stream_), "an all-gather");
     finish_calls("an all-gather");
-    copy_out({&all, 1}, "an all-gather");
+    finish_stream("an all-gather");
+}
+
+/// In pieces of the ranks' parts: the device's memory is planned for, and a base has large units.
+void NcclCommunicator::all_gather_to_host(const Operation& operation) {
+    const std::size_t bytes = operation.mine.size();
+    const auto ranks = static_cast<std::size_t>(count()), self = static_cast<std::size_t>(rank());
+    const std::size_t most = std::min(bytes, std::max(kScratchBytes / ranks, std::size_t{4096}));
+    std::byte* const scratch = reserve(most * ranks);
+    for (std::size_t at = 0; at < bytes; at += most) {
+        const std::size_t piece = std::min(most, bytes - at);
+        require_cuda(cudaMemcpyAsync(scratch + self * piece, operation.mine.data() + at, piece,
+                                     cudaMemcpyDefault, stream_),
+                     "copying to the device");
+        require_nccl(
+            ncclAllGather(scratch + self * piece, scratch, piece, ncclUint8, comm_, stream_),
+            "an all-gather");
+        finish_calls("an all-gather");
+        finish_stream("an all-gather");
+        for (std::size_t r = 0; r < ranks; ++r) {
+            require_cuda(cudaMemcpyAsync(operation.all.data() + r * bytes + at, scratch + r * piece,
+                                         piece, cudaMemcpyDeviceToHost, stream_),
+                         "copying from the device");
+        }
+        finish_stream("an all-gather");
+    }
 }
 
 void NcclCommunicator::exchange(const Operation& operation) {
@@ -295,15 +343,19 @@ void NcclCommunicator::exchange(const Operation& operation) {
 }
 
 void NcclCommunicator::broadcast(const Operation& operation) {
-    if (operation.all.empty()) return;
-    std::byte* next = reserve(scratch_of(operation.all));
-    const Buffer all = buffer(operation.all, next);
-    if (rank() == operation.root) copy_in(all);
-    require_nccl(ncclBroadcast(all.device, all.device, operation.all.size(), ncclUint8,
-                               operation.root, comm_, stream_),
-                 "a broadcast");
-    finish_calls("a broadcast");
-    copy_out({&all, rank() == operation.root ? 0U : 1U}, "a broadcast");
+    const std::size_t bytes = operation.all.size();
+    const std::size_t most = scratch_of(operation.all) > 0 ? std::min(bytes, kScratchBytes) : bytes;
+    for (std::size_t at = 0; at < bytes; at += most) {
+        const std::span<std::byte> piece = operation.all.subspan(at, std::min(most, bytes - at));
+        std::byte* next = reserve(scratch_of(piece));
+        const Buffer all = buffer(piece, next);
+        if (rank() == operation.root) copy_in(all);
+        require_nccl(ncclBroadcast(all.device, all.device, piece.size(), ncclUint8, operation.root,
+                                   comm_, stream_),
+                     "a broadcast");
+        finish_calls("a broadcast");
+        copy_out({&all, rank() == operation.root ? 0U : 1U}, "a broadcast");
+    }
 }
 
 }  // namespace

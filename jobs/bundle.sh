@@ -8,8 +8,8 @@
 #   --build DIR            where to build (default: build-bundle)
 #   --model FILE           a GGUF file to take along, and the tests that want it (SmolLM2-135M-Instruct Q4_1)
 #
-# FOLDER gets bin/, lib/, tests/, run files and run-suite.sh; FOLDER/run-suite.sh on the other machine runs everything and
-# ends with "N passed, N failed, N skipped". cuBLASLt and NCCL are taken from that machine (a CUDA toolkit, or the
+# FOLDER gets bin/, lib/, tests/, run files and run-suite.sh, and so does FOLDER.tar.gz; FOLDER/run-suite.sh on the other machine
+# runs everything and ends with "N passed, N failed, N skipped". cuBLASLt and NCCL are taken from that machine (a CUDA toolkit, or the
 # nvidia-cublas and nvidia-nccl packages of a Python environment): they alone are larger than all the rest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -56,11 +56,14 @@ strip --strip-unneeded "$folder"/lib/*.so* 2>/dev/null || true
 cp -r tests/golden tests/gpu "$folder/tests/"
 rm -rf "$folder/tests/gpu/emulated"
 [ -z "$model" ] || cp "$model" "$folder/model.gguf"
-cp jobs/*.yaml jobs/train-gpu.sbatch "$folder/jobs/"
+cp jobs/*.yaml jobs/train.sbatch jobs/train-gpu.sbatch "$folder/jobs/"
 install -m 755 tests/gpu/run-suite.sh "$folder/run-suite.sh"
+install -m 644 tests/gpu/libraries.sh "$folder/libraries.sh"
 "$folder/bin/qshard-inspect" --version >/dev/null
-du -sh "$folder"
-if [ -z "$model" ] && [ "$(du -sm "$folder" | cut -f 1)" -ge 60 ]; then
-    echo "bundle.sh: $folder is larger than 60 MiB" >&2
+archive=$folder.tar.gz
+tar -czf "$archive" -C "$(dirname "$folder")" "$(basename "$folder")"
+du -sh "$folder" "$archive"
+if [ -z "$model" ] && [ "$(du -sm "$archive" | cut -f 1)" -ge 60 ]; then
+    echo "bundle.sh: $archive is larger than 60 MiB" >&2
     exit 1
 fi

@@ -130,6 +130,8 @@ class Backend {
     /// Bytes of fp32 logits that a head makes at a time. More are fewer and larger products: what
     /// reads a weight from slow memory for each wants them large.
     virtual std::size_t logits_bytes() const { return std::size_t{32} << 20; }
+    /// Rows of products that are computed together: heads take multiples of them.
+    virtual std::int64_t tile_rows() const { return 6; }
 
     // Memory. Pointers are 64-byte aligned. upload and download are ordered with the operations
     // issued before and after; the host's side is free again when the call returns.

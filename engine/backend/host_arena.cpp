@@ -22,7 +22,12 @@ void HostArena::commit() {
         madvise(pointer, bytes, MADV_HUGEPAGE);
         return pointer;
     });
+}
+
+void HostArena::pin() {
+    if (data() == nullptr) return;
     pinned_ = backend_.pin(data(), total_bytes());
+    refused_ = !pinned_;
 }
 
 }  // namespace qshard

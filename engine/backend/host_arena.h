@@ -14,12 +14,15 @@ class HostArena : public Arena {
     HostArena& operator=(const HostArena&) = delete;
     /// Takes zeroed memory, if any is reserved; SystemError(kUnavailable) if there is not enough.
     void commit();
+    /// Pins it, once it is full: the threads that fill it take its pages in parallel, each near its
+    /// own core.
+    void pin();
     /// False if the host refused to lock the memory, so that uploads from it are slower.
-    bool pinned() const { return pinned_; }
+    bool pinned() const { return !refused_; }
 
   private:
     Backend& backend_;
-    bool pinned_ = true;
+    bool pinned_ = false, refused_ = false;
 };
 
 }  // namespace qshard

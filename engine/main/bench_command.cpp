@@ -211,7 +211,7 @@ void add_compute_flags(Command command, BenchArguments& arguments, bool model) {
     CommandOption path =
         command.option("--model", arguments.model, "GGUF file or Hugging Face folder");
     command.option("--shape", arguments.shape, "random weights: 135m (default) | 1b | 8b | 70b")
-        .one_of({"135m", "1b", "8b"})
+        .one_of({"135m", "1b", "8b", "70b"})
         .excludes(path);
     command.option("--max-length", arguments.max_length, "tokens of a row (default 512)")
         .between(1, 1 << 20);

@@ -59,9 +59,9 @@ std::optional<std::uintmax_t> free_bytes(const fs::path& folder) {
     return error ? std::nullopt : std::optional(space.available);
 }
 
-/// What the first GPU reaches, through the backend that training uses.
+/// What the first GPU reaches, through the backend that training uses. False if it is none.
 template <class Add>
-void examine_gpu(const Add& add) {
+bool examine_gpu(const Add& add) {
     constexpr std::int64_t kSide = 8192;
     try {
         const auto backend = make_cuda_backend({});
@@ -69,12 +69,15 @@ void examine_gpu(const Add& add) {
         add("gpu_gemm_flops", fmt::format("{:.0f} GFLOP/s in bf16 on GPU 0", rate / 1e9), rate);
         add("gpu_memory", fmt::format("{} for qshard", human_bytes(backend->memory_bytes())),
             backend->memory_bytes());
+        return true;
     } catch (const Error& error) {
         add("gpu_gemm_flops", fmt::format("CANNOT BE USED: {}", error.what()), nullptr);
+        return false;
     }
 }
 
-std::vector<Finding> examine(const std::string& folder, bool& healthy) {
+/// `code` becomes what is wrong, if anything is.
+std::vector<Finding> examine(const std::string& folder, ExitCode& code) {
     std::vector<Finding> found;
     const auto add = [&](std::string name, std::string text, boost::json::value value) {
         found.push_back({std::move(name), std::move(text), std::move(value)});
@@ -116,9 +119,9 @@ std::vector<Finding> examine(const std::string& folder, bool& healthy) {
                             {"capability", fmt::format("{}.{}", device.major, device.minor)}});
     }
     add("gpu", gpus.empty() ? "none: " + cuda.problem : gpus, gpu_list);
-    if (!cuda.devices.empty()) examine_gpu(add);
+    if (!cuda.devices.empty() && !examine_gpu(add)) code = ExitCode::kUnavailable;
     const auto space = free_bytes(folder);
-    healthy = space.has_value();
+    if (!space) code = ExitCode::kCannotCreate;
     add("folder",
         space ? fmt::format("{}: {} free", fs::absolute(folder).lexically_normal().string(),
                             human_bytes(*space))
@@ -129,10 +132,10 @@ std::vector<Finding> examine(const std::string& folder, bool& healthy) {
 }
 
 int doctor(const std::string& folder, bool json) {
-    bool healthy = false;
+    ExitCode code = ExitCode::kOk;
     boost::json::object object;
     std::string text;
-    for (const Finding& finding : examine(folder, healthy)) {
+    for (const Finding& finding : examine(folder, code)) {
         object[finding.name] = finding.value;
         std::string lines;
         for (char c : finding.text)
@@ -142,7 +145,7 @@ int doctor(const std::string& folder, bool json) {
     if (json) text = boost::json::serialize(object) + "\n";
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
-    return static_cast<int>(healthy ? ExitCode::kOk : ExitCode::kCannotCreate);
+    return static_cast<int>(code);
 }
 
 }  // namespace

@@ -42,8 +42,8 @@ Work make_work(const Backend& backend, const ModelConfig& config, std::int64_t r
 
 std::int64_t head_chunk_rows(const Backend& backend, const ModelConfig& config) {
     const auto bytes = static_cast<std::int64_t>(backend.logits_bytes());
-    const std::int64_t fitting = bytes / (config.vocabulary * 4);
-    return std::clamp<std::int64_t>(fitting / 6 * 6, 18, 516 * (bytes >> 25));
+    const std::int64_t fitting = bytes / (config.vocabulary * 4), tile = backend.tile_rows();
+    return std::clamp<std::int64_t>(fitting / tile * tile, 3 * tile, 86 * tile * (bytes >> 25));
 }
 
 std::size_t head_pack_bytes(const Backend& backend, const ModelConfig& c, DType compute,

@@ -17,8 +17,8 @@ struct HeadPacks {
     Packed forward, backward;  ///< output embedding [V, C]
 };
 
-/// Rows whose logits are held at a time: fp32 logits within the backend's logits_bytes(), from 18
-/// to 516 for each 32 MiB of them, in multiples of 6.
+/// Rows whose logits are held at a time: fp32 logits within the backend's logits_bytes(), from 3 of
+/// its tile_rows() to 86 of them for each 32 MiB, in whole ones.
 std::int64_t head_chunk_rows(const Backend& backend, const ModelConfig& config);
 
 /// Of prepare_head().

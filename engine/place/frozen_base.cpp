@@ -102,6 +102,7 @@ void FrozenBase::load(const WeightReader& reader, const LayoutOptions& options, 
         }
         if (progress) progress(std::min(done, total), total);
     }
+    host_.pin();
     backend_.synchronize();  // a gather reads the shards on a way of its own
     make_source();
 }

@@ -1,10 +1,12 @@
 #!/bin/bash
 # Everything that wants a GPU, on a machine that has one: from a bundle (jobs/bundle.sh) or a build folder.
 #
-#   ./run-suite.sh [--only ops|model|train|comm|bench|large]... in a bundle; large (a 70B shape) only if named
+#   ./run-suite.sh [--only PART]...                       in a bundle
 #   tests/gpu/run-suite.sh --bin build/bin [...]          in a checkout
 #
-# Ends with "N passed, N failed, N skipped"; logs go to $OUT (default: ./gpu-logs). Takes about ten minutes on one H100.
+# Parts: ops model train comm bench bench-8b, and large (a 70B shape), which runs only if it is named. Ends with "N passed,
+# N failed, N skipped", and says so after each step, should it be cut off; logs go to $OUT (default: ./gpu-logs). None of it
+# has been timed on a GPU yet: where a command may take ten minutes, give each part its own.
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -12,8 +14,13 @@ bin=$here/bin only=''
 while [ $# -gt 0 ]; do
     case $1 in
         --bin) bin=$(cd "$2" && pwd) && shift ;;
-        --only) only="$only $2" && shift ;;
-        -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 0 ;;
+        --only)
+            case ${2:-} in
+                ops | model | train | comm | bench | bench-8b | large) only="$only $2" && shift ;;
+                *) echo "run-suite.sh: no part \"${2:-}\"" >&2 && exit 64 ;;
+            esac
+            ;;
+        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 0 ;;
         *) echo "run-suite.sh: unknown option $1" >&2 && exit 64 ;;
     esac
     shift
@@ -25,22 +32,13 @@ logs=$(cd "${OUT:-gpu-logs}" && pwd)
 if [ "$bin" = "$here/bin" ]; then cd "$here" || exit 69; fi
 [ -e "$here/model.gguf" ] && export QSHARD_TEST_MODEL=$here/model.gguf
 
-# CUDA's libraries, wherever this machine has them.
-for name in libcublasLt.so.13 libcublasLt.so.12 libnccl.so.2; do
-    for folder in /usr/local/cuda/lib64 /usr/local/cuda*/lib64 /usr/local/cuda*/targets/*/lib /usr/lib/x86_64-linux-gnu \
-        /opt/*/.venv/lib/python3*/site-packages/nvidia/*/lib /usr/lib/python3*/site-packages/nvidia/*/lib \
-        /usr/local/lib/python3*/*-packages/nvidia/*/lib /usr/local/nvidia/lib64; do
-        [ -e "$folder/$name" ] || continue
-        case :${LD_LIBRARY_PATH:-}: in
-            *:"$folder":*) ;;
-            *) LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder ;;
-        esac
-        break
-    done
-done
-# The bundle's own: some of them have a search path that hides the programs'.
-[ -d "$here/lib" ] && LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$here/lib
-export LD_LIBRARY_PATH
+# shellcheck disable=SC1091 # it is linted itself
+. "$here/libraries.sh"
+if missing=$(ldd "$bin/qshard" | grep 'not found'); then
+    echo "run-suite.sh: $bin/qshard wants libraries that this machine has in no known place; add theirs to LD_LIBRARY_PATH:" >&2
+    echo "$missing" >&2
+    exit 69
+fi
 
 passed=0 failed=0 skipped=0
 
@@ -56,15 +54,17 @@ count() { # LOG CODE
     bad=$(grep -cE '^\[ +FAILED +\] .*\([0-9]+ ms\)' "$1")
     if [ "$2" = 77 ]; then skips=$((skips + 1)); else [ "$2" = 0 ] || [ "$bad" -gt 0 ] || bad=1; fi
     passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + skips))
-    echo "   $ok passed, $bad failed, $skips skipped (exit code $2)"
-    [ "$bad" = 0 ] || grep -E '^\[ +FAILED|Failure|differs|Error|error:' "$1" | head -n 20
+    echo "   $ok passed, $bad failed, $skips skipped (exit code $2); in all $passed, $failed, $skipped"
+    [ "$bad" = 0 ] || grep -E -A6 '^\[ +FAILED|Failure|differs|Error|error|exception|what\(\)' "$1" | head -n 40
+    # Ended before a test could: a library that is missing, an abort, a time limit.
+    [ "$2" = 0 ] || [ "$2" = 77 ] || tail -n 15 "$1"
 }
 
 suite() { # NAME LIMIT_SECONDS COMMAND...
     local name=$1 limit=$2
     shift 2
     echo "== $name"
-    timeout "$limit" "$@" >"$logs/$name.log" 2>&1
+    timeout -k 10 "$limit" "$@" >"$logs/$name.log" 2>&1
     count "$logs/$name.log" $?
 }
 
@@ -76,10 +76,11 @@ show() { # NAME LIMIT_SECONDS COMMAND...
     if [ "$gpu" = no ]; then
         echo "   skipped: no GPU"
         skipped=$((skipped + 1))
-    elif timeout "$limit" "$@" 2>&1 | tee "$logs/$name.log"; then passed=$((passed + 1)); else
+    elif timeout -k 10 "$limit" "$@" 2>&1 | tee "$logs/$name.log"; then passed=$((passed + 1)); else
         failed=$((failed + 1))
         echo "FAILED: $name"
     fi
+    echo "   in all $passed passed, $failed failed, $skipped skipped"
 }
 
 # Ranks of the collectives over NCCL, all on GPU 0: other host ids make NCCL take them for other hosts.
@@ -89,7 +90,7 @@ collectives() { # RANKS
     for rank in $(seq 0 $(($1 - 1))); do
         QSHARD_RANK=$rank QSHARD_WORLD=$1 QSHARD_ID_FILE=$id NCCL_HOSTID=host$rank CUDA_VISIBLE_DEVICES=0 \
             NCCL_NET=Socket NCCL_IB_DISABLE=1 NCCL_SOCKET_IFNAME=lo NCCL_NVLS_ENABLE=0 NCCL_MNNVL_ENABLE=0 \
-            NCCL_MULTI_RANK_GPU_ENABLE=1 timeout 170 "$bin/test_collectives" &
+            NCCL_DEBUG=WARN timeout -k 5 170 "$bin/test_collectives" &
         pids+=($!)
     done
     for rank in "${!pids[@]}"; do wait "${pids[$rank]}" || code=$?; done
@@ -113,6 +114,7 @@ fi
 if wanted model; then
     export QSHARD_TEST_BACKEND=cuda
     suite golden-tiny 120 "$bin/test_golden_tiny"
+    suite slot-tree 120 "$bin/test_slot_tree"
     suite equivalence 300 "$bin/test_equivalence"
     [ -z "${QSHARD_TEST_MODEL:-}" ] || suite golden-train50 300 "$bin/test_golden_train50"
     unset QSHARD_TEST_BACKEND
@@ -130,6 +132,8 @@ if wanted bench; then
     show bench-gemm-8b 120 "$bin/qshard" bench gemm --backend cuda --shape 8b --max-length 2048 --micro-batch-size 2
     show bench-step-135m 120 "$bin/qshard" bench step --backend cuda --shape 135m --max-length 512 --micro-batch-size 8
     show bench-step-1b 180 "$bin/qshard" bench step --backend cuda --shape 1b --max-length 2048 --micro-batch-size 2
+fi
+if wanted bench-8b; then
     show bench-step-8b 400 "$bin/qshard" bench step --backend cuda --shape 8b --max-length 2048 --micro-batch-size 2
     show bench-step-8b-wide 400 "$bin/qshard" bench step --backend cuda --shape 8b --max-length 2048 --micro-batch-size 5
     show bench-step-8b-streamed 400 "$bin/qshard" bench step --backend cuda --shape 8b --max-length 2048 --micro-batch-size 2 \

@@ -24,8 +24,9 @@ Y
 train() { # OUTPUT FLAGS...
     local output=$1
     shift
-    "$qshard" train "$work/run.yaml" --set output="$output" "$@" >"$work/log" 2>&1 || {
-        tail -n 20 "$work/log"
+    # A step that is stuck on the GPU takes no notice of a first signal.
+    timeout -k 5 60 "$qshard" train "$work/run.yaml" --set output="$output" "$@" >"$work/log" 2>&1 || {
+        tail -n 40 "$work/log" >&2
         exit 1
     }
     sha256sum <"$work/$output/adapter/adapter_model.safetensors" | cut -c 1-16

@@ -21,6 +21,7 @@ class GuardedBackend final : public Backend {
     int threads() const override { return inner_->threads(); }
     std::size_t workspace_bytes() const override { return inner_->workspace_bytes(); }
     std::size_t logits_bytes() const override { return inner_->logits_bytes(); }
+    std::int64_t tile_rows() const override { return inner_->tile_rows(); }
     bool host_accessible() const override { return false; }
 
     void* allocate(std::size_t bytes) override {

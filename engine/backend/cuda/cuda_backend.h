@@ -29,6 +29,7 @@ class CudaBackend final : public Backend {
     std::size_t memory_bytes() const override { return memory_bytes_; }
     std::size_t taken_bytes() const override;
     std::size_t logits_bytes() const override { return kLogitsBytes; }
+    std::int64_t tile_rows() const override { return kTileRows; }
     bool host_accessible() const override { return false; }
 
     void* allocate(std::size_t bytes) override;

@@ -9,14 +9,19 @@
 #include <optional>
 #include <vector>
 
+#include "backend/cuda/sizes.h"
 #include "base/error.h"
 
 namespace qshard::cuda {
 namespace {
 
 constexpr std::int64_t kTypicalRows = 2048;  ///< what algorithms are chosen for
-/// Rows that an algorithm must also be able to compute.
+/// Rows that an algorithm must also be able to compute, but for those that gemm() cuts up.
 constexpr std::array<std::int64_t, 6> kOtherRows = {1, 3, 72, 500, 16384, 131072};
+
+/// Algorithms for a matrix times a vector or a few: their order of sums changes with the size of
+/// the result, without a word in their configuration.
+constexpr std::array<std::int32_t, 2> kGemv = {13, 14};
 
 /// Most bytes, up to 16, that the addresses of all rows of `cols` elements are multiples of.
 std::uint32_t alignment_of(std::int64_t cols, bool is_bf16) {
@@ -114,6 +119,10 @@ class CublasMatmul final : public Matmul {
         set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<std::uint64_t>(bytes_));
         set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
             static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE));
+        if (shape.is_bf16) {  // tensor cores only
+            set(CUBLASLT_MATMUL_PREF_IMPL_MASK,
+                ~static_cast<std::uint64_t>(CUBLASLT_NUMERICAL_IMPL_FLAGS_FMA));
+        }
         // In column-major terms A is b, and B is a.
         set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(shape.outer, shape.is_bf16));
         set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(shape.inner, shape.is_bf16));
@@ -138,12 +147,19 @@ class CublasMatmul final : public Matmul {
     }
 
     bool fits(const MatmulShape& shape, const cublasLtMatmulAlgo_t& algorithm) const {
-        std::int32_t splits = 1;
+        std::int32_t splits = 1, id = 0;
         std::size_t written = 0;
-        const cublasStatus_t status = cublasLtMatmulAlgoConfigGetAttribute(
-            &algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &splits, sizeof splits, &written);
-        if (status == CUBLAS_STATUS_SUCCESS && splits > 1) return false;
-        for (const std::int64_t rows : kOtherRows) {
+        const auto get = [&](cublasLtMatmulAlgoConfigAttributes_t what, std::int32_t& value) {
+            cublasLtMatmulAlgoConfigGetAttribute(&algorithm, what, &value, sizeof value, &written);
+        };
+        get(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, splits);
+        get(CUBLASLT_ALGO_CONFIG_ID, id);
+        if (splits > 1 || std::find(kGemv.begin(), kGemv.end(), id) != kGemv.end()) return false;
+        const auto row_bytes = shape.inner * (shape.is_bf16 ? 2 : 4);
+        const std::int64_t most =
+            std::max(static_cast<std::int64_t>(kOperandBytes) / row_bytes, kTypicalRows);
+        for (const std::int64_t other : kOtherRows) {
+            const std::int64_t rows = std::min(other, most);
             const Layouts layouts(shape, rows);
             cublasLtMatmulHeuristicResult_t result{};
             if (cublasLtMatmulAlgoCheck(handle_.get(), desc_.get(), layouts.b.get(),

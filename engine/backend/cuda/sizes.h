@@ -24,9 +24,10 @@ constexpr std::size_t kListBytes = std::size_t{64} << 10, kLists = 256;
 
 constexpr std::size_t kOwnBytes = kWorkspaceBytes + kPieceBytes * kPieces + kListBytes * kLists;
 
-/// For 128,256 tokens 258 rows at a time, on an H100 enough for products to take longer than
-/// reading their weights.
-constexpr std::size_t kLogitsBytes = std::size_t{128} << 20;
+/// For 128,256 tokens 1,024 rows at a time: the product backward, whose result is only as wide as
+/// the model, has two tiles of 128 x 128 then for each multiprocessor of an H100.
+constexpr std::size_t kLogitsBytes = std::size_t{512} << 20;
+constexpr std::int64_t kTileRows = 128;
 
 /// Inner dimensions of packed weights and laid-out operands are filled up with zeros to multiples
 /// of 16 bytes, which every algorithm of cuBLASLt wants of at least the operands' rows.

@@ -275,6 +275,21 @@ TEST_P(Collectives, MessagesBeyondTheLongestOneAreCut) {
     EXPECT_TRUE(theirs == block(other, 1, bytes));
 }
 
+/// Says what fails on a rank whose passing tests are nobody's interest.
+class FailuresOnly : public testing::EmptyTestEventListener {
+  public:
+    explicit FailuresOnly(int rank) : rank_(rank) {}
+
+  private:
+    void OnTestPartResult(const testing::TestPartResult& result) override {
+        if (!result.failed()) return;
+        const char* file = result.file_name() == nullptr ? "?" : result.file_name();
+        std::fprintf(stderr, "rank %d: %s:%d: Failure\n%s\n", rank_, file, result.line_number(),
+                     result.message());
+    }
+    int rank_;
+};
+
 std::vector<int> transports() {
     return under_launcher() ? std::vector<int>{kMpi} : std::vector<int>{kSelf, 1, 2, 3, 4, 6, 8};
 }
@@ -298,11 +313,11 @@ int main(int argc, char** argv) {
     if (launch.rank() != 0) {
         auto& listeners = testing::UnitTest::GetInstance()->listeners();
         delete listeners.Release(listeners.default_result_printer());
+        listeners.Append(new FailuresOnly(launch.rank()));
     }
     const char* transport = std::getenv("QSHARD_TEST_TRANSPORT");
     if (under_launcher()) mpi_group = launch.make_communicator(transport ? transport : "auto");
     const int failed = RUN_ALL_TESTS();
-    // Without a printer a failure elsewhere is seen here only.
     if (failed != 0) std::fprintf(stderr, "rank %d failed\n", launch.rank());
     mpi_group.reset();
     return failed;
