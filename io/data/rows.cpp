@@ -21,6 +21,7 @@ std::ifstream open_file(const std::string& path) {
         throw UserError(fmt::format(
             "{}: the data file cannot be read. Check the path (relative to the run file).", path));
     }
+    file.exceptions(std::ios::badbit);  // errors of the disk are not the file's end
     return file;
 }
 
@@ -200,20 +201,23 @@ std::vector<DataRow> read_csv(const std::string& path) {
     return rows;
 }
 
+std::vector<DataRow> read_by_extension(const std::string& path) {
+    const std::string extension = std::filesystem::path(path).extension().string();
+    if (extension == ".jsonl") return read_lines(path);
+    if (extension == ".json") return read_json(path);
+    if (extension == ".csv") return read_csv(path);
+    throw UserError(
+        fmt::format("{}: expected a data file that ends in .jsonl, .json or .csv", path));
+}
+
 }  // namespace
 
 std::vector<DataRow> read_rows(const std::string& path) {
-    const std::string extension = std::filesystem::path(path).extension().string();
     std::vector<DataRow> rows;
-    if (extension == ".jsonl") {
-        rows = read_lines(path);
-    } else if (extension == ".json") {
-        rows = read_json(path);
-    } else if (extension == ".csv") {
-        rows = read_csv(path);
-    } else {
-        throw UserError(
-            fmt::format("{}: expected a data file that ends in .jsonl, .json or .csv", path));
+    try {
+        rows = read_by_extension(path);
+    } catch (const std::ios_base::failure& error) {
+        throw SystemError(fmt::format("reading {}: {}", path, error.code().message()));
     }
     if (rows.empty()) throw UserError(fmt::format("{}: the file has no rows", path));
     return rows;

@@ -1,6 +1,7 @@
 #include "data_test.h"
 #include "io/data/format.h"
 #include "io/data/rows.h"
+#include "tests/temp_folder.h"
 
 using namespace qshard;
 using namespace qshard::test;
@@ -89,6 +90,21 @@ TEST(Rows, BrokenInputNamesFileAndLine) {
                   read_rows("no/such/file.jsonl");
               }).find("no/such/file.jsonl: the data file cannot be read"),
               std::string::npos);
+}
+
+TEST(Rows, AnErrorOfTheDiskIsNotTheEndOfTheFile) {
+    const TempFolder folder;
+    for (const char* name : {"rows.jsonl", "rows.json", "rows.csv"}) {
+        const std::string path = (folder.path() / name).string();
+        std::filesystem::create_symlink("/proc/self/mem", path);  // has nothing at 0: EIO
+        try {
+            read_rows(path);
+            ADD_FAILURE() << name << ": read";
+        } catch (const SystemError& error) {
+            EXPECT_EQ(error.code(), ExitCode::kIo);
+            EXPECT_EQ(std::string(error.what()), "reading " + path + ": Input/output error");
+        }
+    }
 }
 
 TEST(Format, ColumnsDecide) {
