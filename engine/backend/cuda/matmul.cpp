@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <map>
 #include <optional>
 #include <vector>
@@ -18,6 +19,8 @@ namespace {
 constexpr std::int64_t kTypicalRows = 2048;  ///< what algorithms are chosen for
 /// Rows that an algorithm must also be able to compute, but for those that gemm() cuts up.
 constexpr std::array<std::int64_t, 6> kOtherRows = {1, 3, 72, 500, 16384, 131072};
+
+constexpr std::int64_t kLarge = std::int64_t{1} << 20;  ///< elements of a weight worth a warning
 
 /// Algorithms for a matrix times a vector or a few: their order of sums changes with the size of
 /// the result, without a word in their configuration.
@@ -103,7 +106,14 @@ class CublasMatmul final : public Matmul {
     const std::optional<cublasLtMatmulAlgo_t>& algorithm_of(const MatmulShape& shape) {
         const auto found = algorithms_.find(shape);
         if (found != algorithms_.end()) return found->second;
-        return algorithms_.emplace(shape, choose(shape)).first->second;
+        const auto& chosen = algorithms_.emplace(shape, choose(shape)).first->second;
+        if (!chosen && shape.inner * shape.outer >= kLarge) {
+            fmt::print(stderr,
+                       "warning: cuBLASLt has no algorithm for products of [rows, {}] and [{}, {}] "
+                       "in {}; a plain kernel, many times slower, computes them\n",
+                       shape.inner, shape.inner, shape.outer, shape.is_bf16 ? "bf16" : "fp32");
+        }
+        return chosen;
     }
 
     /// The first of cuBLASLt's proposals for kTypicalRows that sums in one piece and takes any
