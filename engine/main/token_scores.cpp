@@ -12,7 +12,11 @@ namespace qshard {
 namespace {
 
 std::string number(double value) {
-    check(std::isfinite(value), "log-probabilities are finite numbers");
+    if (!std::isfinite(value)) {
+        throw Error(ExitCode::kBug,
+                    "log-probabilities are not finite: the model overflows. Try --compute-dtype "
+                    "float32.");
+    }
     return fmt::format("{}", static_cast<float>(value));
 }
 

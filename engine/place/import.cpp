@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -50,6 +51,26 @@ class Room {
     std::unique_ptr<T[]> data_;
     std::size_t count_;
 };
+
+float value_of(float x) {
+    return x;
+}
+float value_of(bf16 x) {
+    return to_float(x);
+}
+
+/// UserError naming the first of a weight's elements [first, ...) that is NaN or infinite.
+template <class T>
+void require_finite(const WeightSpec& weight, std::int64_t first, std::span<const T> values) {
+    if (all_finite(values)) return;
+    const auto bad =
+        std::find_if(values.begin(), values.end(), [](T x) { return !std::isfinite(value_of(x)); });
+    const std::int64_t at = first + (bad - values.begin());
+    throw UserError(fmt::format(
+        "the base's weight \"{}\" has the value {} in row {}, column {}; expected finite "
+        "numbers\nThe file is damaged, or its values overflowed when it was made.",
+        weight.name, value_of(*bad), at / weight.cols, at % weight.cols));
+}
 
 /// Imports one unit on one rank. What is to be done for the fields is cut into tasks of about the
 /// same length first, so that threads start once a unit and not once a matrix.
@@ -136,8 +157,9 @@ class UnitImport {
         add_tasks(count, kTaskWeights, [=, this, &field](std::int64_t at, std::int64_t length) {
             const auto values = static_cast<std::size_t>(length);
             if (field.dtype == DType::kBF16) {
-                reader_.read_bf16(field.weight, first + at,
-                                  {reinterpret_cast<bf16*>(out) + at, values});
+                const std::span<bf16> to(reinterpret_cast<bf16*>(out) + at, values);
+                reader_.read_bf16(field.weight, first + at, to);
+                require_finite<bf16>(field.weight, first + at, to);
             } else {
                 read_rounded(field.weight, first + at, round,
                              {reinterpret_cast<float*>(out) + at, values});
@@ -225,6 +247,7 @@ class UnitImport {
     void read_rounded(const WeightSpec& weight, std::int64_t first, bool round,
                       std::span<float> values) const {
         reader_.read(weight, first, values);
+        require_finite<float>(weight, first, values);
         if (round) round_to_bf16(values);
     }
 
@@ -361,10 +384,12 @@ void quantize_elements(const WeightReader& reader, const WeightSpec& weight, DTy
     if (reader.reads_bf16(weight) || rounds_on_import(reader, weight, plain_dtype)) {
         const Room<bf16> values(count);
         reader.read_bf16(weight, first, values.all());
+        require_finite<bf16>(weight, first, values.all());
         quantize_four_bit(code, values.all(), codes, absmax);
     } else {
         const Room<float> values(count);
         reader.read(weight, first, values.all());
+        require_finite<float>(weight, first, values.all());
         quantize_four_bit(code, values.all(), codes, absmax);
     }
 }

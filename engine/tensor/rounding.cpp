@@ -4,6 +4,8 @@
 #include <immintrin.h>
 #endif
 
+#include <bit>
+
 #include "base/clones.h"
 
 namespace qshard {
@@ -15,6 +17,25 @@ QSHARD_CLONES void round_bf16(float* values, std::size_t count) {
 
 QSHARD_CLONES void convert_bf16(const float* in, std::size_t count, bf16* out) {
     for (std::size_t i = 0; i < count; ++i) out[i] = to_bf16(in[i]);
+}
+
+/// Exponents of ones only.
+QSHARD_CLONES bool finite_floats(const float* values, std::size_t count) {
+    std::uint32_t found = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto exponent = std::bit_cast<std::uint32_t>(values[i]) & 0x7f800000u;
+        found |= exponent == 0x7f800000u ? 1u : 0u;
+    }
+    return found == 0;
+}
+
+QSHARD_CLONES bool finite_bf16(const bf16* values, std::size_t count) {
+    std::uint16_t found = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto exponent = static_cast<std::uint16_t>(values[i].bits & 0x7f80u);
+        found = static_cast<std::uint16_t>(found | (exponent == 0x7f80u ? 1u : 0u));
+    }
+    return found == 0;
 }
 
 void round_half(std::span<float> values) {
@@ -51,6 +72,13 @@ void round_to_bf16(std::span<float> values) {
 
 void convert_to_bf16(std::span<const float> in, bf16* out) {
     convert_bf16(in.data(), in.size(), out);
+}
+
+bool all_finite(std::span<const float> values) {
+    return finite_floats(values.data(), values.size());
+}
+bool all_finite(std::span<const bf16> values) {
+    return finite_bf16(values.data(), values.size());
 }
 
 void round_to_half(std::span<float> values) {

@@ -34,12 +34,20 @@ ModelConfig config() {
 class Source final : public WeightReader {
   public:
     explicit Source(DType dtype, bool broken = false) : dtype_(dtype), broken_(broken) {}
+    /// Element `at` of one weight is not finite.
+    Source(DType dtype, std::string weight, std::int64_t at)
+        : dtype_(dtype), weight_(std::move(weight)), at_(at) {}
     const ModelConfig& config() const override { return bf16_.config(); }
     DType source_dtype(const WeightSpec&) const override { return dtype_; }
     void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override {
         if (broken_) throw SystemError(ExitCode::kIo, "the disk is broken");
         bf16_.read(weight, first, out);
         for (float& value : out) value *= 1.0078f;
+        if (weight.name == weight_ && at_ >= first && at_ < first + std::ssize(out)) {
+            out[static_cast<std::size_t>(at_ - first)] =
+                at_ % 4 == 0 ? std::numeric_limits<float>::quiet_NaN()
+                             : -std::numeric_limits<float>::infinity();
+        }
     }
     std::string sha256() const override { return "source"; }
     std::int64_t file_bytes() const override { return 0; }
@@ -47,7 +55,9 @@ class Source final : public WeightReader {
   private:
     test::SyntheticReader bf16_{qshard::config()};
     DType dtype_;
-    bool broken_;
+    bool broken_ = false;
+    std::string weight_;
+    std::int64_t at_ = 0;
 };
 
 template <class T>
@@ -138,6 +148,34 @@ TEST_P(Import, WhatOneRankCannotReadEndsAllWithItsMessage) {
         EXPECT_EQ(group.all_gather_value(group.rank()), (std::vector<int>{0, 1, 2}));
     });
     EXPECT_EQ(ended, 3);
+}
+
+TEST_P(Import, AValueThatIsNotFiniteIsNamed) {
+    const Case& c = GetParam();
+    const LayoutOptions options{c.quantization, c.double_quant, c.plain_dtype, {}};
+    const ModelLayout layout = make_layout(config(), options);
+    const UnitLayout& unit = layout.units[layout.layer_unit(0)];
+    for (const Field& field : unit.fields) {
+        const std::int64_t at = field.weight.count() - 2;
+        const Source source(c.source_dtype, field.weight.name, at);
+        std::string message;
+        run_threads(2, [&](Communicator& group) {
+            std::vector<std::byte> shard(unit.shard_bytes(2));
+            try {
+                import_unit(source, unit, options, group, 2, shard);
+            } catch (const AgreedError& error) {
+                EXPECT_EQ(error.code(), ExitCode::kBadInput);
+                if (group.rank() == 0) message = error.what();
+            }
+        });
+        EXPECT_NE(message.find(fmt::format("\"{}\" has the value", field.weight.name)),
+                  std::string::npos)
+            << field.weight.name << ": " << message;
+        EXPECT_NE(message.find(fmt::format("row {}, column {};", at / field.weight.cols,
+                                           at % field.weight.cols)),
+                  std::string::npos)
+            << message;
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(
