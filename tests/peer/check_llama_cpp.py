@@ -80,7 +80,8 @@ class LlamaCpp:
         steps, before = [], 0
         for token, top in zip(choice["logprobs"]["tokens"], choice["logprobs"]["top_logprobs"]):
             best = sorted(top.values(), reverse=True)
-            steps.append((before, best[0] - best[1]))
+            # by text: two tokens that print the same are one entry
+            steps.append((before, best[0] - best[1] if len(best) > 1 else float("inf")))
             before += len(token.encode())
         return choice["text"], steps
 
