@@ -8,9 +8,9 @@
 #   --build DIR            where to build (default: build-bundle)
 #   --model FILE           a GGUF file to take along, and the tests that want it (SmolLM2-135M-Instruct Q4_1)
 #
-# FOLDER gets bin/, lib/, tests/, run files and run-suite.sh, and so does FOLDER.tar.gz; FOLDER/run-suite.sh on the other machine
-# runs everything and ends with "N passed, N failed, N skipped". cuBLASLt and NCCL are taken from that machine (a CUDA toolkit, or the
-# nvidia-cublas and nvidia-nccl packages of a Python environment): they alone are larger than all the rest.
+# FOLDER gets bin/, lib/, tests/, run files and run-suite.sh, and FOLDER.tar.gz all of it; FOLDER/run-suite.sh on the other
+# machine runs everything and ends with "N passed, N failed, N skipped". cuBLASLt and NCCL are taken from there (a CUDA toolkit,
+# or the nvidia-cublas and nvidia-nccl packages of a Python environment): they alone are larger than all the rest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

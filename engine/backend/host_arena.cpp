@@ -25,9 +25,7 @@ void HostArena::commit() {
 }
 
 void HostArena::pin() {
-    if (data() == nullptr) return;
-    pinned_ = backend_.pin(data(), total_bytes());
-    refused_ = !pinned_;
+    if (data() != nullptr) pinned_ = backend_.pin(data(), total_bytes());
 }
 
 }  // namespace qshard

@@ -17,12 +17,12 @@ class HostArena : public Arena {
     /// Pins it, once it is full: the threads that fill it take its pages in parallel, each near its
     /// own core.
     void pin();
-    /// False if the host refused to lock the memory, so that uploads from it are slower.
-    bool pinned() const { return !refused_; }
+    /// After pin(): false if the host refused to lock the memory, so that uploads are slower.
+    bool pinned() const { return data() == nullptr || pinned_; }
 
   private:
     Backend& backend_;
-    bool pinned_ = false, refused_ = false;
+    bool pinned_ = false;
 };
 
 }  // namespace qshard

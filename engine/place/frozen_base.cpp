@@ -77,10 +77,8 @@ void FrozenBase::load(const WeightReader& reader, const LayoutOptions& options, 
     std::vector<std::byte> host, gathering;
     agree(group_, "taking memory for the base", [&] {
         host_.commit();
-        std::size_t largest = 0;
-        for (const UnitLayout& unit : layout_.units)
-            largest = std::max(largest, unit.shard_bytes(world));
-        if (!direct) host.reserve(largest);
+        const auto ranks = static_cast<std::size_t>(world);
+        if (!direct) host.reserve(GatheredSource::buffer_bytes(layout_, world) / ranks);
     });
     std::int64_t total = 0, done = 0;
     for (const UnitLayout& unit : layout_.units) {

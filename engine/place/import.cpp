@@ -52,24 +52,17 @@ class Room {
     std::size_t count_;
 };
 
-float value_of(float x) {
-    return x;
-}
-float value_of(bf16 x) {
-    return to_float(x);
-}
-
 /// UserError naming the first of a weight's elements [first, ...) that is NaN or infinite.
 template <class T>
 void require_finite(const WeightSpec& weight, std::int64_t first, std::span<const T> values) {
     if (all_finite(values)) return;
     const auto bad =
-        std::find_if(values.begin(), values.end(), [](T x) { return !std::isfinite(value_of(x)); });
+        std::find_if(values.begin(), values.end(), [](T x) { return !std::isfinite(to_float(x)); });
     const std::int64_t at = first + (bad - values.begin());
     throw UserError(fmt::format(
         "the base's weight \"{}\" has the value {} in row {}, column {}; expected finite "
         "numbers\nThe file is damaged, or its values overflowed when it was made.",
-        weight.name, value_of(*bad), at / weight.cols, at % weight.cols));
+        weight.name, to_float(*bad), at / weight.cols, at % weight.cols));
 }
 
 /// Imports one unit on one rank. What is to be done for the fields is cut into tasks of about the

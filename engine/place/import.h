@@ -23,8 +23,8 @@ using ImportProgress = std::function<void(std::int64_t done, std::int64_t total)
 /// because double quantization needs their mean). What the source has quantized is taken
 /// as it is; of a weight store, the shard is read whole and the unit checked. Values are rounded to
 /// bf16 before quantizing unless the source is fp32 or fp16 and options.plain_dtype is fp32, as
-/// transformers does on loading. What a rank cannot read, or values that are not finite,
-/// are an AgreedError on all.
+/// transformers does on loading. What a rank cannot read, or values that are not finite, are an
+/// AgreedError on all.
 std::int64_t import_unit(const WeightReader& reader, const UnitLayout& unit,
                          const LayoutOptions& options, Communicator& group, int threads,
                          std::span<std::byte> shard);

@@ -214,13 +214,12 @@ std::uint64_t align_up(std::uint64_t bytes, std::uint64_t alignment) {
     return (bytes + alignment - 1) / alignment * alignment;
 }
 
-using Metadata = std::map<std::string, GgufValue, std::less<>>;
 constexpr const char* kSplitCount = "split.count";  // files of the model
 constexpr const char* kSplitNumber = "split.no";    // of the file, from 0
 
 /// Null if the key is absent. UserError if its value has another type.
 template <class T>
-const T* get(const Metadata& metadata, std::string_view key, std::string_view expected,
+const T* get(const GgufMetadata& metadata, std::string_view key, std::string_view expected,
              const std::string& file) {
     const auto it = metadata.find(key);
     if (it == metadata.end()) return nullptr;
@@ -230,7 +229,7 @@ const T* get(const Metadata& metadata, std::string_view key, std::string_view ex
     return value;
 }
 
-std::optional<std::int64_t> integer_in(const Metadata& metadata, std::string_view key,
+std::optional<std::int64_t> integer_in(const GgufMetadata& metadata, std::string_view key,
                                        const std::string& file) {
     const auto* value = get<std::int64_t>(metadata, key, "an integer", file);
     return value == nullptr ? std::nullopt : std::optional(*value);

@@ -20,6 +20,8 @@ namespace qshard {
 using GgufValue = std::variant<std::int64_t, double, bool, std::string, std::vector<std::int64_t>,
                                std::vector<double>, std::vector<std::string>>;
 
+using GgufMetadata = std::map<std::string, GgufValue, std::less<>>;
+
 struct GgufTensor {
     std::string name;
     std::vector<std::int64_t> extents;  ///< fastest first: {cols, rows}
@@ -57,7 +59,7 @@ class GgufFile {
     const std::vector<double>* numbers(std::string_view key) const;
     bool has(std::string_view key) const { return metadata_.find(key) != metadata_.end(); }
 
-    const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
+    const GgufMetadata& metadata() const { return metadata_; }
     /// A value as the file has it: type number, then content. The key is there.
     std::vector<std::byte> raw_value(std::string_view key) const;
     const std::map<std::string, GgufTensor, std::less<>>& tensors() const { return tensors_; }
@@ -79,7 +81,7 @@ class GgufFile {
     };
     /// What a file says before its tensors' data.
     struct Header {
-        std::map<std::string, GgufValue, std::less<>> metadata;
+        GgufMetadata metadata;
         std::map<std::string, Range, std::less<>> value_ranges;
         std::vector<GgufTensor> tensors;
         std::uint64_t bytes = 0;  ///< including the padding before the data
@@ -94,7 +96,7 @@ class GgufFile {
     void add_further_parts(const OpenPart& open_part);
 
     std::vector<Part> parts_;
-    std::map<std::string, GgufValue, std::less<>> metadata_;  // of the first file
+    GgufMetadata metadata_;  // of the first file
     std::map<std::string, Range, std::less<>> value_ranges_;
     std::map<std::string, GgufTensor, std::less<>> tensors_;
 };

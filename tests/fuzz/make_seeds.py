@@ -26,10 +26,7 @@ def gguf_tokenizer(model, pre, tokens, types, scores, merges):
             ("tokenizer.ggml.eos_token_id", 4, struct.pack("<I", 2)), ("tokenizer.ggml.unknown_token_id", 4, struct.pack("<I", 0)),
             ("tokenizer.ggml.add_bos_token", 7, b"\1"), ("tokenizer.ggml.add_eos_token", 7, b"\1"),
             ("tokenizer.ggml.add_space_prefix", 7, b"\1")]
-    out = b"GGUF" + struct.pack("<IQQ", 3, 0, len(keys))
-    for name, kind, value in keys:
-        out += gguf_string(name) + struct.pack("<I", kind) + value
-    return out
+    return gguf_part(keys, [])
 
 
 def gguf(architecture, linear_type, row_bytes, embedding_type=0, embedding_bytes=128, files=1):

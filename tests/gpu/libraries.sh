@@ -5,9 +5,7 @@ bundle=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 packages=$(python3 -c 'import site; print(*site.getsitepackages(), sep="\n")' 2>/dev/null || true)
 for name in libcublasLt.so.13 libcublasLt.so.12 libnccl.so.2; do
     for folder in /usr/local/cuda/lib64 /usr/local/cuda*/lib64 /usr/local/cuda*/targets/*/lib /usr/lib/x86_64-linux-gnu \
-        ${VIRTUAL_ENV:+"$VIRTUAL_ENV"/lib/python3*/site-packages/nvidia/*/lib} \
-        ${CONDA_PREFIX:+"$CONDA_PREFIX"/lib "$CONDA_PREFIX"/lib/python3*/site-packages/nvidia/*/lib} \
-        ${packages:+${packages%%$'\n'*}/nvidia/*/lib} \
+        ${CONDA_PREFIX:+"$CONDA_PREFIX"/lib} ${packages:+${packages%%$'\n'*}/nvidia/*/lib} \
         /opt/*/.venv/lib/python3*/site-packages/nvidia/*/lib /usr/lib/python3*/site-packages/nvidia/*/lib \
         /usr/local/lib/python3*/*-packages/nvidia/*/lib /usr/local/nvidia/lib64; do
         [ -e "$folder/$name" ] || continue

@@ -5,12 +5,12 @@
 For each model: train --dry-run; four steps on conversations (or prompts and completions) on one rank and on two with a gathered base,
 whose adapters must have the same bits; eval; generate; score; inspect; export to PEFT, a merged folder, a merged GGUF file and a GGUF
 adapter; a weight store; the model as a bnb-4bit folder saved by transformers; the model as GGUF files written by the gguf package with
-llama.cpp's names, one of them cut into several. What comes out is loaded in transformers and PEFT: log-probabilities in fp32 must agree within 1e-4 (1e-3 over NF4,
-where bitsandbytes' mean of the absmax values may differ in its last bit), greedy continuations exactly. --llama-cpp compares continuations
-of the GGUF files, and of the GGUF adapter on its base, in llama.cpp (package llama-cpp-python). Beside f16 weights llama.cpp rounds
-activations to f16: logits of these models change by 0.003, and by much more where that changes an expert; beside fp32 weights all of 20
-prompts continue as here. A cell is "ok", "refused" (exit code 64 or 65
-with a message, which is printed) or "FAILED". Exit status 0 if nothing failed.
+llama.cpp's names, one of them cut into several. What comes out is loaded in transformers and PEFT: log-probabilities in fp32 must agree
+within 1e-4 (1e-3 over NF4, where bitsandbytes' mean of the absmax values may differ in its last bit), greedy continuations exactly.
+--llama-cpp compares continuations of the GGUF files, and of the GGUF adapter on its base, in llama.cpp (package llama-cpp-python). Beside
+f16 weights llama.cpp rounds activations to f16: logits of these models change by 0.003, and by much more where that changes an expert;
+beside fp32 weights all of 20 prompts continue as here. A cell is "ok", "refused" (exit code 64 or 65 with a message, which is printed) or
+"FAILED". Exit status 0 if nothing failed.
 Run by hand where torch, transformers, peft, bitsandbytes and gguf are installed.
 """
 

@@ -166,7 +166,8 @@ def add_tokenizer(writer, folder, config, kind):
 
 
 def write_gguf(folder, path, types, tensors_per_file=0):
-    """Writes the file, or several whose names the gguf package numbers. Returns what a program reads of it, matrices rounded to bfloat16, by transformers' names."""
+    """Writes the file, or several whose names the gguf package numbers. Returns what a program reads of it, matrices rounded to
+    bfloat16, by transformers' names."""
     folder = pathlib.Path(folder)
     wrapper = WRAPPED.get(folder.name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
