@@ -72,6 +72,22 @@ void Backend::dropout(const DropoutMask& mask, Tensor x, bool accumulate, Tensor
     synchronize();
 }
 
+void Backend::gemm_rows_of_slots(Tensor a, Tensor b, std::span<const std::int64_t> begin,
+                                 float scale, DType dtype, Tensor c, std::int64_t stride,
+                                 bool transposed) {
+    for (std::size_t s = 0; s + 1 < begin.size(); ++s) {
+        const std::int64_t rows = begin[s + 1] - begin[s];
+        const Tensor one(c.as<float>() + static_cast<std::int64_t>(s) * stride, DType::kF32,
+                         {c.rows(), c.cols()});
+        if (rows == 0) {
+            fill_zero(one);
+        } else {
+            gemm_rows(a.row_range(begin[s], rows), b.row_range(begin[s], rows), scale, dtype, one,
+                      transposed, false);
+        }
+    }
+}
+
 WeightView rows_of(const WeightView& weight, std::int64_t first, std::int64_t count) {
     check(first >= 0 && count >= 0 && first + count <= weight.rows, "the weight has these rows");
     WeightView part = weight;

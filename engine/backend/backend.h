@@ -132,6 +132,9 @@ class Backend {
     virtual std::size_t logits_bytes() const { return std::size_t{32} << 20; }
     /// Rows of products that are computed together: heads take multiples of them.
     virtual std::int64_t tile_rows() const { return 6; }
+    /// Rows that a call should have: short slots are computed together up to as many. 0: each for
+    /// itself.
+    virtual std::int64_t batch_rows() const { return 0; }
 
     // Memory. Pointers are 64-byte aligned. upload and download are ordered with the operations
     // issued before and after; the host's side is free again when the call returns.
@@ -188,6 +191,12 @@ class Backend {
     /// fp32. With `transposed`, c is [K, M]. Gradients of weights.
     virtual void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c, bool transposed,
                            bool accumulate) = 0;
+    /// gemm_rows() of each slot: the s-th has rows begin[s] .. begin[s + 1] of a and b, which lie
+    /// on end, and its result is s * stride elements behind `c`, that of the first; it is
+    /// overwritten, with zeros where a slot has no rows.
+    virtual void gemm_rows_of_slots(Tensor a, Tensor b, std::span<const std::int64_t> begin,
+                                    float scale, DType dtype, Tensor c, std::int64_t stride,
+                                    bool transposed);
 
     // DoRA (Liu et al. 2024): row o of W + scale B A is scaled to the length magnitude[o]. The
     // factor, magnitude[o] over the row's norm, goes into packed weights

@@ -156,6 +156,8 @@ void bench_step(const BenchArguments& arguments, Communicator& group, int local_
         {"micro_batch_size", arguments.micro_batch_size},
         {"r", arguments.r},
         {"slots", slots},
+        {"group_slots", trainer->group_slots()},
+        {"batch_slots", trainer->batch_slots()},
         {"recomputed_layers", trainer->recomputed_layers()},
         {"steps", steps.size()},
         {"tokens", figures.tokens},

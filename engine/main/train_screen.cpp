@@ -70,6 +70,8 @@ std::string start_screen(const StartScreen& s) {
     const std::int64_t trainable = adapter.count,
                        all = parameter_count(config) + trainable - adapter.bias_count();
     const SplitStats& stats = s.data->stats();
+    const std::int64_t group_slots = s.trainer->group_slots(),
+                       batch_slots = s.trainer->batch_slots();
     const auto share = 100.0 * static_cast<double>(stats.supervised) /
                        static_cast<double>(std::max<std::int64_t>(1, stats.tokens));
     std::string text =
@@ -99,12 +101,14 @@ std::string start_screen(const StartScreen& s) {
     text +=
         row("placement",
             fmt::format("{} (transport {}); {} {} kernels, {} thread{} a rank, {}; {} slot{} at a "
-                        "time, {} of {} layers computed again for the backward",
+                        "time{}, {} of {} layers computed again for the backward",
                         s.why_placement, s.group->transport(), s.backend->name(), s.backend->isa(),
                         s.backend->threads(), s.backend->threads() == 1 ? "" : "s",
-                        run.model.compute_dtype, s.trainer->group_slots(),
-                        s.trainer->group_slots() == 1 ? "" : "s", s.trainer->recomputed_layers(),
-                        config.layers));
+                        run.model.compute_dtype, group_slots, group_slots == 1 ? "" : "s",
+                        batch_slots == 1 || batch_slots == group_slots
+                            ? ""
+                            : fmt::format(" ({} a call)", batch_slots),
+                        s.trainer->recomputed_layers(), config.layers));
     text += "memory of a rank, planned:\n";
     text += memory_table(*s.trainer, s.memory_limit);
     return text;

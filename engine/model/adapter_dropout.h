@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <span>
 
 #include "backend/backend.h"
 #include "spec/adapter.h"
@@ -9,7 +11,7 @@
 /// slot.
 namespace qshard {
 
-/// Of the tensors that a slot's dropout works in.
+/// Of the tensors that the dropout of a call works in.
 struct DropoutBytes {
     std::size_t input = 0, derivative = 0, product = 0;
     std::size_t total() const { return input + derivative + product; }
@@ -18,11 +20,14 @@ DropoutBytes dropout_bytes(const ModelConfig& config, const AdapterLayout& adapt
                            std::int64_t tokens, DType compute);
 
 struct AdapterDropout {
-    DropoutMask mask;             ///< of the slot; `target` is set per module
+    DropoutMask mask;             ///< of the first slot; `target` is set per module
     std::byte* memory = nullptr;  ///< bytes.total(): the tensors below, one after the other
     DropoutBytes bytes;
 
-    DropoutMask mask_of(const AdapterTarget& target) const;
+    /// Backend::dropout() of what the module reads, each slot's rows by its own mask. Rows as in
+    /// TokenContext::slot_begin.
+    void apply(Backend& backend, const AdapterTarget& target,
+               std::span<const std::int64_t> slot_begin, Tensor x, bool accumulate, Tensor y) const;
     /// [N, in] of the compute dtype: the dropped input of one module.
     Tensor input(const Tensor& like) const {
         return {memory, like.dtype(), {like.rows(), like.cols()}};

@@ -36,17 +36,14 @@ void embed_tokens_backward(Backend& backend, const ModelConfig& config, float sc
     backend.embed_backward(dx, rows, scale, dtable);
 }
 
-TokenContext TokenContext::documents(std::span<const std::int32_t> document_begin) {
-    TokenContext context;
-    context.tokens = document_begin.empty() ? 0 : document_begin.back();
-    context.positions.resize(static_cast<std::size_t>(context.tokens));
-    for (std::size_t s = 0; s + 1 < document_begin.size(); ++s) {
-        const std::int32_t begin = document_begin[s], end = document_begin[s + 1];
-        for (std::int32_t n = begin; n < end; ++n)
-            context.positions[static_cast<std::size_t>(n)] = n - begin;
-        context.sequences.push_back({begin, end - begin, begin, end - begin});
+void TokenContext::add_slot(std::span<const std::int32_t> document_begin) {
+    for (std::size_t d = 0; d + 1 < document_begin.size(); ++d) {
+        const std::int32_t begin = document_begin[d], count = document_begin[d + 1] - begin;
+        for (std::int32_t n = 0; n < count; ++n) positions.push_back(n);
+        sequences.push_back({tokens + begin, count, tokens + begin, count});
     }
-    return context;
+    if (!document_begin.empty()) tokens += document_begin.back();
+    slot_begin.push_back(tokens);
 }
 
 /// A linear and what it writes.
@@ -88,7 +85,7 @@ void Decoder::down_project(const LinearPack& pack, const TokenContext& context, 
     if (pack.target == nullptr || pack.a_forward.data == nullptr) return;
     if (context.dropout) {
         const Tensor dropped = context.dropout->input(x);
-        backend_.dropout(context.dropout->mask_of(*pack.target), x, false, dropped);
+        context.dropout->apply(backend_, *pack.target, context.slot_begin, x, false, dropped);
         x = dropped;
     }
     const GemmTerm term{x, pack.a_forward};

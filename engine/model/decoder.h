@@ -27,14 +27,16 @@ struct KvCache {
     Tensor k, v;
 };
 
-/// The tokens of one call: documents of a slot, or the new tokens of sequences with a cache.
+/// The tokens of one call: documents of some slots, or the new tokens of sequences with a cache.
 struct TokenContext {
     std::int64_t tokens = 0;              ///< N
     std::vector<std::int32_t> positions;  ///< [N]
     std::vector<AttentionSequence> sequences;
+    std::vector<std::int64_t> slot_begin = {0};  ///< [slots + 1] first token of each slot, then N
     std::optional<AdapterDropout> dropout;
-    /// Documents laid end to end: positions restart at each, queries and keys are the same rows.
-    static TokenContext documents(std::span<const std::int32_t> document_begin);
+    /// Appends a slot, documents laid end to end: positions restart at each, queries and keys are
+    /// the same rows.
+    void add_slot(std::span<const std::int32_t> document_begin);
 };
 
 /// Tables of the embedding unit, any dtype.
@@ -74,7 +76,7 @@ class Decoder {
                  Tensor x_in, Tensor x_out, Tape& tape, const KvCache* cache = nullptr);
 
     /// dx (fp32 [N, C]) is the derivative of the loss by the block's output and becomes that by its
-    /// input. Gradients of this slot overwrite `gradient`. Consumes the tape (gate and up are
+    /// input. Gradients of each slot overwrite `gradient`. Consumes the tape (gate and up are
     /// overwritten). `scratch` has backward_scratch_bytes().
     void backward(std::int64_t layer, const BlockPacks& packs, const TokenContext& context,
                   Tensor x_in, Tape& tape, Tensor dx, const LayerGradient& gradient,

@@ -55,6 +55,7 @@ struct Decoder::Backward {
     DType compute;
     Tape& tape;
     const LayerGradient& gradient;
+    std::span<const std::int64_t> slot_begin;
     const AdapterDropout* dropout;  ///< or null
     Work work;
 
@@ -119,9 +120,8 @@ struct Decoder::Backward {
             if (pack.a_backward.data == nullptr) continue;  // another part follows
             const Tensor du = du_of(*pack.target, index++);
             backend.gemm({ups, parts}, Tensor(), du, false);
-            const DropoutMask mask = dropout->mask_of(*pack.target);
             const Tensor dropped = dropout->input(branch.x);
-            backend.dropout(mask, branch.x, false, dropped);
+            dropout->apply(backend, *pack.target, slot_begin, branch.x, false, dropped);
             if (gradient.values != nullptr) gradient_of_a(*pack.target, dropped, du);
             const bool dora = pack.unscaled_backward.data != nullptr;
             scaled[parts] = {du, pack.a_backward};
@@ -132,7 +132,7 @@ struct Decoder::Backward {
                 backend.gemm({unscaled, parts}, Tensor(), product, false);
                 backend.add(product, -1.0f, sum);
             }
-            backend.dropout(mask, sum, wide, wide ? dx : sum);
+            dropout->apply(backend, *pack.target, slot_begin, sum, wide, wide ? dx : sum);
             if (dora) backend.add(product, 1.0f, wide ? dx : sum);
             parts = 0;
         }
@@ -167,27 +167,35 @@ struct Decoder::Backward {
     void gradient_of_bias(std::int64_t offset, Tensor dy) {
         if (gradient.values == nullptr) return;
         const Tensor db(gradient.at(offset), DType::kF32, {1, dy.cols()});
-        backend.gemm_rows(gradient.ones.row_range(0, dy.rows()), dy, 1.0f, DType::kF32, db, false,
-                          false);
+        backend.gemm_rows_of_slots(gradient.ones.row_range(0, dy.rows()), dy, slot_begin, 1.0f,
+                                   DType::kF32, db, gradient.stride, false);
     }
 
     void gradient_of_a(const AdapterTarget& t, Tensor x, Tensor du) {
         Tensor da(gradient.at(t.a), DType::kF32, {t.r, t.in});
-        backend.gemm_rows(du, x, 1.0f, compute, da, false, false);
+        backend.gemm_rows_of_slots(du, x, slot_begin, 1.0f, compute, da, gradient.stride, false);
     }
     /// The rows of B that belong to this part, and their magnitudes.
     void gradient_of_b(const Branch& branch) {
         const LinearPack& pack = branch.pack;
         const AdapterTarget& t = *pack.target;
-        Tensor db(gradient.at(t.b + pack.first_row * t.r), DType::kF32, {branch.dy.cols(), t.r});
-        backend.gemm_rows(tape.u_of(t), branch.dy, t.scale, compute, db, true, false);
+        const std::int64_t out = branch.dy.cols();
+        float* const b = gradient.at(t.b + pack.first_row * t.r);
+        backend.gemm_rows_of_slots(tape.u_of(t), branch.dy, slot_begin, t.scale, compute,
+                                   Tensor(b, DType::kF32, {out, t.r}), gradient.stride, true);
         if (!t.has_magnitudes()) return;
-        const Tensor dm(gradient.at(t.magnitude + pack.first_row), DType::kF32, {branch.dy.cols()});
+        float* const magnitude = gradient.at(t.magnitude + pack.first_row);
         const Tensor& scaled = tape.scaled[static_cast<std::size_t>(pack.role)];
         const bool apart = !scaled.empty();
-        backend.magnitude_backward(branch.dy, apart ? scaled : branch.y,
-                                   apart ? Tensor() : pack.bias, pack.magnitude, pack.row_factor,
-                                   db, dm);
+        const Tensor& y = apart ? scaled : branch.y;
+        for (std::size_t s = 0; s + 1 < slot_begin.size(); ++s) {
+            const std::int64_t first = slot_begin[s], rows = slot_begin[s + 1] - first;
+            const std::int64_t at = static_cast<std::int64_t>(s) * gradient.stride;
+            backend.magnitude_backward(branch.dy.row_range(first, rows), y.row_range(first, rows),
+                                       apart ? Tensor() : pack.bias, pack.magnitude,
+                                       pack.row_factor, Tensor(b + at, DType::kF32, {out, t.r}),
+                                       Tensor(magnitude + at, DType::kF32, {out}));
+        }
     }
 };
 
@@ -234,7 +242,7 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
                        std::byte* scratch_memory) {
     const std::int64_t n = context.tokens;
     const AdapterDropout* dropout = context.dropout ? &*context.dropout : nullptr;
-    Backward b{backend_, compute_, tape, gradient, dropout, {}};
+    Backward b{backend_, compute_, tape, gradient, context.slot_begin, dropout, {}};
     Scratch scratch(scratch_memory, backward_scratch_bytes(config_, tape.adapter, n, compute_));
     for_each_tensor(b.work, config_, tape.adapter, compute_,
                     [&](Tensor& tensor, DType dtype, std::int64_t cols) {
@@ -257,7 +265,7 @@ void Decoder::backward(std::int64_t layer, const BlockPacks& packs, const TokenC
     const Tensor d_mlp = through_branch(tape.mlp_out, Role::kPostFfnNorm);
     if (config_.layer[static_cast<std::size_t>(layer)].experts) {
         experts_backward(backend_, config_, packs, tape, d_mlp, b.work.experts, gradient,
-                         b.work.dh);
+                         context.slot_begin, b.work.dh);
     } else {
         mlp_backward(packs, tape, d_mlp, b);
     }

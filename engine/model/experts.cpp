@@ -1,5 +1,8 @@
 #include "model/experts.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "model/routing.h"
 
 namespace qshard {
@@ -24,6 +27,13 @@ struct Share {
         weights = std::span(routing.weights).subspan(first, n);
     }
     Tensor of(const Tensor& assignments) const { return assignments.row_range(begin, count); }
+    /// Where the assignments of each slot begin among them: tokens ascend.
+    std::vector<std::int64_t> slots(std::span<const std::int64_t> slot_begin) const {
+        std::vector<std::int64_t> begins;
+        for (const std::int64_t token : slot_begin)
+            begins.push_back(std::ranges::lower_bound(rows, token) - rows.begin());
+        return begins;
+    }
 };
 
 /// Products with a linear and the factors of its adapter, where it has one; u = x A^T and du are
@@ -73,26 +83,33 @@ class Products {
         backend_.gemms(std::span(calls).subspan(adapted ? 0 : 1));
     }
 
-    void gradient_of_a(const LinearPack& pack, const Tensor& x, const Tensor& du) {
+    /// Of x and du, the rows of each slot from `slots` on.
+    void gradient_of_a(const LinearPack& pack, const Tensor& x, const Tensor& du,
+                       std::span<const std::int64_t> slots) {
         if (skips(pack)) return;
         const AdapterTarget& t = *pack.target;
         const Tensor da = at(t.a_of(pack.expert), t.r, t.in);
-        backend_.gemm_rows(du, x, 1.0f, pack.backward.dtype, da, false, false);
+        backend_.gemm_rows_of_slots(du, x, slots, 1.0f, pack.backward.dtype, da, gradient_.stride,
+                                    false);
     }
-    void gradient_of_b(const LinearPack& pack, const Tensor& u, const Tensor& dy) {
+    void gradient_of_b(const LinearPack& pack, const Tensor& u, const Tensor& dy,
+                       std::span<const std::int64_t> slots) {
         if (skips(pack)) return;
         const AdapterTarget& t = *pack.target;
         const Tensor db = at(t.b_of_row(pack.first_row), dy.cols(), t.r);
-        backend_.gemm_rows(u, dy, t.scale, pack.backward.dtype, db, true, false);
+        backend_.gemm_rows_of_slots(u, dy, slots, t.scale, pack.backward.dtype, db,
+                                    gradient_.stride, true);
     }
 
-    /// Of an expert that no token went to.
-    void no_gradient(const ExpertPacks& expert) {
+    /// Of an expert that no token of these slots went to.
+    void no_gradient(const ExpertPacks& expert, std::size_t slots) {
         for (const LinearPack* pack : {&expert.gate, &expert.down}) {
             if (skips(*pack)) continue;
             const AdapterTarget& t = *pack->target;
-            backend_.fill_zero(at(t.a_of(pack->expert), t.r, t.in));
-            backend_.fill_zero(at(t.b_of_row(pack->expert * t.out), t.out, t.r));
+            for (std::size_t s = 0; s < slots; ++s) {
+                backend_.fill_zero(at(t.a_of(pack->expert), t.r, t.in, s));
+                backend_.fill_zero(at(t.b_of_row(pack->expert * t.out), t.out, t.r, s));
+            }
         }
     }
 
@@ -100,8 +117,11 @@ class Products {
     bool skips(const LinearPack& pack) const {
         return pack.target == nullptr || gradient_.values == nullptr;
     }
-    Tensor at(std::int64_t offset, std::int64_t rows, std::int64_t cols) const {
-        return {gradient_.at(offset), DType::kF32, {rows, cols}};
+    Tensor at(std::int64_t offset, std::int64_t rows, std::int64_t cols,
+              std::size_t slot = 0) const {
+        return {gradient_.at(offset) + static_cast<std::int64_t>(slot) * gradient_.stride,
+                DType::kF32,
+                {rows, cols}};
     }
 
     Backend& backend_;
@@ -153,7 +173,7 @@ void experts_forward(Backend& backend, const ModelConfig& config, const BlockPac
 
 void experts_backward(Backend& backend, const ModelConfig& config, const BlockPacks& packs,
                       Tape& tape, Tensor dy, const ExpertWork& work, const LayerGradient& gradient,
-                      Tensor dh) {
+                      std::span<const std::int64_t> slot_begin, Tensor dh) {
     Products products(backend, gradient);
     const std::vector<float> logits = on_host(backend, tape.router);
     const Routing routing = route(config, logits);
@@ -163,9 +183,10 @@ void experts_backward(Backend& backend, const ModelConfig& config, const BlockPa
         const Share share(routing, e);
         const ExpertPacks& expert = packs.experts[e];
         if (share.count == 0) {
-            products.no_gradient(expert);
+            products.no_gradient(expert, slot_begin.size() - 1);
             continue;
         }
+        const std::vector<std::int64_t> slots = share.slots(slot_begin);
         const Tensor rows = work.rows.row_range(0, share.count);
         const Tensor d_activated = work.d_activated.row_range(0, share.count);
         const Tensor gate = share.of(tape.expert_gate), up = share.of(tape.expert_up);
@@ -179,8 +200,8 @@ void experts_backward(Backend& backend, const ModelConfig& config, const BlockPa
         if (expert.down.target != nullptr) {
             backend.scale_rows(du_down, share.weights);
             backend.scale_rows(rows, share.weights);
-            products.gradient_of_a(expert.down, activated, du_down);
-            products.gradient_of_b(expert.down, u_of(tape, expert.down, share), rows);
+            products.gradient_of_a(expert.down, activated, du_down, slots);
+            products.gradient_of_b(expert.down, u_of(tape, expert.down, share), rows, slots);
         }
         backend.activate_backward(config.activation, gate, up, d_activated, gate, up);
         const Tensor du = du_of(work.du, expert.gate, share.count);
@@ -188,9 +209,9 @@ void experts_backward(Backend& backend, const ModelConfig& config, const BlockPa
         if (expert.gate.target != nullptr) {
             const Tensor x = tape.expert_in.row_range(0, share.count);
             backend.gather_rows(tape.h2, share.rows, x);
-            products.gradient_of_a(expert.gate, x, du);
-            products.gradient_of_b(expert.gate, u_of(tape, expert.gate, share), gate);
-            products.gradient_of_b(expert.up, u_of(tape, expert.up, share), up);
+            products.gradient_of_a(expert.gate, x, du, slots);
+            products.gradient_of_b(expert.gate, u_of(tape, expert.gate, share), gate, slots);
+            products.gradient_of_b(expert.up, u_of(tape, expert.up, share), up, slots);
         }
         backend.add_rows(rows, share.rows, std::span(ones).first(share.rows.size()), dh);
     }
@@ -199,8 +220,8 @@ void experts_backward(Backend& backend, const ModelConfig& config, const BlockPa
     backend.upload(work.d_router.data(), d_router.data(), work.d_router.bytes());
     const Tensor du = du_of(work.du_router, packs.router, dh.rows());
     products.backward(packs.router, work.d_router, du, dh, true);
-    products.gradient_of_a(packs.router, tape.h2, du);
-    products.gradient_of_b(packs.router, u_of(tape, packs.router), work.d_router);
+    products.gradient_of_a(packs.router, tape.h2, du, slot_begin);
+    products.gradient_of_b(packs.router, u_of(tape, packs.router), work.d_router, slot_begin);
 }
 
 }  // namespace qshard

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <span>
+
 #include "backend/backend.h"
 #include "model/block_packs.h"
 #include "model/layer_gradient.h"
@@ -26,10 +29,10 @@ void experts_forward(Backend& backend, const ModelConfig& config, const BlockPac
                      Tape& tape, Tensor out);
 
 /// dh (fp32 [N, C]) = the derivative by h2 from dy, that by the mixture's output. Through the
-/// router too, whose choice is taken as constant. LoRA gradients overwrite their part of
-/// `gradient`. Consumes the tape.
+/// router too, whose choice is taken as constant. LoRA gradients of each slot
+/// (TokenContext::slot_begin) overwrite their part of `gradient`. Consumes the tape.
 void experts_backward(Backend& backend, const ModelConfig& config, const BlockPacks& packs,
                       Tape& tape, Tensor dy, const ExpertWork& work, const LayerGradient& gradient,
-                      Tensor dh);
+                      std::span<const std::int64_t> slot_begin, Tensor dh);
 
 }  // namespace qshard

@@ -6,13 +6,14 @@
 
 namespace qshard {
 
-/// Where the gradients of a layer go: element i of the flat vector to values[i - begin]; or, if
-/// values is null, nowhere.
+/// Where the gradients of a layer go, slot by slot: element i of the flat vector to
+/// values[s * stride + i - begin] for slot s of the call.
 struct LayerGradient {
     float* values = nullptr;
-    std::int64_t begin = 0;
+    std::int64_t begin = 0, stride = 0;
     Tensor ones;  ///< fp32 [tokens of the plan, 1]; read only where biases are trained
 
+    /// Of the first slot.
     float* at(std::int64_t offset) const { return values + (offset - begin); }
 };
 

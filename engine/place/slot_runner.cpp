@@ -67,8 +67,10 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
       needs_(needs_of(adapter, options.backward)),
       clock_(backend.make_section_clock(kSections)) {
     check(!options.backward || adapter != nullptr, "only an adapter can be trained");
-    const std::int64_t n = options.max_tokens;
-    const auto slots = static_cast<std::size_t>(options.max_group_slots);
+    check(options.max_batch_slots <= options.max_group_slots, "a batch is a part of its group");
+    const std::int64_t n = batch_tokens();
+    const auto batches = static_cast<std::size_t>(
+        (options.max_group_slots + options.max_batch_slots - 1) / options.max_batch_slots);
     input_stride_ = Scratch::aligned(static_cast<std::size_t>(n * config.width) * sizeof(float));
     tape_stride_ = Scratch::aligned(tape_bytes(config, needs_, n, options.compute));
     const std::size_t kept =
@@ -78,16 +80,22 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
         options.backward ? Decoder::backward_scratch_bytes(config, needs_, n, options.compute) : 0;
     packs_ =
         arena.reserve("expanded weights", pack_bytes(backend, config, layout, adapter, options));
-    inputs_ = arena.reserve("block inputs", slots * inputs * input_stride_);
-    tapes_ = arena.reserve("kept activations", slots * kept * tape_stride_);
+    inputs_ = arena.reserve("block inputs", batches * inputs * input_stride_);
+    tapes_ = arena.reserve("kept activations", batches * kept * tape_stride_);
     work_ = arena.reserve(
         "working activations and logits",
         std::max(tape_stride_ + backward_scratch,
                  head_scratch_bytes(backend, config, n, options.compute, options.backward)));
     if (options.backward) {
+        for (std::int64_t l = 0; l < config.layers; ++l) {
+            const std::int64_t count = adapter->range_count(AdapterLayout::layer_range(l));
+            gradient_stride_ = std::max(gradient_stride_, (count + 15) / 16 * 16);
+        }
+        const std::int64_t elements =
+            std::max(adapter->largest_range_count(), options.max_batch_slots * gradient_stride_);
         gradient_ = arena.reserve(
             adapter->weights.empty() ? "gradient of one layer" : "gradient of one layer or module",
-            static_cast<std::size_t>(adapter->largest_range_count()) * sizeof(float));
+            static_cast<std::size_t>(elements) * sizeof(float));
     }
     if (options.backward && adapter->bias_count() > 0)
         ones_ = arena.reserve("ones", static_cast<std::size_t>(n) * sizeof(float));
@@ -99,7 +107,7 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
         row_factors_ = arena.reserve("row factors of the adapter",
                                      static_cast<std::size_t>(adapter->rows) * sizeof(float));
     }
-    ropes_ = arena.reserve("rotary tables", rope_bytes(config, n));
+    ropes_ = arena.reserve("rotary tables", rope_bytes(config, options.max_tokens));
 }
 
 void SlotRunner::start(WeightSource& source, const float* adapter_values) {
@@ -111,7 +119,7 @@ void SlotRunner::start(WeightSource& source, const float* adapter_values) {
         options_.compute);
     head_ = std::make_unique<Head>(backend_, config_, options_.compute);
     if (const Tensor filled = ones(); !filled.empty()) {
-        const std::vector<float> values(static_cast<std::size_t>(options_.max_tokens), 1.0f);
+        const std::vector<float> values(static_cast<std::size_t>(batch_tokens()), 1.0f);
         backend_.upload(filled.data(), values.data(), filled.bytes());
     }
     adapter_changed();
@@ -129,7 +137,7 @@ AdapterValues SlotRunner::values() const {
 
 Tensor SlotRunner::ones() const {
     if (!options_.backward || adapter_->bias_count() == 0) return {};
-    return {arena_.at(ones_), DType::kF32, {options_.max_tokens, 1}};
+    return {arena_.at(ones_), DType::kF32, {batch_tokens(), 1}};
 }
 
 std::vector<float> SlotRunner::row_norms() {
@@ -183,18 +191,18 @@ void SlotRunner::train(std::span<const Slot> slots, const SlotPosition& where, f
     if (adapter_->trains_embedding()) embedding_backward(sink);
 }
 
-/// Slots go through the layers one after the other, so that they share the memory.
+/// Batches go through the layers one after the other, so that they share the memory.
 void SlotRunner::set_dropout(const SlotPosition& where) {
     const double rate = adapter_->options.dropout;
     if (rate == 0) return;
-    for (std::size_t i = 0; i < states_.size(); ++i) {
+    for (Batch& batch : batches_) {
         const DropoutMask mask{
             where.seed, static_cast<std::uint32_t>(where.step),
-            static_cast<std::uint32_t>(where.first + static_cast<std::int64_t>(i)), 0,
+            static_cast<std::uint32_t>(where.first + static_cast<std::int64_t>(batch.first)), 0,
             DropoutMask::dropped_at(rate)};
-        states_[i].context.dropout = AdapterDropout{
-            mask, arena_.at(dropout_),
-            dropout_bytes(config_, *adapter_, options_.max_tokens, options_.compute)};
+        batch.context.dropout =
+            AdapterDropout{mask, arena_.at(dropout_),
+                           dropout_bytes(config_, *adapter_, batch_tokens(), options_.compute)};
     }
 }
 
@@ -208,28 +216,38 @@ void SlotRunner::begin(std::span<const Slot> slots, bool backward) {
     check(static_cast<std::int64_t>(slots.size()) <= options_.max_group_slots,
           "the group was planned for these slots");
     alternating_ = !backward || !options_.backward;
-    states_.resize(slots.size());
-    for (std::size_t i = 0; i < slots.size(); ++i) {
-        SlotState& state = states_[i];
-        const Slot& slot = slots[i];
-        state.slot = &slot;
-        state.context = TokenContext::documents(slot.document_begin);
-        check(state.context.tokens == static_cast<std::int64_t>(slot.tokens.size()) &&
-                  state.context.tokens <= options_.max_tokens &&
+    batches_.clear();
+    const auto each = static_cast<std::size_t>(options_.max_batch_slots);
+    for (std::size_t first = 0; first < slots.size(); first += each) {
+        batches_.push_back(
+            make_batch(slots.subspan(first, std::min(each, slots.size() - first)), first));
+    }
+    source_->expect(units(backward));
+}
+
+SlotRunner::Batch SlotRunner::make_batch(std::span<const Slot> slots, std::size_t first) const {
+    Batch batch;
+    batch.first = first;
+    batch.count = slots.size();
+    for (const Slot& slot : slots) {
+        const std::int64_t begin = batch.context.tokens;
+        batch.context.add_slot(slot.document_begin);
+        const std::int64_t tokens = batch.context.tokens - begin;
+        check(tokens == std::ssize(slot.tokens) && tokens <= options_.max_tokens &&
                   slot.targets.size() == slot.tokens.size(),
               "a slot is consistent and fits the plan");
-        state.rows.clear();
-        state.targets.clear();
+        batch.tokens.insert(batch.tokens.end(), slot.tokens.begin(), slot.tokens.end());
         for (std::size_t n = 0; n < slot.targets.size(); ++n) {
             if (slot.targets[n] == kIgnoreIndex) continue;
             check(slot.targets[n] >= 0 && slot.targets[n] < config_.vocabulary,
                   "targets lie in the vocabulary");
-            state.rows.push_back(static_cast<std::int32_t>(n));
-            state.targets.push_back(slot.targets[n]);
+            batch.rows.push_back(static_cast<std::int32_t>(begin + static_cast<std::int64_t>(n)));
+            batch.targets.push_back(slot.targets[n]);
         }
-        state.logprob.resize(state.rows.size());
+        batch.target_begin.push_back(batch.rows.size());
     }
-    source_->expect(units(backward));
+    batch.logprob.resize(batch.rows.size());
+    return batch;
 }
 
 RunnerSeconds SlotRunner::take_seconds() {
@@ -253,7 +271,7 @@ Tensor SlotRunner::input(std::size_t index, std::int64_t layer) const {
     const auto place = static_cast<std::size_t>(alternating_ ? layer % 2 : layer);
     return {arena_.at(inputs_) + (index * per_slot + place) * input_stride_,
             DType::kF32,
-            {states_[index].context.tokens, config_.width}};
+            {batches_[index].context.tokens, config_.width}};
 }
 
 Tape SlotRunner::tape(std::size_t index, std::int64_t layer) const {
@@ -264,7 +282,7 @@ Tape SlotRunner::tape(std::size_t index, std::int64_t layer) const {
                                                     layer - options_.recomputed_layers);
         memory = arena_.at(tapes_) + place * tape_stride_;
     }
-    return make_tape(config_, needs_, states_[index].context.tokens, options_.compute, memory);
+    return make_tape(config_, needs_, batches_[index].context.tokens, options_.compute, memory);
 }
 
 BlockPacks SlotRunner::prepare(std::int64_t layer, Directions directions) {
@@ -294,8 +312,8 @@ void SlotRunner::forward(bool keep) {
         const EmbeddingTables tables = embedding_tables(
             config_, layout_.units[unit], bytes, trained_embedding(adapter_, adapter_values_));
         embed_scale_ = tables.scale;
-        for (std::size_t i = 0; i < states_.size(); ++i) {
-            embed_tokens(backend_, tables, states_[i].slot->tokens, states_[i].context.positions,
+        for (std::size_t i = 0; i < batches_.size(); ++i) {
+            embed_tokens(backend_, tables, batches_[i].tokens, batches_[i].context.positions,
                          input(i, 0), input(i, 1));
         }
         source_->release(unit);
@@ -304,9 +322,9 @@ void SlotRunner::forward(bool keep) {
     for (std::int64_t l = 0; l < config_.layers; ++l) {
         const BlockPacks packs = prepare(l, {true, false, keep && needs_.scaled});
         const InSection section(*clock_, kForward);
-        for (std::size_t i = 0; i < states_.size(); ++i) {
+        for (std::size_t i = 0; i < batches_.size(); ++i) {
             Tape kept = tape(i, l);
-            decoder_->forward(l, packs, states_[i].context, input(i, l), input(i, l + 1), kept);
+            decoder_->forward(l, packs, batches_[i].context, input(i, l), input(i, l + 1), kept);
         }
     }
 }
@@ -335,29 +353,65 @@ void SlotRunner::head(float weight, const Losses& losses, const Sink* sink) {
         trained = {trained_in_head(adapter_, Role::kHead, gradient(), first),
                    trained_in_head(adapter_, Role::kFinalNormBias, gradient(), first), ones()};
     }
-    for (std::size_t i = 0; i < states_.size(); ++i) {
-        SlotState& state = states_[i];
-        state.derivative.assign(backward ? state.rows.size() : 0, weight);
-        const Tensor x = input(i, config_.layers);
-        head_->run(packs, x, state.rows, state.targets, state.derivative, state.logprob, x, trained,
-                   arena_.at(work_));
-        if (backward && state.rows.empty()) {
-            backend_.fill_zero(x);
-            if (trains)
-                backend_.fill_zero({gradient(), DType::kF32, {adapter_->range_count(range)}});
+    for (std::size_t i = 0; i < batches_.size(); ++i) {
+        Batch& batch = batches_[i];
+        batch.derivative.assign(backward ? batch.rows.size() : 0, weight);
+        // What is trained of the head has a gradient of each slot.
+        const std::size_t each = trains ? 1 : batch.count;
+        for (std::size_t s = 0; s < batch.count; s += each) {
+            const HeadRows part = head_rows(i, s, s + each);
+            const auto of_part = [&](auto& values) {
+                return std::span(values).subspan(values.empty() ? 0 : part.first,
+                                                 values.empty() ? 0 : part.count);
+            };
+            head_->run(packs, part.x, part.rows, of_part(batch.targets), of_part(batch.derivative),
+                       of_part(batch.logprob), part.x, trained, arena_.at(work_));
+            if (backward && part.count == 0) {
+                backend_.fill_zero(part.x);
+                if (trains)
+                    backend_.fill_zero({gradient(), DType::kF32, {adapter_->range_count(range)}});
+            }
+            for (std::size_t one = s; one < s + each; ++one) {
+                const std::size_t begin = batch.target_begin[one];
+                losses(
+                    batch.first + one,
+                    std::span(batch.logprob).subspan(begin, batch.target_begin[one + 1] - begin));
+            }
+            if (trains) (*sink)(range, batch.first + s, gradient());
         }
-        losses(i, state.logprob);
-        if (trains) (*sink)(range, i, gradient());
     }
+}
+
+/// Slots first .. last - 1 of a batch.
+SlotRunner::HeadRows SlotRunner::head_rows(std::size_t index, std::size_t first,
+                                           std::size_t last) const {
+    const Batch& batch = batches_[index];
+    const std::int64_t begin = batch.context.slot_begin[first],
+                       end = batch.context.slot_begin[last];
+    HeadRows part;
+    part.first = batch.target_begin[first];
+    part.count = batch.target_begin[last] - part.first;
+    part.x = input(index, config_.layers).row_range(begin, end - begin);
+    for (const std::int32_t row : std::span(batch.rows).subspan(part.first, part.count))
+        part.rows.push_back(static_cast<std::int32_t>(row - begin));
+    return part;
 }
 
 void SlotRunner::embedding_backward(const Sink& sink) {
     const InSection section(*clock_, kBackward);
     const Tensor dtable = trained_embedding(adapter_, gradient());
-    for (std::size_t i = 0; i < states_.size(); ++i) {
-        embed_tokens_backward(backend_, config_, embed_scale_, states_[i].slot->tokens,
-                              input(i, config_.layers), dtable);
-        sink(AdapterLayout::kEmbedRange, i, gradient());
+    for (std::size_t i = 0; i < batches_.size(); ++i) {
+        const Batch& batch = batches_[i];
+        for (std::size_t s = 0; s < batch.count; ++s) {
+            const std::int64_t begin = batch.context.slot_begin[s],
+                               count = batch.context.slot_begin[s + 1] - begin;
+            embed_tokens_backward(
+                backend_, config_, embed_scale_,
+                std::span(batch.tokens)
+                    .subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)),
+                input(i, config_.layers).row_range(begin, count), dtable);
+            sink(AdapterLayout::kEmbedRange, batch.first + s, gradient());
+        }
     }
 }
 
@@ -366,15 +420,18 @@ void SlotRunner::backward(const Sink& sink) {
         const BlockPacks packs = prepare(l, backward_directions(l));
         const InSection section(*clock_, kBackward);
         const std::size_t range = AdapterLayout::layer_range(l);
-        const LayerGradient to{gradient(), adapter_->range_begin[range], ones()};
-        for (std::size_t i = 0; i < states_.size(); ++i) {
-            SlotState& state = states_[i];
+        const LayerGradient to{gradient(), adapter_->range_begin[range], gradient_stride_, ones()};
+        for (std::size_t i = 0; i < batches_.size(); ++i) {
+            const Batch& batch = batches_[i];
             Tape kept = tape(i, l);
             const Tensor x = input(i, l), dx = input(i, config_.layers);
-            if (recomputed(l)) decoder_->forward(l, packs, state.context, x, Tensor(), kept);
-            decoder_->backward(l, packs, state.context, x, kept, dx, to,
+            if (recomputed(l)) decoder_->forward(l, packs, batch.context, x, Tensor(), kept);
+            decoder_->backward(l, packs, batch.context, x, kept, dx, to,
                                arena_.at(work_) + tape_stride_);
-            sink(range, i, gradient());
+            for (std::size_t s = 0; s < batch.count; ++s) {
+                sink(range, batch.first + s,
+                     gradient() + static_cast<std::int64_t>(s) * gradient_stride_);
+            }
         }
     }
 }

@@ -14,12 +14,15 @@
 
 /// Runs slots through the decoder: the task list of a rank. Layer-major within a group of slots: a
 /// unit is acquired and expanded once per direction and group, whatever the number of slots in it.
+/// Within a group slots are computed in batches, laid end to end in one call: rows do not depend on
+/// one another, and what sums over rows, gradients, is told where slots begin.
 namespace qshard {
 
 struct RunnerOptions {
     DType compute = DType::kBF16;
     std::int64_t max_tokens = 0;       ///< of one slot
     std::int64_t max_group_slots = 1;  ///< slots that go through the layers together
+    std::int64_t max_batch_slots = 1;  ///< those of them that one call computes
     std::int64_t recomputed_layers =
         0;  ///< layers 0 .. n-1 keep only their input and are computed again to go back
     bool backward = true;
@@ -77,24 +80,36 @@ class SlotRunner {
     RunnerSeconds take_seconds();
 
   private:
-    struct SlotState {
-        const Slot* slot = nullptr;
+    /// Slots that are computed together.
+    struct Batch {
+        std::size_t first = 0, count = 0;  ///< slots of the group
         TokenContext context;
-        std::vector<std::int32_t> rows, targets;  ///< supervised positions
+        std::vector<std::int32_t> tokens;
+        std::vector<std::int32_t> rows, targets;      ///< supervised positions
+        std::vector<std::size_t> target_begin = {0};  ///< [count + 1] of each slot among them
         std::vector<float> logprob, derivative;
     };
+    /// Some slots of a batch, as the head sees them.
+    struct HeadRows {
+        std::size_t first = 0, count = 0;  ///< targets of the batch
+        Tensor x;
+        std::vector<std::int32_t> rows;  ///< of x
+    };
     void begin(std::span<const Slot> slots, bool backward);
+    Batch make_batch(std::span<const Slot> slots, std::size_t first) const;
     void set_dropout(const SlotPosition& where);
     void forward(bool keep);
     /// Goes back through the head too if there is a sink.
     void head(float weight, const Losses& losses, const Sink* sink);
+    HeadRows head_rows(std::size_t index, std::size_t first, std::size_t last) const;
     void backward(const Sink& sink);
     void embedding_backward(const Sink& sink);
     float* gradient() const { return reinterpret_cast<float*>(arena_.at(gradient_)); }
-    /// fp32 [max_tokens, 1]; empty unless biases are trained.
+    std::int64_t batch_tokens() const { return options_.max_batch_slots * options_.max_tokens; }
+    /// fp32 [batch_tokens(), 1]; empty unless biases are trained.
     Tensor ones() const;
-    /// fp32 [N, C]: input of a layer; of layer L: the output of the last. Forward only alternates
-    /// between two buffers.
+    /// fp32 [N, C] of a batch: input of a layer; of layer L: the output of the last. Forward only
+    /// alternates between two buffers.
     Tensor input(std::size_t index, std::int64_t layer) const;
     Tape tape(std::size_t index, std::int64_t layer) const;
     BlockPacks prepare(std::int64_t layer, Directions directions);
@@ -118,10 +133,11 @@ class SlotRunner {
     Arena::Handle packs_ = 0, inputs_ = 0, tapes_ = 0, work_ = 0, gradient_ = 0, ropes_ = 0,
                   dropout_ = 0, row_factors_ = 0, ones_ = 0;
     std::size_t input_stride_ = 0, tape_stride_ = 0;
+    std::int64_t gradient_stride_ = 0;  ///< elements of a layer's gradient, slot by slot
     std::unique_ptr<Decoder> decoder_;
     std::unique_ptr<Head> head_;
     float embed_scale_ = 1.0f;  ///< EmbeddingTables::scale of the forward
-    std::vector<SlotState> states_;
+    std::vector<Batch> batches_;
     bool alternating_ = false;  ///< this pass is forward only
     std::unique_ptr<SectionClock> clock_;
 };

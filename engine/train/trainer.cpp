@@ -80,11 +80,14 @@ Trainer::Trainer(Backend& backend, Communicator& group, const ModelConfig& confi
 
 Trainer::~Trainer() = default;
 
+std::int64_t Trainer::slots_of_a_rank(const TrainerOptions& options) const {
+    return (options.max_step_slots + group_.count() - 1) / group_.count();
+}
+
 /// Of a group: where weights travel, all of a rank's slots go through a layer together, unless the
 /// plan says less; else one.
 std::int64_t Trainer::most_slots(const TrainerOptions& options) const {
-    const std::int64_t mine = (options.max_step_slots + group_.count() - 1) / group_.count();
-    return options.placement == PlacementMode::kReplicated ? 1 : mine;
+    return options.placement == PlacementMode::kReplicated ? 1 : slots_of_a_rank(options);
 }
 
 /// The choice that takes the least memory. Groups of a gathered base are as large on every rank.
@@ -105,6 +108,7 @@ std::unique_ptr<Trainer::Parts> Trainer::make_parts(const TrainerOptions& option
     runner.compute = options.compute;
     runner.max_tokens = options.max_slot_tokens;
     runner.max_group_slots = choice.group_slots;
+    runner.max_batch_slots = choice.batch_slots;
     runner.recomputed_layers = choice.recomputed_layers;
     runner.backward = options.train;
     parts->runner =
@@ -168,12 +172,41 @@ std::size_t Trainer::planned_bytes() const {
     return total_of(*arena_, *parts_);
 }
 
+bool Trainer::fits(const Choice& choice) const {
+    return options_.memory_limit == 0 || bytes_with(options_, choice) <= options_.memory_limit;
+}
+
+/// The fewest layers to compute twice that fit, of a choice that fits with all of them; the need
+/// falls with every layer that keeps nothing.
+std::int64_t Trainer::fewest_recomputed(Choice choice) const {
+    if (options_.recompute != Recompute::kAuto) return smallest(options_).recomputed_layers;
+    std::int64_t low = 0, high = options_.train ? config_.layers : 0;
+    while (low < high) {
+        choice.recomputed_layers = (low + high) / 2;
+        if (fits(choice)) {
+            high = choice.recomputed_layers;
+        } else {
+            low = choice.recomputed_layers + 1;
+        }
+    }
+    return low;
+}
+
+/// What a token takes, in passes of its products forward: one forward, one backward and the share
+/// of a third that is computed again. Expanding a layer for a group takes as long as some more
+/// tokens, and so do the launches of a batch. (Of an H100: 8B shapes, by its bandwidths.)
+double Trainer::cost(const Choice& choice) const {
+    constexpr double kExpansionTokens = 336, kCallTokens = 320;
+    const auto tokens = static_cast<double>(std::max<std::int64_t>(options_.max_slot_tokens, 1));
+    const double again =
+        static_cast<double>(choice.recomputed_layers) / static_cast<double>(config_.layers);
+    const auto group = static_cast<double>(choice.group_slots),
+               batch = static_cast<double>(choice.batch_slots);
+    return (2 + again) * (1 + kExpansionTokens / (group * tokens) + kCallTokens / (batch * tokens));
+}
+
 void Trainer::plan() {
     refuse_placement();
-    const std::size_t limit = options_.memory_limit;
-    const auto fits = [&](const Choice& choice) {
-        return limit == 0 || bytes_with(options_, choice) <= limit;
-    };
     choice_ = smallest(options_);
     // The fewest groups that fit, as the base travels once more with each.
     const std::int64_t most = most_slots(options_), least = choice_.group_slots;
@@ -181,22 +214,10 @@ void Trainer::plan() {
         choice_.group_slots = std::max(least, (most + groups - 1) / groups);
         if (choice_.group_slots == least || fits(choice_)) break;
     }
-    if (options_.recompute == Recompute::kAuto) {
-        // The fewest layers to compute twice that fit; the need falls with every layer that keeps
-        // nothing.
-        std::int64_t low = 0, high = options_.train ? config_.layers : 0;
-        while (low < high) {
-            const std::int64_t middle = (low + high) / 2;
-            if (fits({middle, choice_.group_slots})) {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
-        choice_.recomputed_layers = low;
-    }
+    choice_.recomputed_layers = fewest_recomputed(choice_);
+    choose_batch();
     const std::size_t needed = bytes_with(options_, choice_);
-    if (limit > 0 && needed > limit) refuse(needed);
+    if (options_.memory_limit > 0 && needed > options_.memory_limit) refuse(needed);
     arena_ = std::make_unique<DeviceArena>(backend_);
     parts_ = make_parts(options_, choice_, *arena_);
     const std::size_t host = options_.host_memory_limit;
@@ -205,6 +226,26 @@ void Trainer::plan() {
                         fmt::format("rank {} needs {} of the host's memory for the base, {} are "
                                     "free.\nTry fewer ranks a host, or placement.mode gathered.",
                                     group_.rank(), human_bytes(host_bytes()), human_bytes(host)));
+    }
+}
+
+/// Slots of a batch: as many as the backend wants, or fewer where keeping activations is worth
+/// more. A resident base needs no larger groups than those.
+void Trainer::choose_batch() {
+    const std::int64_t wanted =
+        backend_.batch_rows() / std::max<std::int64_t>(options_.max_slot_tokens, 1);
+    if (wanted <= 1) return;
+    const bool grows = options_.placement == PlacementMode::kReplicated;
+    const std::int64_t together = grows ? slots_of_a_rank(options_) : choice_.group_slots;
+    for (std::int64_t batches = (together + wanted - 1) / wanted; batches < together;
+         batches *= 2) {
+        Choice choice = choice_;
+        choice.batch_slots = (together + batches - 1) / batches;
+        if (grows) choice.group_slots = choice.batch_slots;
+        choice.recomputed_layers = smallest(options_).recomputed_layers;
+        if (!fits(choice)) continue;
+        choice.recomputed_layers = fewest_recomputed(choice);
+        if (cost(choice) < cost(choice_)) choice_ = choice;
     }
 }
 
@@ -234,12 +275,12 @@ void Trainer::refuse(std::size_t needed) const {
                 fmt::format("{}{} ({})", tries.empty() ? "" : " or ", what, human_bytes(bytes));
     };
     if (options_.train && choice_.recomputed_layers < config_.layers)
-        offer("train.recompute always", options_, {config_.layers, choice_.group_slots});
+        offer("train.recompute always", options_, {config_.layers, choice_.group_slots, 1});
     TrainerOptions smaller = options_;
     smaller.max_slot_tokens = std::max<std::int64_t>(1, options_.max_slot_tokens / 2);
     smaller.max_step_slots = options_.max_step_slots * 2;
     offer("half of train.micro_batch_size (or of data.max_length)", smaller,
-          {choice_.recomputed_layers, smallest(smaller).group_slots});
+          {choice_.recomputed_layers, smallest(smaller).group_slots, 1});
     smaller = options_;
     smaller.recompute = Recompute::kAuto;
     smaller.placement = PlacementMode::kGathered;

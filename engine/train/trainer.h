@@ -101,8 +101,9 @@ class Trainer {
     std::size_t host_bytes() const;
     /// False after load() if the host refused to lock that memory, so that uploads are slower.
     bool host_pinned() const;
-    /// Slots that go through the layers together.
+    /// Slots that go through the layers together, and those of them that one call computes.
     std::int64_t group_slots() const { return choice_.group_slots; }
+    std::int64_t batch_slots() const { return choice_.batch_slots; }
 
     /// Allocates and imports the base. Collective.
     void load(const WeightReader& reader, int threads, const ImportProgress& progress);
@@ -131,7 +132,7 @@ class Trainer {
     struct Parts;
     /// What a plan chooses so that it fits.
     struct Choice {
-        std::int64_t recomputed_layers = 0, group_slots = 1;
+        std::int64_t recomputed_layers = 0, group_slots = 1, batch_slots = 1;
     };
     /// Reserves everything a rank needs in `arena`.
     std::unique_ptr<Parts> make_parts(const TrainerOptions& options, const Choice& choice,
@@ -143,8 +144,13 @@ class Trainer {
     std::size_t saving_bytes(const Parts& parts) const;
     std::vector<PlannedMemory> plan_of(const Arena& arena, const Parts& parts) const;
     std::size_t total_of(const Arena& arena, const Parts& parts) const;
+    std::int64_t slots_of_a_rank(const TrainerOptions& options) const;
     std::int64_t most_slots(const TrainerOptions& options) const;
     void plan();
+    void choose_batch();
+    bool fits(const Choice& choice) const;
+    std::int64_t fewest_recomputed(Choice choice) const;
+    double cost(const Choice& choice) const;
     void refuse_placement() const;
     [[noreturn]] void refuse(std::size_t needed) const;
     double sum_over_slots(const std::vector<double>& mine);

@@ -130,12 +130,14 @@ fi
 if wanted bench; then
     show bench-quantize 60 "$bin/qshard" bench quantize --backend cuda
     show bench-gemm-8b 120 "$bin/qshard" bench gemm --backend cuda --shape 8b --max-length 2048 --micro-batch-size 2
-    show bench-step-135m 120 "$bin/qshard" bench step --backend cuda --shape 135m --max-length 512 --micro-batch-size 8
+    show bench-step-135m 120 "$bin/qshard" bench step --backend cuda --shape 135m --max-length 512 --micro-batch-size 2 \
+        --slots 16
     show bench-step-1b 180 "$bin/qshard" bench step --backend cuda --shape 1b --max-length 2048 --micro-batch-size 2
 fi
 if wanted bench-8b; then
     show bench-step-8b 400 "$bin/qshard" bench step --backend cuda --shape 8b --max-length 2048 --micro-batch-size 2
-    show bench-step-8b-wide 400 "$bin/qshard" bench step --backend cuda --shape 8b --max-length 2048 --micro-batch-size 5
+    show bench-step-8b-batch 400 "$bin/qshard" bench step --backend cuda --shape 8b --max-length 2048 --micro-batch-size 1 \
+        --slots 5
     show bench-step-8b-streamed 400 "$bin/qshard" bench step --backend cuda --shape 8b --max-length 2048 --micro-batch-size 2 \
         --slots 4 --placement host_streamed
 fi

@@ -34,7 +34,7 @@ struct Outcome {
     std::vector<double> losses;
     std::uint64_t gathers = 0, exchanges = 0;
     std::size_t resident = 0, planned = 0, beside = 0;
-    std::int64_t group_slots = 0;
+    std::int64_t group_slots = 0, batch_slots = 0;
     std::uint64_t received = 0;  ///< of the base, in the last step
     double evaluated = 0;
 };
@@ -77,8 +77,8 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
         adapter.rank_pattern = {{"down_proj", 2}, {"k_proj", 7}};
         adapter.modules_to_save = variant.modules_to_save;
         adapter.bias = variant.bias;
-        // Experts and routers go without DoRA.
-        if (variant.dora && config.experts > 0)
+        // Experts and routers go without DoRA and dropout.
+        if ((variant.dora || variant.dropout > 0) && config.experts > 0)
             adapter.target_modules = {"q_proj", "k_proj", "v_proj", "o_proj"};
         options.seed = variant.seed;
         LayoutOptions layout;
@@ -121,6 +121,7 @@ Outcome run(const Variant& variant, int steps, DType compute = DType::kBF16,
                        trainer.planned_bytes(),
                        trainer.host_bytes(),
                        trainer.group_slots(),
+                       trainer.batch_slots(),
                        received,
                        evaluated};
         }
@@ -230,7 +231,14 @@ TEST(Equivalence, AStreamedBaseGoesThroughAsManySlotsAsFit) {
     for (const UnitLayout& unit : layout.units) bytes += 2 * unit.bytes;
     bytes -= layout.units[layout.embed_unit()].bytes + layout.units[layout.head_unit()].bytes;
     Variant variant{1, 1, PlacementMode::kHostStreamed, Recompute::kAlways, "guarded"};
-    const Outcome together = run(variant, 2);
+    Outcome together = run(variant, 2);
+    EXPECT_EQ(together.batch_slots, 3);
+    // Smaller batches first: the base travels no more often for them.
+    for (std::int64_t batch : {2, 1}) {
+        variant.memory_limit = together.planned - 1;
+        together = run(variant, 2);
+        EXPECT_EQ(together.batch_slots, batch);
+    }
     EXPECT_EQ(together.group_slots, 7);
     EXPECT_EQ(together.received, bytes);
     // The host's memory is what is planned here, so that the base is a part of it.
@@ -342,6 +350,51 @@ TEST(Equivalence, AStreamedBaseIsForDevices) {
         EXPECT_EQ(error.code(), ExitCode::kUnavailable);
         EXPECT_NE(std::string(error.what()).find("Try placement.mode auto"), std::string::npos)
             << error.what();
+    }
+}
+
+/// The guarded backend asks for batches of three slots, the CPU's for none.
+TEST(Equivalence, SlotsComputedTogetherHaveTheBitsOfEachAlone) {
+    ModelConfig mixture = test::small_config();
+    mixture.family = "mixtral";
+    mixture.experts = 5;
+    mixture.experts_per_token = 2;
+    mixture.expert_width = 36;
+    mixture.layer[1].experts = true;
+    ModelConfig biased = test::small_config();
+    biased.family = "gpt2";
+    biased.norm = NormKind::kLayer;
+    biased.qkv_bias = biased.o_bias = biased.mlp_bias = biased.fused_qkv = true;
+    biased.gated_mlp = false;
+    for (const ModelConfig& config : {test::small_config(), mixture, biased}) {
+        for (const bool dora : {false, true}) {
+            for (const double dropout : {0.0, 0.25}) {
+                SCOPED_TRACE(fmt::format("{} dora {} dropout {}", config.family, dora, dropout));
+                Variant variant{.backend = "cpu", .dropout = dropout, .dora = dora};
+                if (!config.gated_mlp) {
+                    variant.bias = AdapterBias::kAll;
+                    variant.modules_to_save = {"wte", "lm_head"};
+                }
+                const auto train = [&] {
+                    return run(variant, 3, DType::kBF16, OptimizerKind::kAdamW, Quantization::kNf4,
+                               config);
+                };
+                const Outcome apart = train();
+                EXPECT_EQ(apart.batch_slots, 1);
+                variant.backend = "guarded";
+                for (const auto& [placement, recompute] :
+                     {std::pair(PlacementMode::kReplicated, Recompute::kAlways),
+                      {PlacementMode::kHostStreamed, Recompute::kNever}}) {
+                    variant.placement = placement;
+                    variant.recompute = recompute;
+                    const Outcome together = train();
+                    EXPECT_EQ(together.batch_slots, 3);
+                    EXPECT_EQ(together.adapter_sha256, apart.adapter_sha256);
+                    EXPECT_EQ(together.losses, apart.losses);
+                    EXPECT_EQ(together.evaluated, apart.evaluated);
+                }
+            }
+        }
     }
 }
 

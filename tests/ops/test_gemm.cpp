@@ -367,5 +367,42 @@ TEST_P(GemmRows, MatchesReference) {
     }
 }
 
+TEST_P(GemmRows, OfSlotsHasTheBitsOfEachAlone) {
+    const std::vector<std::int64_t> begin = {0, 5, 5, 1100, 1101, 1613};
+    const std::int64_t m = 12, k = 70, stride = m * k + 8, slots = std::ssize(begin) - 1;
+    for (const int threads : {1, 3}) {
+        const auto backend = make(threads);
+        for (const DType dtype : {DType::kF32, DType::kBF16}) {
+            for (const bool transposed : {false, true}) {
+                SCOPED_TRACE(fmt::format("{} transposed {}", name_of(dtype), transposed));
+                Memory memory(*backend);
+                const Tensor a = memory.put(random(1, {begin.back(), m}, DType::kBF16));
+                const Tensor b = memory.put(random(2, {begin.back(), k}));
+                const Tensor all = memory.put(random(3, {slots * stride}));
+                const auto result = [&](std::int64_t slot) {
+                    return Tensor(all.as<float>() + slot * stride, DType::kF32,
+                                  {transposed ? k : m, transposed ? m : k});
+                };
+                backend->gemm_rows_of_slots(a, b, begin, 0.5f, dtype, result(0), stride,
+                                            transposed);
+                for (std::int64_t s = 0; s < slots; ++s) {
+                    const std::int64_t first = begin[static_cast<std::size_t>(s)],
+                                       rows = begin[static_cast<std::size_t>(s) + 1] - first;
+                    const Tensor one = memory.fresh({result(s).rows(), result(s).cols()});
+                    if (rows > 0) {
+                        backend->gemm_rows(a.row_range(first, rows), b.row_range(first, rows), 0.5f,
+                                           dtype, one, transposed, false);
+                    }
+                    expect_same_bits(memory.get(result(s)), memory.get(one),
+                                     fmt::format("slot {}", s));
+                }
+                const Array kept = memory.get(all), before = random(3, {slots * stride});
+                for (std::int64_t s = 1; s <= slots; ++s)
+                    EXPECT_EQ(kept.at(s * stride - 1), before.at(s * stride - 1));
+            }
+        }
+    }
+}
+
 }  // namespace
 }  // namespace qshard::ops

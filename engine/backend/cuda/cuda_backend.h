@@ -30,6 +30,7 @@ class CudaBackend final : public Backend {
     std::size_t taken_bytes() const override;
     std::size_t logits_bytes() const override { return kLogitsBytes; }
     std::int64_t tile_rows() const override { return kTileRows; }
+    std::int64_t batch_rows() const override { return kBatchRows; }
     bool host_accessible() const override { return false; }
 
     void* allocate(std::size_t bytes) override;
@@ -53,6 +54,8 @@ class CudaBackend final : public Backend {
     void gemms(std::span<const GemmCall> calls) override;
     void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c, bool transposed,
                    bool accumulate) override;
+    void gemm_rows_of_slots(Tensor a, Tensor b, std::span<const std::int64_t> begin, float scale,
+                            DType dtype, Tensor c, std::int64_t stride, bool transposed) override;
     void row_norms(const WeightView& weight, Tensor a, Tensor b, float scale, Tensor magnitude,
                    Tensor out) override;
     void magnitude_backward(Tensor dy, Tensor y, Tensor bias, Tensor magnitude, Tensor factor,
@@ -104,6 +107,17 @@ class CudaBackend final : public Backend {
         DType dtype = DType::kBF16;
         bool operator==(const Laid&) const = default;
     };
+    /// What gemm_rows() and gemm_rows_of_slots() are called with.
+    struct RowsProducts {
+        Tensor a, b;
+        std::span<const std::int64_t> begin;
+        float factor;
+        DType dtype;
+        Tensor c;
+        std::int64_t stride;
+        bool transposed, accumulate;
+    };
+    void rows_products(const RowsProducts& products);
     void open_device();
     StoredWeight stored(const WeightView& weight) const;
     static MatmulShape shape_of(const Run& run, std::int64_t outer, bool rounds, bool accumulate);

@@ -202,23 +202,36 @@ void CudaBackend::lay_out(const Run& run, std::int64_t row, std::int64_t rows) {
 
 void CudaBackend::gemm_rows(Tensor a, Tensor b, float factor, DType dtype, Tensor c,
                             bool transposed, bool accumulate) {
-    const std::int64_t rows = a.rows(), m_count = a.cols(), k_count = b.cols();
-    check(b.rows() == rows && c.count() == m_count * k_count, "gemm_rows operands fit");
-    auto* partial = reinterpret_cast<float*>(operand_);
-    const bool bf16 = dtype == DType::kBF16;
-    // Beyond the first pass c is added to.
+    const std::int64_t begin[] = {0, a.rows()};
+    rows_products({a, b, begin, factor, dtype, c, 0, transposed, accumulate});
+}
+
+void CudaBackend::gemm_rows_of_slots(Tensor a, Tensor b, std::span<const std::int64_t> begin,
+                                     float factor, DType dtype, Tensor c, std::int64_t stride,
+                                     bool transposed) {
+    rows_products({a, b, begin, factor, dtype, c, stride, transposed, false});
+}
+
+void CudaBackend::rows_products(const RowsProducts& x) {
+    const std::int64_t m_count = x.a.cols(), k_count = x.b.cols();
+    check(x.b.rows() == x.a.rows() && x.c.count() == m_count * k_count &&
+              x.begin.back() <= x.a.rows(),
+          "gemm_rows operands fit");
+    RowsCall call{
+        in_of(x.a), in_of(x.b), m_count, k_count, 0, 0, reinterpret_cast<float*>(operand_)};
+    const bool bf16 = x.dtype == DType::kBF16;
     const RowPasses passes(static_cast<std::int64_t>(kOperandBytes), k_count, kRowsChunk);
-    for (std::int64_t row = 0; row == 0 || row < rows; row += passes.each) {
-        const std::int64_t count = std::min(passes.each, rows - row);
-        const std::int64_t chunks = (count + kRowsChunk - 1) / kRowsChunk;
-        const In a_rows = in_of(a.row_range(row, count)), b_rows = in_of(b.row_range(row, count));
+    for (const RowsLaunch& launch : rows_launches(x.begin, passes.each, kRowsChunk)) {
+        const auto chunks = std::ssize(launch.chunks);
         const Parts parts = passes.columns(m_count, chunks);
         for (std::int64_t p = 0; p < parts.count; ++p) {
-            const std::int64_t m0 = parts.begin(p), m1 = parts.end(p);
-            gemm_rows_partial(a_rows, b_rows, count, m_count, m0, m1, k_count,
-                              bf16 && tensor_cores_, bf16, partial, stream_);
-            gemm_rows_finish(partial, chunks, m_count, m0, m1, k_count, factor, c.as<float>(),
-                             transposed, accumulate || row > 0, stream_);
+            call.m0 = parts.begin(p);
+            call.m1 = parts.end(p);
+            gemm_rows_partial(call, staging_->put(std::span(launch.chunks)), chunks,
+                              bf16 && tensor_cores_, bf16, stream_);
+            gemm_rows_finish(call, staging_->put(std::span(launch.sums)), std::ssize(launch.sums),
+                             x.factor, x.c.as<float>(), x.stride, x.transposed,
+                             x.accumulate || launch.accumulate, stream_);
         }
     }
     require_launched("gemm_rows");

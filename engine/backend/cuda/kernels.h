@@ -172,23 +172,35 @@ struct PlainTerms {
 void plain_gemm(const PlainTerms& terms, bool round_a, const float* bias, Out c, std::int64_t rows,
                 std::int64_t cols, bool accumulate, Stream stream);
 
+/// Most rows of a and b that one partial sum of gemm_rows covers.
+constexpr std::int64_t kRowsChunk = 512;
+struct RowChunk {
+    std::int32_t row, rows;
+};
+/// A result: the sum of partial sums first .. first + count - 1.
+struct RowSum {
+    std::int32_t result, first, count;
+};
+struct RowsCall {
+    In a, b;  ///< a[rows, a_cols], b[rows, b_cols]
+    std::int64_t a_cols, b_cols;
+    std::int64_t m0, m1;  ///< the columns of a at hand
+    float* partial;       ///< [chunks][m0 .. m1][b_cols]
+};
+/// partial[chunk][m][k] = sums of a[n, m] b[n, k] over the rows of each chunk, ascending.
+/// tensor_cores: bf16 products on them (compute capability 8 or newer), else fp32 multiply-adds of
+/// operands rounded to bf16 if round_to_bf16. Chunks on the device.
+void gemm_rows_partial(const RowsCall& call, const RowChunk* chunks, std::int64_t count,
+                       bool tensor_cores, bool round_to_bf16, Stream stream);
+/// c[m0 .. m1][b_cols] (transposed: c[b_cols][m]) = (or += if accumulate) scale * sum of the chunks
+/// in order, for each of `sums` (on the device); result i is i * stride elements behind c.
+void gemm_rows_finish(const RowsCall& call, const RowSum* sums, std::int64_t count, float scale,
+                      float* c, std::int64_t stride, bool transposed, bool accumulate,
+                      Stream stream);
+
 /// Compute capability, times ten, that the kernels in use were compiled for: a driver takes those
 /// of an older GPU where a program has no others.
 int compiled_for();
-
-/// Rows of a and b that one partial sum of gemm_rows covers.
-constexpr std::int64_t kRowsChunk = 512;
-/// partial[chunk][m0 .. m1][cols] = sums of a[n, m] b[n, k] over the rows of a chunk, ascending.
-/// tensor_cores: bf16 products on them (compute capability 8 or newer), else fp32 multiply-adds of
-/// operands rounded to bf16 if round_to_bf16.
-void gemm_rows_partial(In a, In b, std::int64_t rows, std::int64_t a_cols, std::int64_t m0,
-                       std::int64_t m1, std::int64_t b_cols, bool tensor_cores, bool round_to_bf16,
-                       float* partial, Stream stream);
-/// c[m0 .. m1][cols] (transposed: c[cols][m]) = (or += if accumulate) scale * sum of the chunks in
-/// order.
-void gemm_rows_finish(const float* partial, std::int64_t chunks, std::int64_t a_cols,
-                      std::int64_t m0, std::int64_t m1, std::int64_t b_cols, float scale, float* c,
-                      bool transposed, bool accumulate, Stream stream);
 
 // attention_*.cu
 /// Consecutive queries of one sequence: row i of the tile is row q_row + i of q and sees `visible`

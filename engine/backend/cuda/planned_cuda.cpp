@@ -22,6 +22,7 @@ class PlannedCuda final : public Backend {
     std::size_t memory_bytes() const override { return std::numeric_limits<std::size_t>::max(); }
     std::size_t logits_bytes() const override { return cuda::kLogitsBytes; }
     std::int64_t tile_rows() const override { return cuda::kTileRows; }
+    std::int64_t batch_rows() const override { return cuda::kBatchRows; }
     bool host_accessible() const override { return false; }
     std::size_t packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
                              DType dtype) const override {

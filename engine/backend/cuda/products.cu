@@ -85,15 +85,15 @@ __global__ void __launch_bounds__(kThreads)
 
 /// partial[chunk][m1 - m0][cols]
 __global__ void __launch_bounds__(kThreads)
-    plain_rows_kernel(PlainTerm term, bool round, std::int64_t m0, std::int64_t m1,
-                      std::int64_t cols, float* partial) {
+    plain_rows_kernel(PlainTerm term, const RowChunk* chunks, bool round, std::int64_t m0,
+                      std::int64_t m1, std::int64_t cols, float* partial) {
     __shared__ Tiles tiles;
     const std::int64_t row0 = m0 + std::int64_t{blockIdx.x} * kTile;
     const std::int64_t col0 = std::int64_t{blockIdx.y} * kTile;
-    const std::int64_t k0 = std::int64_t{blockIdx.z} * kRowsChunk;
-    const std::int64_t k1 = k0 + kRowsChunk < term.inner ? k0 + kRowsChunk : term.inner;
+    const RowChunk chunk = chunks[blockIdx.z];
     float sum[4][4] = {};
-    multiply_tile(term, round, round, row0, m1, col0, cols, k0, k1, tiles, sum);
+    multiply_tile(term, round, round, row0, m1, col0, cols, chunk.row, chunk.row + chunk.rows,
+                  tiles, sum);
     float* out = partial + std::int64_t{blockIdx.z} * (m1 - m0) * cols;
     const int thread = static_cast<int>(threadIdx.x);
     for (int x = 0; x < 4; ++x) {
@@ -126,14 +126,15 @@ __device__ void load_rows(bf16 (&tile)[kRowsStep][kCols + kSkew], const T* in, s
 /// kA columns of a times kRowsCols of b over one chunk of rows, on the tensor cores.
 template <int kA, class A, class B>
 __global__ void __launch_bounds__(kRowsThreads)
-    rows_kernel(const A* a, const B* b, std::int64_t rows, std::int64_t a_cols, std::int64_t m0,
-                std::int64_t m1, std::int64_t cols, bool a_wide, bool b_wide, float* partial) {
+    rows_kernel(const A* a, const B* b, const RowChunk* chunks, std::int64_t a_cols,
+                std::int64_t m0, std::int64_t m1, std::int64_t cols, bool a_wide, bool b_wide,
+                float* partial) {
     __shared__ __align__(16) bf16 a_tile[kRowsStep][kA + kSkew];
     __shared__ __align__(16) bf16 b_tile[kRowsStep][kRowsCols + kSkew];
     const std::int64_t first_m = m0 + std::int64_t{blockIdx.x} * kA;
     const std::int64_t col0 = std::int64_t{blockIdx.y} * kRowsCols;
-    const std::int64_t n0 = std::int64_t{blockIdx.z} * kRowsChunk;
-    const std::int64_t n1 = n0 + kRowsChunk < rows ? n0 + kRowsChunk : rows;
+    const RowChunk chunk = chunks[blockIdx.z];
+    const std::int64_t n0 = chunk.row, n1 = n0 + chunk.rows;
     const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
     float sum[kA / 16][4][4] = {};
     for (std::int64_t n = n0; n < n1; n += kRowsStep) {
@@ -172,35 +173,38 @@ __global__ void __launch_bounds__(kRowsThreads)
     }
 }
 
-__global__ void finish_rows_kernel(const float* partial, std::int64_t chunks, std::int64_t a_cols,
+__global__ void finish_rows_kernel(const float* partial, const RowSum* sums, std::int64_t a_cols,
                                    std::int64_t m0, std::int64_t m1, std::int64_t cols, float scale,
-                                   float* c, bool transposed, bool accumulate) {
+                                   float* c, std::int64_t stride, bool transposed,
+                                   bool accumulate) {
     const std::int64_t count = (m1 - m0) * cols;
     const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (e >= count) return;
     // Neighbouring threads write neighbours.
     const std::int64_t m = transposed ? e % (m1 - m0) : e / cols;
     const std::int64_t k = transposed ? e / (m1 - m0) : e % cols;
+    const RowSum chunks = sums[blockIdx.y];
+    const float* next = partial + chunks.first * count + m * cols + k;
     float sum = 0;
-    for (std::int64_t chunk = 0; chunk < chunks; ++chunk)
-        sum += partial[chunk * count + m * cols + k];
-    float& to = c[transposed ? k * a_cols + m0 + m : (m0 + m) * cols + k];
+    for (int chunk = 0; chunk < chunks.count; ++chunk, next += count) sum += *next;
+    float& to =
+        c[chunks.result * stride + (transposed ? k * a_cols + m0 + m : (m0 + m) * cols + k)];
     to = accumulate ? to + scale * sum : scale * sum;
 }
 
 template <int kA>
-void launch_rows_kernel(In a, In b, std::int64_t rows, std::int64_t a_cols, std::int64_t m0,
-                        std::int64_t m1, std::int64_t b_cols, float* partial, Stream stream) {
-    const dim3 grid(blocks_of(m1 - m0, kA), blocks_of(b_cols, kRowsCols),
-                    blocks_of(rows, kRowsChunk));
-    const bool a_wide = a_cols % 4 == 0 && aligned(a.data);
-    const bool b_wide = b_cols % 4 == 0 && aligned(b.data);
-    typed(a.is_bf16, [&](auto* x) {
-        typed(b.is_bf16, [&](auto* y) {
-            using A = std::remove_pointer_t<decltype(x)>;
-            using B = std::remove_pointer_t<decltype(y)>;
-            launch(rows_kernel<kA, A, B>, grid, dim3(kRowsThreads), 0, stream, as<A>(a), as<B>(b),
-                   rows, a_cols, m0, m1, b_cols, a_wide, b_wide, partial);
+void launch_rows_kernel(const RowsCall& x, const RowChunk* chunks, std::int64_t count,
+                        Stream stream) {
+    const dim3 grid(blocks_of(x.m1 - x.m0, kA), blocks_of(x.b_cols, kRowsCols),
+                    static_cast<unsigned>(count));
+    const bool a_wide = x.a_cols % 4 == 0 && aligned(x.a.data);
+    const bool b_wide = x.b_cols % 4 == 0 && aligned(x.b.data);
+    typed(x.a.is_bf16, [&](auto* a) {
+        typed(x.b.is_bf16, [&](auto* b) {
+            using A = std::remove_pointer_t<decltype(a)>;
+            using B = std::remove_pointer_t<decltype(b)>;
+            launch(rows_kernel<kA, A, B>, grid, dim3(kRowsThreads), 0, stream, as<A>(x.a),
+                   as<B>(x.b), chunks, x.a_cols, x.m0, x.m1, x.b_cols, a_wide, b_wide, x.partial);
         });
     });
 }
@@ -216,19 +220,18 @@ void plain_gemm(const PlainTerms& terms, bool round_a, const float* bias, Out c,
     });
 }
 
-void gemm_rows_partial(In a, In b, std::int64_t rows, std::int64_t a_cols, std::int64_t m0,
-                       std::int64_t m1, std::int64_t b_cols, bool tensor_cores, bool round_to_bf16,
-                       float* partial, Stream stream) {
+void gemm_rows_partial(const RowsCall& x, const RowChunk* chunks, std::int64_t count,
+                       bool tensor_cores, bool round_to_bf16, Stream stream) {
+    if (count == 0) return;
     if (tensor_cores) {
-        return m1 - m0 <= 16
-                   ? launch_rows_kernel<16>(a, b, rows, a_cols, m0, m1, b_cols, partial, stream)
-                   : launch_rows_kernel<64>(a, b, rows, a_cols, m0, m1, b_cols, partial, stream);
+        return x.m1 - x.m0 <= 16 ? launch_rows_kernel<16>(x, chunks, count, stream)
+                                 : launch_rows_kernel<64>(x, chunks, count, stream);
     }
-    const PlainTerm term{a, 1, a_cols, b, rows};
-    const dim3 grid(blocks_of(m1 - m0, kTile), blocks_of(b_cols, kTile),
-                    blocks_of(rows, kRowsChunk));
-    launch(plain_rows_kernel, grid, dim3(kThreads), 0, stream, term, round_to_bf16, m0, m1, b_cols,
-           partial);
+    const PlainTerm term{x.a, 1, x.a_cols, x.b, 0};
+    const dim3 grid(blocks_of(x.m1 - x.m0, kTile), blocks_of(x.b_cols, kTile),
+                    static_cast<unsigned>(count));
+    launch(plain_rows_kernel, grid, dim3(kThreads), 0, stream, term, chunks, round_to_bf16, x.m0,
+           x.m1, x.b_cols, x.partial);
 }
 
 int compiled_for() {
@@ -237,11 +240,13 @@ int compiled_for() {
     return error == cudaSuccess ? attributes.ptxVersion : 0;
 }
 
-void gemm_rows_finish(const float* partial, std::int64_t chunks, std::int64_t a_cols,
-                      std::int64_t m0, std::int64_t m1, std::int64_t b_cols, float scale, float* c,
-                      bool transposed, bool accumulate, Stream stream) {
-    launch(finish_rows_kernel, dim3(blocks_of((m1 - m0) * b_cols, kThreads)), dim3(kThreads), 0,
-           stream, partial, chunks, a_cols, m0, m1, b_cols, scale, c, transposed, accumulate);
+void gemm_rows_finish(const RowsCall& x, const RowSum* sums, std::int64_t count, float scale,
+                      float* c, std::int64_t stride, bool transposed, bool accumulate,
+                      Stream stream) {
+    launch(finish_rows_kernel,
+           dim3(blocks_of((x.m1 - x.m0) * x.b_cols, kThreads), static_cast<unsigned>(count)),
+           dim3(kThreads), 0, stream, x.partial, sums, x.a_cols, x.m0, x.m1, x.b_cols, scale, c,
+           stride, transposed, accumulate);
 }
 
 }  // namespace qshard::cuda

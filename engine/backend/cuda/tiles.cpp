@@ -51,6 +51,33 @@ RowPasses::RowPasses(std::int64_t bytes, std::int64_t b_cols, std::int64_t chunk
     check(each > 0, "partial sums of one chunk have room");
 }
 
+std::vector<RowsLaunch> rows_launches(std::span<const std::int64_t> begin, std::int64_t most,
+                                      std::int64_t chunk) {
+    std::vector<RowsLaunch> launches;
+    std::int64_t room = 0;  // chunks that the last launch has left
+    for (std::size_t s = 0; s + 1 < begin.size(); ++s) {
+        for (std::int64_t row = begin[s]; row == begin[s] || row < begin[s + 1]; row += most) {
+            const std::int64_t rows = std::min(most, begin[s + 1] - row);
+            const std::int64_t count = (rows + chunk - 1) / chunk;
+            const bool accumulate = row > begin[s];
+            if (launches.empty() || count > room || launches.back().accumulate != accumulate) {
+                launches.push_back({{}, {}, accumulate});
+                room = most / chunk;
+            }
+            room -= count;
+            RowsLaunch& launch = launches.back();
+            launch.sums.push_back({narrow<std::int32_t>(s),
+                                   narrow<std::int32_t>(launch.chunks.size()),
+                                   narrow<std::int32_t>(count)});
+            for (std::int64_t at = 0; at < rows; at += chunk) {
+                launch.chunks.push_back({narrow<std::int32_t>(row + at),
+                                         narrow<std::int32_t>(std::min(chunk, rows - at))});
+            }
+        }
+    }
+    return launches;
+}
+
 Parts RowPasses::columns(std::int64_t m, std::int64_t chunks) const {
     return {m, bytes_ / (std::max<std::int64_t>(chunks, 1) * column_bytes_), kUnit};
 }

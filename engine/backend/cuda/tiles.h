@@ -42,4 +42,16 @@ struct RowPasses {
     std::int64_t bytes_, column_bytes_;
 };
 
+/// One launch of gemm_rows: partial sums, and what is made of them.
+struct RowsLaunch {
+    std::vector<RowChunk> chunks;
+    std::vector<RowSum> sums;
+    bool accumulate = false;
+};
+/// Rows begin[s] .. begin[s + 1] give result s. At most `most` rows a launch, a multiple of
+/// `chunk`; a result of more rows is added up launch by launch, in the same way whatever the other
+/// results.
+std::vector<RowsLaunch> rows_launches(std::span<const std::int64_t> begin, std::int64_t most,
+                                      std::int64_t chunk);
+
 }  // namespace qshard::cuda

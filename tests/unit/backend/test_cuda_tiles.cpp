@@ -81,5 +81,45 @@ TEST(CudaTiles, GradientsOfWeightsHaveRoomForAnyNumberOfRows) {
     EXPECT_THROW(RowPasses(kBytes, std::int64_t{1} << 21, kChunk), BugError);
 }
 
+/// Rows of each slot in chunks from its own first row on, whatever lies before it, each once.
+TEST(CudaTiles, GradientsOfSlotsAreCutAsIfEachWereAlone) {
+    constexpr std::int64_t kMost = 40, kChunk = 10;
+    using Cut = std::vector<std::pair<std::int64_t, std::int64_t>>;  // row of the slot, rows
+    const auto cut_of = [](std::span<const std::int64_t> begin) {
+        std::vector<std::vector<Cut>> slots(begin.size() - 1);  // by slot and launch
+        for (const RowsLaunch& launch : rows_launches(begin, kMost, kChunk)) {
+            EXPECT_LE(std::ssize(launch.chunks), kMost / kChunk);
+            std::size_t next = 0;
+            for (const RowSum& sum : launch.sums) {
+                const auto slot = static_cast<std::size_t>(sum.result);
+                EXPECT_EQ(static_cast<std::size_t>(sum.first), next);
+                EXPECT_EQ(launch.accumulate, !slots[slot].empty());
+                Cut& cut = slots[slot].emplace_back();
+                for (int i = 0; i < sum.count; ++i, ++next) {
+                    const RowChunk& chunk = launch.chunks[next];
+                    cut.emplace_back(chunk.row - begin[slot], chunk.rows);
+                }
+            }
+            EXPECT_EQ(next, launch.chunks.size());
+        }
+        return slots;
+    };
+    const std::vector<std::int64_t> begin = {0, 1, 1, 12, 137, 177, 187, 200, 215, 300};
+    const auto together = cut_of(begin);
+    for (std::size_t s = 0; s + 1 < begin.size(); ++s) {
+        const std::int64_t alone[] = {0, begin[s + 1] - begin[s]};
+        EXPECT_EQ(together[s], cut_of(alone)[0]) << "slot " << s;
+        std::int64_t rows = 0;
+        for (const Cut& cut : together[s]) {
+            for (const auto& [row, count] : cut) {
+                EXPECT_EQ(row, rows);
+                rows += count;
+            }
+        }
+        EXPECT_EQ(rows, alone[1]);
+    }
+    EXPECT_EQ(rows_launches(begin, kMost, kChunk).size(), 11U);  // of 14, each slot alone
+}
+
 }  // namespace
 }  // namespace qshard::cuda
