@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -109,8 +110,13 @@ AdapterFile read_newest_checkpoint(const fs::path& path) {
 
 AdapterLayout fit_adapter(const AdapterFile& adapter, const WeightReader& model) {
     AdapterLayout layout;
+    // A model that also takes images as a folder, its text part alone as GGUF: one adapter fits
+    // both, under the names that it has.
+    ModelConfig config = model.config();
+    config.wrapped =
+        std::ranges::any_of(adapter.state.tensors, is_wrapped_name, &NamedTensor::name);
     try {
-        layout = make_adapter_layout(model.config(), adapter.options);
+        layout = make_adapter_layout(config, adapter.options);
     } catch (const UserError& error) {
         throw UserError(
             fmt::format("{} was made for another model: {}", adapter.path.string(), error.what()));

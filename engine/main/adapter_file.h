@@ -28,7 +28,8 @@ AdapterFile read_newest_checkpoint(const std::filesystem::path& path);
 
 /// Where the adapter's numbers go for this model. UserError naming both sides if it was made for
 /// another model: modules the model has not, other shapes, or (checkpoints) other files. PEFT
-/// folders do not record the files.
+/// folders do not record the files. Names are the adapter's own: one trained with a model that also
+/// takes images ("model.language_model.") fits the text part alone, and the other way round.
 AdapterLayout fit_adapter(const AdapterFile& adapter, const WeightReader& model);
 
 /// The adapter's numbers in the layout's order.

@@ -196,16 +196,16 @@ void TrainRun::start_from(const std::string& path) {
     const AdapterFile file = read_adapter_file(path);
     const AdapterLayout theirs = fit_adapter(file, *inputs_->model.source.weights);
     const AdapterLayout& mine = trainer_->adapter_layout();
-    const bool same = theirs.count == mine.count &&
-                      std::equal(theirs.targets.begin(), theirs.targets.end(), mine.targets.begin(),
-                                 mine.targets.end(),
-                                 [](const AdapterTarget& a, const AdapterTarget& b) {
-                                     return a.module == b.module && a.r == b.r &&
-                                            a.scale == b.scale &&
-                                            a.has_magnitudes() == b.has_magnitudes();
-                                 }) &&
-                      std::ranges::equal(tensors_of(theirs), tensors_of(mine), {},
-                                         &AdapterTensor::name, &AdapterTensor::name);
+    const auto bare_name = [](const AdapterTensor& t) { return unwrapped_name(t.name); };
+    const bool same =
+        theirs.count == mine.count &&
+        std::equal(theirs.targets.begin(), theirs.targets.end(), mine.targets.begin(),
+                   mine.targets.end(),
+                   [](const AdapterTarget& a, const AdapterTarget& b) {
+                       return unwrapped_name(a.module) == unwrapped_name(b.module) && a.r == b.r &&
+                              a.scale == b.scale && a.has_magnitudes() == b.has_magnitudes();
+                   }) &&
+        std::ranges::equal(tensors_of(theirs), tensors_of(mine), {}, bare_name, bare_name);
     if (!same) {
         throw UserError(fmt::format(
             "the adapter {} has {}r {} and alpha {} on {} modules, this run {}r {} and alpha {} on "
@@ -215,7 +215,7 @@ void TrainRun::start_from(const std::string& path) {
             theirs.targets.size(), mine.options.use_dora ? "DoRA, " : "", mine.options.r,
             mine.options.alpha, mine.targets.size()));
     }
-    initial_adapter_ = flat_values(file, mine);
+    initial_adapter_ = flat_values(file, theirs);
 }
 
 void TrainRun::resume() {

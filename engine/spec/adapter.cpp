@@ -231,11 +231,27 @@ ModuleScale ModuleScales::of(std::string_view module) const {
     return {r, alpha / (use_rslora_ ? std::sqrt(rank) : rank)};
 }
 
+namespace {
+
+constexpr std::string_view kRoot = "model.", kWrapped = "model.language_model.";
+
+}  // namespace
+
 std::string adapter_path(const ModelConfig& config, const WeightSpec& weight) {
-    constexpr std::string_view kRoot = "model.";
-    std::string path(weight.module());
-    if (config.wrapped && path.starts_with(kRoot)) path.insert(kRoot.size(), "language_model.");
-    return path;
+    const std::string path(weight.module());
+    if (!config.wrapped || !path.starts_with(kRoot)) return path;
+    return std::string(kWrapped) + path.substr(kRoot.size());
+}
+
+bool is_wrapped_name(std::string_view name) {
+    return name.find(kWrapped) != std::string_view::npos;
+}
+
+std::string unwrapped_name(std::string_view name) {
+    std::string text(name);
+    const std::size_t at = text.find(kWrapped);
+    if (at != std::string::npos) text.replace(at, kWrapped.size(), kRoot);
+    return text;
 }
 
 namespace {

@@ -165,6 +165,9 @@ std::vector<AdapterTensor> tensors_of(const AdapterLayout& layout);
 /// A linear's path in the model that PEFT loads: that of its weight, but "model.language_model."
 /// for "model." in a wrapped model.
 std::string adapter_path(const ModelConfig& config, const WeightSpec& weight);
+/// Whether a path or a tensor's name is a wrapped model's; and as it is in the text part alone.
+bool is_wrapped_name(std::string_view name);
+std::string unwrapped_name(std::string_view name);
 
 /// Of a mixture, the names of linears that are parameters since transformers 5 (all-linear: all of
 /// them) become target_parameters in the layout's options, as in PEFT: w1 and w3 are gate_up_proj

@@ -28,13 +28,14 @@ ModelConfig small(std::int64_t width) {
 class AdapterFileTest : public testing::Test {
   protected:
     void SetUp() override { make_adapter(false); }
-    void make_adapter(bool dora) {
+    void make_adapter(bool dora) { make_adapter(dora, model_); }
+    void make_adapter(bool dora, const WeightReader& model) {
         AdapterOptions options;
         options.r = 4;
         options.use_dora = dora;
         options.target_modules = {"q_proj", "down_proj"};
         state_ = {};
-        layout_ = make_adapter_layout(model_.config(), options);
+        layout_ = make_adapter_layout(model.config(), options);
         state_.adapter.resize(static_cast<std::size_t>(layout_.count));
         std::iota(state_.adapter.begin(), state_.adapter.end(), 0.0f);
         for (const AdapterTarget& t : layout_.targets) {
@@ -86,6 +87,25 @@ TEST_F(AdapterFileTest, MagnitudesOfDoraAreReadFromBoth) {
         EXPECT_TRUE(layout.options.use_dora) << path;
         EXPECT_EQ(layout.rows, layout_.rows) << path;
         EXPECT_EQ(flat_values(file, layout), state_.adapter) << path;
+    }
+}
+
+TEST_F(AdapterFileTest, TextPartAndModelThatAlsoTakesImagesShareAdapters) {
+    ModelConfig config = small(576);
+    const RandomWeights text(config);
+    config.wrapped = true;
+    const RandomWeights whole(config);
+    const std::string named_whole = "base_model.model.model.language_model.layers.1.";
+    for (const auto& [trained, used] : {std::pair(&text, &whole), {&whole, &text}}) {
+        make_adapter(false, *trained);
+        write_peft_adapter(folder_ / "adapter", state_);
+        const AdapterFile file = read_adapter_file(folder_ / "adapter");
+        const AdapterLayout layout = fit_adapter(file, *used);
+        EXPECT_EQ(flat_values(file, layout), state_.adapter);
+        const bool as_whole = tensors_of(layout).back().name.starts_with(named_whole);
+        EXPECT_EQ(as_whole, trained == &whole);
+        const AdapterTarget& last = layout.targets.back();
+        EXPECT_EQ(layout.find(1, Role::kDown), &last);
     }
 }
 
