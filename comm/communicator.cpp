@@ -61,8 +61,10 @@ std::shared_ptr<Operation> Communicator::make_broadcast(std::span<std::byte> byt
     return operation;
 }
 
-Request Communicator::all_gather(std::span<const std::byte> mine, std::span<std::byte> all) {
+Request Communicator::all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
+                                 std::function<void()> ready) {
     auto operation = make_all_gather(mine, all);
+    operation->ready = std::move(ready);
     ++traffic_.all_gathers;
     traffic_.bytes_sent += all.size() - mine.size();
     traffic_.bytes_received += all.size() - mine.size();
@@ -170,6 +172,7 @@ void Communicator::complete(Operation& operation) {
         if (first_error_) std::rethrow_exception(first_error_);
         if (abandoned())
             throw SystemError(ExitCode::kPeerLost, "a pending operation was abandoned");
+        if (operation.ready) operation.ready();
         run(operation);
     } catch (...) {
         operation.error = std::current_exception();

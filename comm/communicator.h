@@ -7,6 +7,7 @@
 #include <cstring>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -42,6 +43,7 @@ struct Operation {
     std::vector<SendPiece> sends;
     std::vector<RecvPiece> receives;
     int root = 0;
+    std::function<void()> ready;  ///< or empty
 
     std::atomic<int> done{0};  ///< an int, because that waits on a futex of its own
     std::exception_ptr error;  ///< written before done
@@ -101,7 +103,10 @@ class Communicator {
 
     /// all = the `mine` of every rank in rank order. all is count() * mine.size() bytes; mine is
     /// apart from all, or lies in it at this rank's own place. The same bytes on every rank.
-    Request all_gather(std::span<const std::byte> mine, std::span<std::byte> all);
+    /// `ready`, if given, returns when `all` may be written; the communication thread calls it
+    /// first.
+    Request all_gather(std::span<const std::byte> mine, std::span<std::byte> all,
+                       std::function<void()> ready = {});
     /// Sparse all-to-all; pieces to self are copied, pieces of zero bytes are allowed. Sends and
     /// receives do not overlap.
     Request exchange(std::vector<SendPiece> sends, std::vector<RecvPiece> receives);

@@ -3,6 +3,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "tensor/arena.h"
+
 namespace qshard {
 
 WeightView view_of(const Field& field, const std::byte* unit) {
@@ -70,6 +72,25 @@ void Backend::dropout(const DropoutMask& mask, Tensor x, bool accumulate, Tensor
                Tensor(out.data(), y.dtype(), {y.count()}), 0, x.count());
     upload(y.data(), out.data(), out.size());
     synchronize();
+}
+
+std::size_t Backend::packed_alone_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
+                                        bool backward) const {
+    const std::size_t forward =
+        Scratch::aligned(packed_bytes(rows, cols, Orientation::kForward, dtype));
+    return backward ? forward + packed_bytes(rows, cols, Orientation::kBackward, dtype) : forward;
+}
+
+PackedPair Backend::pack_alone(const WeightView& weight, DType dtype, bool backward,
+                               void* destination) {
+    PackedPair pair;
+    pair.forward = pack(weight, Orientation::kForward, dtype, destination);
+    if (!backward) return pair;
+    auto* second =
+        static_cast<std::byte*>(destination) +
+        Scratch::aligned(packed_bytes(weight.rows, weight.cols, Orientation::kForward, dtype));
+    pair.backward = pack(weight, Orientation::kBackward, dtype, second);
+    return pair;
 }
 
 void Backend::gemm_rows_of_slots(Tensor a, Tensor b, std::span<const std::int64_t> begin,

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -65,6 +66,10 @@ struct Packed {
     std::int64_t inner = 0, outer = 0;  ///< gemm computes [M, outer] from [M, inner]
     DType dtype =
         DType::kBF16;  ///< kBF16: operands are rounded to bf16 and multiplied exactly; kF32: fp32
+    bool transposed = false;  ///< the backend's: of two ways to lay it out
+};
+struct PackedPair {
+    Packed forward, backward;  ///< no data where only forward was asked for
 };
 
 /// One product of a sum: a[M, inner] times b.
@@ -164,6 +169,9 @@ class Backend {
     virtual void fill_zero(Tensor out) = 0;
     virtual void copy(Tensor in, Tensor out) = 0;  ///< any dtypes; rounds to out's
     virtual void synchronize() = 0;
+    /// Waits for the operations issued so far when it is called, once, by any thread; empty where
+    /// operations are done when their call returns.
+    virtual std::function<void()> pending() { return {}; }
     /// Times operations of this backend, which it must not outlive, by `sections` sections.
     virtual std::unique_ptr<SectionClock> make_section_clock(int sections) {
         return std::make_unique<HostSectionClock>(sections);
@@ -176,6 +184,12 @@ class Backend {
     /// kInt8Step; in fp32, then rounded once to `dtype`) into destination.
     virtual Packed pack(const WeightView& weight, Orientation orientation, DType dtype,
                         void* destination) = 0;
+    /// A weight that is the only term of its products: with `backward` both orientations, for which
+    /// a backend may need but one expansion. Forward is the same with and without.
+    virtual std::size_t packed_alone_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
+                                           bool backward) const;
+    virtual PackedPair pack_alone(const WeightView& weight, DType dtype, bool backward,
+                                  void* destination);
     /// c[M, N] = (or += if accumulate) sum over terms of a*b (+ bias[N] fp32, may be empty). c: any
     /// dtype (accumulate: kF32). The inner sums run over the terms in order, each inner dimension
     /// ascending, in fp32. c must not alias an a.

@@ -12,6 +12,8 @@
 namespace qshard {
 namespace {
 
+constexpr const char* kHead = "head";
+
 std::vector<GemmShape> shapes_of(const ModelConfig& config) {
     std::vector<GemmShape> shapes;
     for (const WeightSpec& weight : layer_weights(config, 0)) {
@@ -20,7 +22,7 @@ std::vector<GemmShape> shapes_of(const ModelConfig& config) {
         shapes.push_back(
             {module.substr(module.rfind('.') + 1), weight.rows, weight.cols, config.layers, 0, 0});
     }
-    shapes.push_back({"head", config.vocabulary, config.width, 1, 0, 0});
+    shapes.push_back({kHead, config.vocabulary, config.width, 1, 0, 0});
     return shapes;
 }
 
@@ -62,8 +64,10 @@ double seconds_of(Backend& backend, const GemmShape& shape, Orientation orientat
                        outer = forward ? shape.out : shape.in;
     const std::size_t element = bytes_of(compute);
     const DeviceBuffer weight(backend, static_cast<std::size_t>(shape.out * shape.in) * element);
-    const DeviceBuffer packed(backend,
-                              backend.packed_bytes(shape.out, shape.in, orientation, compute));
+    const bool alone = shape.name == kHead;
+    const DeviceBuffer packed(
+        backend, alone ? backend.packed_alone_bytes(shape.out, shape.in, compute, !forward)
+                       : backend.packed_bytes(shape.out, shape.in, orientation, compute));
     const DeviceBuffer a(backend, static_cast<std::size_t>(rows * inner) * element);
     const DeviceBuffer c(backend, static_cast<std::size_t>(rows * outer) * sizeof(float));
     WeightView view;
@@ -73,7 +77,13 @@ double seconds_of(Backend& backend, const GemmShape& shape, Orientation orientat
     const Tensor x(a.get(), compute, {rows, inner});
     fill_random(backend, weight.get(), view.plain.bytes(), compute);
     fill_random(backend, a.get(), x.bytes(), compute);
-    const GemmTerm term{x, backend.pack(view, orientation, compute, packed.get())};
+    GemmTerm term{x, {}};
+    if (alone) {
+        const PackedPair pair = backend.pack_alone(view, compute, !forward, packed.get());
+        term.b = forward ? pair.forward : pair.backward;
+    } else {
+        term.b = backend.pack(view, orientation, compute, packed.get());
+    }
     return best_seconds(backend, term, Tensor(c.get(), DType::kF32, {rows, outer}));
 }
 
@@ -85,7 +95,7 @@ GemmRate measure_gemm_rate(Backend& backend, const ModelConfig& config, std::int
     rate.shapes = shapes_of(config);
     double flops = 0, seconds = 0;
     for (GemmShape& shape : rate.shapes) {
-        const bool head = shape.name == "head";
+        const bool head = shape.name == kHead;
         const std::int64_t taken = head ? std::min(rows, head_chunk_rows(backend, config)) : rows;
         // Per token, so that the head's smaller call counts as a step's whole work.
         const double share = static_cast<double>(rows) / static_cast<double>(taken);

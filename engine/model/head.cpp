@@ -49,15 +49,8 @@ std::int64_t head_chunk_rows(const Backend& backend, const ModelConfig& config) 
 std::size_t head_pack_bytes(const Backend& backend, const ModelConfig& c, DType compute,
                             bool backward) {
     const std::size_t vectors = c.norm == NormKind::kLayer ? 2 : 1;
-    std::size_t bytes =
-        vectors * Scratch::aligned(static_cast<std::size_t>(c.width) * sizeof(float)) +
-        Scratch::aligned(
-            backend.packed_bytes(c.vocabulary, c.width, Orientation::kForward, compute));
-    if (backward) {
-        bytes += Scratch::aligned(
-            backend.packed_bytes(c.vocabulary, c.width, Orientation::kBackward, compute));
-    }
-    return bytes;
+    return vectors * Scratch::aligned(static_cast<std::size_t>(c.width) * sizeof(float)) +
+           Scratch::aligned(backend.packed_alone_bytes(c.vocabulary, c.width, compute, backward));
 }
 
 HeadPacks prepare_head(Backend& backend, const ModelConfig& config, const UnitLayout& unit,
@@ -78,11 +71,7 @@ HeadPacks prepare_head(Backend& backend, const ModelConfig& config, const UnitLa
     WeightView table = view_of(unit.at(config.tied_head ? Role::kEmbed : Role::kHead), bytes);
     const Tensor own = trained_in_head(adapter, Role::kHead, flat);
     if (!own.empty()) table.plain = own;
-    packs.forward = backend.pack(table, Orientation::kForward, compute, destination);
-    destination += Scratch::aligned(
-        backend.packed_bytes(config.vocabulary, config.width, Orientation::kForward, compute));
-    if (backward)
-        packs.backward = backend.pack(table, Orientation::kBackward, compute, destination);
+    packs.weight = backend.pack_alone(table, compute, backward, destination);
     return packs;
 }
 
@@ -115,13 +104,13 @@ void Head::run(const HeadPacks& packs, Tensor x, std::span<const std::int32_t> r
         const auto first = static_cast<std::size_t>(begin), length = static_cast<std::size_t>(m);
         const Tensor logits = work.logits.row_range(0, m);
         const Tensor logprobs = work.logprob.row_range(begin, m);
-        const GemmTerm forward{work.h.row_range(begin, m), packs.forward};
+        const GemmTerm forward{work.h.row_range(begin, m), packs.weight.forward};
         backend_.gemm({&forward, 1}, Tensor(), logits, false);
         const Tensor derivative = backward ? work.dlogprob.row_range(begin, m) : Tensor();
         backend_.log_softmax(logits, targets.subspan(first, length), config_.logit_scale,
                              config_.logit_softcap, derivative, logprobs);
         if (backward) {
-            const GemmTerm back{logits, packs.backward};
+            const GemmTerm back{logits, packs.weight.backward};
             backend_.gemm({&back, 1}, Tensor(), work.dh.row_range(begin, m), false);
             if (!gradient.weight.empty()) {
                 backend_.gemm_rows(logits, forward.a, 1.0f, compute_, gradient.weight, false,
@@ -148,7 +137,7 @@ Tensor Head::logits(const HeadPacks& packs, Tensor x, std::span<const std::int32
     Work work = make_work(backend_, config_, count, compute_, false, scratch);
     backend_.gather_rows(x, rows, work.x);
     packs.final_norm.forward(backend_, config_, work.x, work.h);
-    const GemmTerm forward{work.h, packs.forward};
+    const GemmTerm forward{work.h, packs.weight.forward};
     backend_.gemm({&forward, 1}, Tensor(), work.logits, false);
     const std::vector<std::int32_t> targets(rows.size(), 0);
     backend_.log_softmax(work.logits, targets, config_.logit_scale, config_.logit_softcap, Tensor(),

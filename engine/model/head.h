@@ -14,7 +14,7 @@ namespace qshard {
 
 struct HeadPacks {
     Norm final_norm;
-    Packed forward, backward;  ///< output embedding [V, C]
+    PackedPair weight;  ///< output embedding [V, C]
 };
 
 /// Rows whose logits are held at a time: fp32 logits within the backend's logits_bytes(), from 3 of

@@ -22,11 +22,13 @@ void GatheredSource::expect(std::span<const std::size_t> units) {
     fetch();
 }
 
+/// The gather overwrites what the backend may still be reading: it waits for that, not the caller.
 void GatheredSource::fetch() {
     if (next_ == order_.size()) return;
     const std::span<const std::byte> mine = shards_[order_[next_]];
     request_ =
-        group_.all_gather(mine, {buffer_, mine.size() * static_cast<std::size_t>(group_.count())});
+        group_.all_gather(mine, {buffer_, mine.size() * static_cast<std::size_t>(group_.count())},
+                          device_ == nullptr ? backend_.pending() : nullptr);
     in_flight_ = true;
 }
 
@@ -43,8 +45,6 @@ const std::byte* GatheredSource::acquire(std::size_t unit) {
 void GatheredSource::release(std::size_t unit) {
     check(next_ < order_.size() && order_[next_] == unit, "the unit released is the one held");
     ++next_;
-    // The next gather overwrites what the backend may still be reading.
-    if (device_ == nullptr) backend_.synchronize();
     fetch();
 }
 

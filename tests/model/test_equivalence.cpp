@@ -260,7 +260,7 @@ TEST(Equivalence, AStreamedBaseFitsWhereAResidentOneDoesNot) {
         std::size_t limit;
         std::int64_t group_slots;
     };
-    for (const Shape& shape : {Shape{32, 4096, 32, 14336, std::size_t{7500} << 20, 4},
+    for (const Shape& shape : {Shape{32, 4096, 32, 14336, std::size_t{7500} << 20, 6},
                                Shape{80, 8192, 64, 28672, std::size_t{22} << 30, 3}}) {
         ModelConfig config = test::small_config();
         config.layers = shape.layers;

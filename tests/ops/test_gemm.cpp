@@ -76,6 +76,40 @@ TEST_P(Gemm, QuantizedWeight) {
     }
 }
 
+TEST_P(Gemm, AWeightPackedAloneServesBothWays) {
+    for (const auto& [rows, cols] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+             {64, 64}, {35, 96}, {257, 40}, {48, 33}, {1, 8}}) {
+        const Weight w = quantized_weight(5, rows, cols, kNf4Double, unit_scale(rows + cols));
+        const Array x = random(6, {5, cols}, DType::kBF16), dy = random(7, {5, rows});
+        for (const DType dtype : {DType::kF32, DType::kBF16}) {
+            SCOPED_TRACE(fmt::format("{} x {} {}", rows, cols, name_of(dtype)));
+            const auto forward = [&](Backend& b, Memory& memory, const Packed& weight) {
+                const GemmTerm term{memory.put(x), weight};
+                const Tensor y = memory.fresh({5, rows});
+                b.gemm({&term, 1}, Tensor(), y, false);
+                return memory.get(y);
+            };
+            const auto pack = [&](Backend& b, Memory& memory, bool backward) {
+                return b.pack_alone(w.view(memory), dtype, backward,
+                                    memory.raw(b.packed_alone_bytes(rows, cols, dtype, backward)));
+            };
+            const Compute run = [&](Backend& b, Memory& memory) {
+                const PackedPair pair = pack(b, memory, true);
+                const GemmTerm term{memory.put(dy), pair.backward};
+                const Tensor dx = memory.fresh({5, cols});
+                b.gemm({&term, 1}, Tensor(), dx, false);
+                return std::vector{forward(b, memory, pair.forward), memory.get(dx)};
+            };
+            expect_reference(run, gemm_tolerance(rows + cols));
+            const auto backend = make();
+            Memory memory(*backend);
+            expect_same_bits(forward(*backend, memory, pack(*backend, memory, true).forward),
+                             forward(*backend, memory, pack(*backend, memory, false).forward),
+                             "with and without backward");
+        }
+    }
+}
+
 TEST_P(Gemm, UnpackedByIdentity) {
     // x = identity reads the packed weight back: exact values, whatever the kernel.
     Array eye = zeros({70, 70});

@@ -49,7 +49,8 @@ void CudaBackend::open_device() {
     }
     const CudaDevice& device = platform.devices[static_cast<std::size_t>(options_.device)];
     isa_ = fmt::format("sm_{}{}", device.major, device.minor);
-    require(cudaSetDevice(device.index), "opening the device");
+    device_ = device.index;
+    require(cudaSetDevice(device_), "opening the device");
     tensor_cores_ = device.major >= 8 && compiled_for() >= 80;
     require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
     free_at_start_ = free_bytes();
@@ -122,6 +123,18 @@ void CudaBackend::finish_upload() {
 
 void CudaBackend::synchronize() {
     require(cudaStreamSynchronize(stream_), "waiting for the device");
+}
+
+std::function<void()> CudaBackend::pending() {
+    cudaEvent_t event = nullptr;
+    require(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
+            "making an event");
+    const std::shared_ptr<CUevent_st> owner(event, cudaEventDestroy);
+    require(cudaEventRecord(event, stream_), "recording an event");
+    return [owner, device = device_] {
+        require(cudaSetDevice(device), "opening the device");
+        require(cudaEventSynchronize(owner.get()), "waiting for the device");
+    };
 }
 
 std::unique_ptr<SectionClock> CudaBackend::make_section_clock(int sections) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -44,12 +45,17 @@ class CudaBackend final : public Backend {
     void fill_zero(Tensor out) override;
     void copy(Tensor in, Tensor out) override;
     void synchronize() override;
+    std::function<void()> pending() override;
     std::unique_ptr<SectionClock> make_section_clock(int sections) override;
 
     std::size_t packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
                              DType dtype) const override;
     Packed pack(const WeightView& weight, Orientation orientation, DType dtype,
                 void* destination) override;
+    std::size_t packed_alone_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
+                                   bool backward) const override;
+    PackedPair pack_alone(const WeightView& weight, DType dtype, bool backward,
+                          void* destination) override;
     void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) override;
     void gemms(std::span<const GemmCall> calls) override;
     void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c, bool transposed,
@@ -128,6 +134,7 @@ class CudaBackend final : public Backend {
 
     const CudaOptions options_;
     std::string isa_;
+    int device_ = 0;
     bool tensor_cores_ = false;  ///< for bf16: compute capability 8 or newer
     std::size_t memory_bytes_ = 0;
     std::size_t free_at_start_ = 0;  ///< of the device, before anything was taken

@@ -80,6 +80,23 @@ Packed CudaBackend::pack(const WeightView& weight, Orientation orientation, DTyp
     return packed;
 }
 
+std::size_t CudaBackend::packed_alone_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
+                                            bool backward) const {
+    return serves_both(cols, dtype) ? packed_bytes(rows, cols, Orientation::kBackward, dtype)
+                                    : Backend::packed_alone_bytes(rows, cols, dtype, backward);
+}
+
+PackedPair CudaBackend::pack_alone(const WeightView& weight, DType dtype, bool backward,
+                                   void* destination) {
+    if (!serves_both(weight.cols, dtype))
+        return Backend::pack_alone(weight, dtype, backward, destination);
+    PackedPair pair;
+    pair.backward = pack(weight, Orientation::kBackward, dtype, destination);
+    pair.forward = {destination, weight.cols, weight.rows, dtype, true};
+    if (!backward) pair.backward = {};
+    return pair;
+}
+
 void CudaBackend::gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) {
     const GemmCall call{terms, bias, c, accumulate};
     gemms({&call, 1});
@@ -112,7 +129,8 @@ void CudaBackend::plain_gemm_of(std::span<const GemmTerm> terms, Tensor bias, Te
     const bool bf16 = terms[0].b.dtype == DType::kBF16;
     PlainTerms all{};
     for (const GemmTerm& term : terms) {
-        all.term[all.count++] = {in_of(term.a), term.b.inner, 1, {term.b.data, bf16}, term.b.inner};
+        all.term[all.count++] = {in_of(term.a),       term.b.inner, 1,
+                                 {term.b.data, bf16}, term.b.inner, term.b.transposed};
     }
     plain_gemm(all, bf16, bias.empty() ? nullptr : bias.as<float>(), out_of(c), c.rows(), c.cols(),
                accumulate, stream_);
@@ -126,7 +144,7 @@ bool CudaBackend::gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, 
     std::int64_t widest = 0;
     for (std::size_t t = 0; t < terms.size(); ++t) {
         const bool follows =
-            t > 0 &&
+            t > 0 && !terms[t - 1].b.transposed && !terms[t].b.transposed &&
             static_cast<const std::byte*>(terms[t - 1].b.data) +
                     static_cast<std::size_t>(filled(terms[t - 1].b) * c.cols()) * element ==
                 terms[t].b.data;
@@ -160,7 +178,8 @@ bool CudaBackend::gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, 
 
 MatmulShape CudaBackend::shape_of(const Run& run, std::int64_t outer, bool rounds,
                                   bool accumulate) {
-    return {run.inner, outer, run.terms[0].b.dtype == DType::kBF16, rounds, accumulate};
+    const Packed& b = run.terms[0].b;
+    return {run.inner, outer, b.dtype == DType::kBF16, b.transposed, rounds, accumulate};
 }
 
 /// c = (or +=) rows [row, row + c.rows()) of the run's operands times its weights.

@@ -162,6 +162,7 @@ struct PlainTerm {
     std::int64_t row_stride, inner_stride;
     In b;  ///< [inner, cols]
     std::int64_t inner;
+    bool b_transposed;  ///< [cols, inner]
 };
 struct PlainTerms {
     PlainTerm term[kMaxTerms];

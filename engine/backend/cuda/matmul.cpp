@@ -69,7 +69,8 @@ struct Layouts {
     Layout a, b, c;
     Layouts(const MatmulShape& s, std::int64_t rows)
         : a(layout_of(s.is_bf16, rows, s.inner)),
-          b(layout_of(s.is_bf16, s.inner, s.outer)),
+          b(s.b_transposed ? layout_of(s.is_bf16, s.outer, s.inner)
+                           : layout_of(s.is_bf16, s.inner, s.outer)),
           c(layout_of(s.c_is_bf16, rows, s.outer)) {}
 };
 
@@ -80,10 +81,16 @@ class CublasMatmul final : public Matmul {
         cublasLtHandle_t handle = nullptr;
         require(cublasLtCreate(&handle), "starting");
         handle_.reset(handle);
-        cublasLtMatmulDesc_t desc = nullptr;
-        require(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+        for (Desc* product : {&desc_, &transposed_}) {
+            cublasLtMatmulDesc_t desc = nullptr;
+            require(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+                    "describing a product");
+            product->reset(desc);
+        }
+        const cublasOperation_t transpose = CUBLAS_OP_T;
+        require(cublasLtMatmulDescSetAttribute(transposed_.get(), CUBLASLT_MATMUL_DESC_TRANSA,
+                                               &transpose, sizeof transpose),
                 "describing a product");
-        desc_.reset(desc);
     }
 
     bool takes(const MatmulShape& shape) override { return algorithm_of(shape).has_value(); }
@@ -96,13 +103,17 @@ class CublasMatmul final : public Matmul {
         const Layouts layouts(shape, rows);
         const float one = 1.0f, beta = shape.accumulate ? 1.0f : 0.0f;
         // c^T[outer, rows] = b^T[outer, inner] a^T[inner, rows] in column-major terms.
-        require(cublasLtMatmul(handle_.get(), desc_.get(), &one, b, layouts.b.get(), a,
+        require(cublasLtMatmul(handle_.get(), desc_of(shape), &one, b, layouts.b.get(), a,
                                layouts.a.get(), &beta, c, layouts.c.get(), c, layouts.c.get(),
                                &*algorithm, workspace_, bytes_, stream_),
                 "a product");
     }
 
   private:
+    cublasLtMatmulDesc_t desc_of(const MatmulShape& shape) const {
+        return (shape.b_transposed ? transposed_ : desc_).get();
+    }
+
     const std::optional<cublasLtMatmulAlgo_t>& algorithm_of(const MatmulShape& shape) {
         const auto found = algorithms_.find(shape);
         if (found != algorithms_.end()) return found->second;
@@ -134,7 +145,8 @@ class CublasMatmul final : public Matmul {
                 ~static_cast<std::uint64_t>(CUBLASLT_NUMERICAL_IMPL_FLAGS_FMA));
         }
         // In column-major terms A is b, and B is a.
-        set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(shape.outer, shape.is_bf16));
+        set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            alignment_of(shape.b_transposed ? shape.inner : shape.outer, shape.is_bf16));
         set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(shape.inner, shape.is_bf16));
         for (const auto result : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
                                   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
@@ -144,7 +156,7 @@ class CublasMatmul final : public Matmul {
         int count = 0;
         const Layouts layouts(shape, kTypicalRows);
         const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-            handle_.get(), desc_.get(), layouts.b.get(), layouts.a.get(), layouts.c.get(),
+            handle_.get(), desc_of(shape), layouts.b.get(), layouts.a.get(), layouts.c.get(),
             layouts.c.get(), raw, static_cast<int>(results.size()), results.data(), &count);
         if (status == CUBLAS_STATUS_NOT_SUPPORTED) return std::nullopt;
         require(status, "choosing an algorithm");
@@ -172,7 +184,7 @@ class CublasMatmul final : public Matmul {
             const std::int64_t rows = std::min(other, most);
             const Layouts layouts(shape, rows);
             cublasLtMatmulHeuristicResult_t result{};
-            if (cublasLtMatmulAlgoCheck(handle_.get(), desc_.get(), layouts.b.get(),
+            if (cublasLtMatmulAlgoCheck(handle_.get(), desc_of(shape), layouts.b.get(),
                                         layouts.a.get(), layouts.c.get(), layouts.c.get(),
                                         &algorithm, &result) != CUBLAS_STATUS_SUCCESS ||
                 result.workspaceSize > bytes_) {
@@ -186,7 +198,7 @@ class CublasMatmul final : public Matmul {
     void* const workspace_;
     const std::size_t bytes_;
     Handle handle_;
-    Desc desc_;
+    Desc desc_, transposed_;
     std::map<MatmulShape, std::optional<cublasLtMatmulAlgo_t>> algorithms_;
 };
 

@@ -9,11 +9,13 @@
 namespace qshard::cuda {
 
 /// c[rows, outer] = a[rows, inner] b[inner, outer] (+ c if accumulate), all row-major and
-/// contiguous; a and b of one dtype, sums in fp32 (never TF32), one rounding to c's dtype.
+/// contiguous, b or its transpose; a and b of one dtype, sums in fp32 (never TF32), one rounding to
+/// c's dtype.
 struct MatmulShape {
     std::int64_t inner, outer;
-    bool is_bf16;    ///< a and b
-    bool c_is_bf16;  ///< only without accumulate
+    bool is_bf16;       ///< a and b
+    bool b_transposed;  ///< b lies as [outer, inner]
+    bool c_is_bf16;     ///< only without accumulate
     bool accumulate;
     auto operator<=>(const MatmulShape&) const = default;
 };

@@ -40,9 +40,13 @@ __device__ void multiply_tile(const PlainTerm& term, bool round_a, bool round_b,
                                                               (k + i) * term.inner_stride),
                                              round_a)
                                    : 0.0f;
-            const int j = e / kTile, c = e % kTile;
+            const bool along_inner = term.b_transposed;
+            const int j = along_inner ? e % kInner : e / kTile,
+                      c = along_inner ? e / kInner : e % kTile;
             const bool in_b = col0 + c < cols && k + j < k1;
-            tiles.b[j][c] = in_b ? rounded(load(term.b, (k + j) * cols + col0 + c), round_b) : 0.0f;
+            const std::int64_t at =
+                along_inner ? (col0 + c) * term.inner + k + j : (k + j) * cols + col0 + c;
+            tiles.b[j][c] = in_b ? rounded(load(term.b, at), round_b) : 0.0f;
         }
         __syncthreads();
         const int r = thread / 16 * 4, c = thread % 16 * 4;
@@ -227,7 +231,7 @@ void gemm_rows_partial(const RowsCall& x, const RowChunk* chunks, std::int64_t c
         return x.m1 - x.m0 <= 16 ? launch_rows_kernel<16>(x, chunks, count, stream)
                                  : launch_rows_kernel<64>(x, chunks, count, stream);
     }
-    const PlainTerm term{x.a, 1, x.a_cols, x.b, 0};
+    const PlainTerm term{x.a, 1, x.a_cols, x.b, 0, false};
     const dim3 grid(blocks_of(x.m1 - x.m0, kTile), blocks_of(x.b_cols, kTile),
                     static_cast<unsigned>(count));
     launch(plain_rows_kernel, grid, dim3(kThreads), 0, stream, term, chunks, round_to_bf16, x.m0,

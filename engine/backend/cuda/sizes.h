@@ -47,4 +47,10 @@ inline std::size_t packed_bytes(std::int64_t rows, std::int64_t cols, Orientatio
     return static_cast<std::size_t>(inner * (forward ? rows : cols)) * bytes_of(dtype);
 }
 
+/// Whether one expansion [rows, cols] of a weight serves both directions: forward reads it
+/// transposed, and nothing fills up its inner dimension there.
+constexpr bool serves_both(std::int64_t cols, DType dtype) {
+    return filled(cols, dtype == DType::kBF16) == cols;
+}
+
 }  // namespace qshard::cuda

@@ -24,7 +24,8 @@ class EmulatedMatmul final : public Matmul {
             for (std::int64_t n = 0; n < s.outer; ++n) {
                 float sum = 0;
                 for (std::int64_t k = 0; k < s.inner; ++k)
-                    sum += at(a, m * s.inner + k) * at(b, k * s.outer + n);
+                    sum += at(a, m * s.inner + k) *
+                           at(b, s.b_transposed ? n * s.inner + k : k * s.outer + n);
                 if (s.c_is_bf16) {
                     static_cast<bf16*>(c)[m * s.outer + n] = to_bf16(sum);
                 } else {

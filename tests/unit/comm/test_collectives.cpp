@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <thread>
 
 #include "base/error.h"
 #include "comm/communicator.h"
@@ -176,6 +178,28 @@ TEST_P(Collectives, OperationsRunInOrderWhileTheCallerGoesOn) {
         const int origin = ((group.rank() - kHops) % group.count() + group.count()) % group.count();
         EXPECT_TRUE(hops.back() == block(origin, 9, kBytes));
         Request().wait();  // complete by definition
+    });
+}
+
+TEST_P(Collectives, AGatherWaitsUntilItsMemoryMayBeWritten) {
+    on_all_ranks([](Communicator& group) {
+        constexpr std::size_t kBytes = 5000;
+        const auto ranks = static_cast<std::size_t>(group.count());
+        const std::vector<std::byte> mine = block(group.rank(), 3, kBytes);
+        const std::vector<std::byte> old(ranks * kBytes, std::byte{0x5a});
+        std::vector<std::byte> all = old, seen;
+        bool before = false;
+        // Whoever reads the old bytes is done late, on one rank later than on others.
+        const Request first = group.all_gather(mine, all, [&] {
+            std::this_thread::sleep_for(std::chrono::milliseconds(5 + 10 * group.rank()));
+            seen = all;
+            before = true;
+        });
+        std::vector<std::byte> again(ranks * kBytes);
+        group.all_gather(mine, again, [&] { EXPECT_TRUE(before); }).wait();
+        EXPECT_TRUE(first.done());
+        EXPECT_TRUE(seen == old);
+        EXPECT_TRUE(all == again);
     });
 }
 

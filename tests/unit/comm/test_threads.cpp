@@ -56,6 +56,25 @@ TEST(Threads, AnErrorUnwindsPendingOperationsBeforeTheirBuffers) {
     }
 }
 
+TEST(Threads, AGatherWhoseMemoryNeverGetsReadyFailsEverywhere) {
+    std::atomic<int> lost{0};
+    EXPECT_THROW(run_threads(3,
+                             [&](Communicator& group) {
+                                 std::vector<std::byte> mine(100), all(300);
+                                 const auto ready = [&] {
+                                     if (group.rank() == 1) throw UserError("the device is gone");
+                                 };
+                                 try {
+                                     group.all_gather(mine, all, ready).wait();
+                                 } catch (const SystemError&) {
+                                     ++lost;
+                                     throw;
+                                 }
+                             }),
+                 UserError);
+    EXPECT_EQ(lost, 2);
+}
+
 TEST(Threads, IssuedOperationsCompleteWhenTheBodyReturns) {
     std::vector<std::vector<std::byte>> all(3, std::vector<std::byte>(3));
     std::vector<std::byte> mine{std::byte{1}, std::byte{2}, std::byte{3}};
