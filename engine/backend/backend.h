@@ -140,6 +140,9 @@ class Backend {
     /// Rows that a call should have: short slots are computed together up to as many. 0: each for
     /// itself.
     virtual std::int64_t batch_rows() const { return 0; }
+    /// Rows that a layer's products do in the time of what a batch costs whatever its rows:
+    /// expanding the weights once, starting kernels.
+    virtual std::int64_t fixed_rows() const { return 0; }
 
     // Memory. Pointers are 64-byte aligned. upload and download are ordered with the operations
     // issued before and after; the host's side is free again when the call returns.

@@ -193,16 +193,13 @@ std::int64_t Trainer::fewest_recomputed(Choice choice) const {
 }
 
 /// What a token takes, in passes of its products forward: one forward, one backward and the share
-/// of a third that is computed again. Expanding a layer for a group takes as long as some more
-/// tokens, and so do the launches of a batch. (Of an H100: 8B shapes, by its bandwidths.)
+/// of a third that is computed again.
 double Trainer::cost(const Choice& choice) const {
-    constexpr double kExpansionTokens = 336, kCallTokens = 320;
-    const auto tokens = static_cast<double>(std::max<std::int64_t>(options_.max_slot_tokens, 1));
     const double again =
         static_cast<double>(choice.recomputed_layers) / static_cast<double>(config_.layers);
-    const auto group = static_cast<double>(choice.group_slots),
-               batch = static_cast<double>(choice.batch_slots);
-    return (2 + again) * (1 + kExpansionTokens / (group * tokens) + kCallTokens / (batch * tokens));
+    const auto rows = static_cast<double>(choice.batch_slots *
+                                          std::max<std::int64_t>(options_.max_slot_tokens, 1));
+    return (2 + again) * (1 + static_cast<double>(backend_.fixed_rows()) / rows);
 }
 
 void Trainer::plan() {

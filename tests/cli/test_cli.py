@@ -312,8 +312,9 @@ class Programs(unittest.TestCase):
         for placement in plan["placements"]:
             path = self.run_file(steps=2, mode=placement["mode"], output=placement["mode"])
             here = self.call("train", path, *even, ranks=4)
-            total = re.search(r"  total +([0-9.]+) MiB", here.stdout).group(1)
-            self.assertEqual(f"{placement['planned_bytes'] / 2**20:.1f}", total)
+            total = float(re.search(r"  total +([0-9.]+) MiB", here.stdout).group(1))
+            # Printed is rank 0's, planned that of the rank that holds one more root of a subtree.
+            self.assertAlmostEqual(placement["planned_bytes"] / 2**20, total, delta=0.05 + 22 / 1024)
             lines = (self.folder / placement["mode"] / "metrics.jsonl").read_text().splitlines()
             measured = json.loads(lines[0])["bytes"]
             self.assertEqual((placement["gather_bytes"], placement["reduce_bytes"]), (measured["gather"], measured["reduce"]))

@@ -11,7 +11,8 @@ namespace {
 
 class GuardedBackend final : public Backend {
   public:
-    explicit GuardedBackend(std::unique_ptr<Backend> inner) : inner_(std::move(inner)) {}
+    GuardedBackend(std::unique_ptr<Backend> inner, std::int64_t batch_rows)
+        : inner_(std::move(inner)), batch_rows_(batch_rows) {}
     ~GuardedBackend() override {
         for (const auto& [pointer, bytes] : regions_) munmap(pointer, bytes);
     }
@@ -22,8 +23,8 @@ class GuardedBackend final : public Backend {
     std::size_t workspace_bytes() const override { return inner_->workspace_bytes(); }
     std::size_t logits_bytes() const override { return inner_->logits_bytes(); }
     std::int64_t tile_rows() const override { return inner_->tile_rows(); }
-    /// Three of the tests' slots.
-    std::int64_t batch_rows() const override { return 3 * 24; }
+    std::int64_t batch_rows() const override { return batch_rows_; }
+    std::int64_t fixed_rows() const override { return inner_->fixed_rows(); }
     bool host_accessible() const override { return false; }
 
     void* allocate(std::size_t bytes) override {
@@ -200,14 +201,16 @@ class GuardedBackend final : public Backend {
         std::size_t bytes;
     };
     std::unique_ptr<Backend> inner_;
+    const std::int64_t batch_rows_;
     std::deque<Upload> uploads_;
     std::map<void*, std::size_t> regions_;
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> make_guarded_backend(std::unique_ptr<Backend> inner) {
-    return std::make_unique<GuardedBackend>(std::move(inner));
+std::unique_ptr<Backend> make_guarded_backend(std::unique_ptr<Backend> inner,
+                                              std::int64_t batch_rows) {
+    return std::make_unique<GuardedBackend>(std::move(inner), batch_rows);
 }
 
 }  // namespace qshard::test

@@ -127,14 +127,16 @@ class NeedsGpu : public ::testing::Environment {
 inline const auto* const kNeedsGpu = ::testing::AddGlobalTestEnvironment(new NeedsGpu);
 
 /// The backend of this name, by default the one under test. "guarded" is the CPU's over memory that
-/// the host cannot touch, "emulated_cuda" the GPU's with its kernels emulated.
+/// the host cannot touch, computing three slots of 24 tokens together, "guarded_slots" each by
+/// itself; "emulated_cuda" is the GPU's with its kernels emulated.
 inline std::unique_ptr<Backend> make_backend(int threads, std::string_view name = {}) {
     if (name.empty()) name = backend_under_test();
     if (name == "emulated_cuda") return make_emulated_cuda_backend({});
     if (name == "reference") return make_reference_backend();
     if (name == "cuda") return make_cuda_backend({});
     auto cpu = make_cpu_backend({threads, "auto"});
-    if (name == "guarded") return make_guarded_backend(std::move(cpu));
+    if (name == "guarded") return make_guarded_backend(std::move(cpu), std::int64_t{3} * 24);
+    if (name == "guarded_slots") return make_guarded_backend(std::move(cpu), 0);
     return cpu;
 }
 

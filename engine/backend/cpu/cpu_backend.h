@@ -5,6 +5,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/sizes.h"
 #include "backend/cpu/thread_pool.h"
 
 namespace qshard::cpu {
@@ -26,6 +27,8 @@ class CpuBackend final : public Backend {
     std::string_view isa() const override { return kernels_.name; }
     int threads() const override { return pool_.threads(); }
     std::size_t workspace_bytes() const override;
+    std::int64_t batch_rows() const override { return kBatchRows; }
+    std::int64_t fixed_rows() const override { return kFixedRows; }
 
     void* allocate(std::size_t bytes) override;
     void release(void* pointer) override;

@@ -18,6 +18,8 @@ constexpr std::int64_t kRangeBytes = std::int64_t{1} << 20;  ///< of them, of a 
 constexpr std::int64_t kRangeLeast = 4 * kInnerBlock;        ///< of the inner dimension, at least
 constexpr std::int64_t kScratchBytes = std::int64_t{1} << 20;  ///< a thread's, at least
 constexpr std::int64_t kInlineBytes = 64 << 10;  ///< less is packed by the caller alone
+constexpr std::int64_t kBatchRows = 1024;  ///< expanding is 5 % of them, with more caches overflow
+constexpr std::int64_t kFixedRows = 100;   ///< measured with AVX-512-BF16; AMX has more
 constexpr std::int64_t kElementGrain = 1 << 15;  ///< elements of a task, elementwise
 constexpr std::int64_t kColumnGrain = 64;        ///< columns of a task, row after row
 

@@ -32,6 +32,7 @@ class CudaBackend final : public Backend {
     std::size_t logits_bytes() const override { return kLogitsBytes; }
     std::int64_t tile_rows() const override { return kTileRows; }
     std::int64_t batch_rows() const override { return kBatchRows; }
+    std::int64_t fixed_rows() const override { return kFixedRows; }
     bool host_accessible() const override { return false; }
 
     void* allocate(std::size_t bytes) override;

@@ -23,6 +23,7 @@ class PlannedCuda final : public Backend {
     std::size_t logits_bytes() const override { return cuda::kLogitsBytes; }
     std::int64_t tile_rows() const override { return cuda::kTileRows; }
     std::int64_t batch_rows() const override { return cuda::kBatchRows; }
+    std::int64_t fixed_rows() const override { return cuda::kFixedRows; }
     bool host_accessible() const override { return false; }
     std::size_t packed_bytes(std::int64_t rows, std::int64_t cols, Orientation orientation,
                              DType dtype) const override {

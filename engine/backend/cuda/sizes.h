@@ -28,9 +28,11 @@ constexpr std::size_t kOwnBytes = kWorkspaceBytes + kPieceBytes * kPieces + kLis
 /// the model, has two tiles of 128 x 128 then for each multiprocessor of an H100.
 constexpr std::size_t kLogitsBytes = std::size_t{512} << 20;
 constexpr std::int64_t kTileRows = 128;
-/// Expanding a weight takes as long as some 336 rows of its product; lists of as many rows fit a
-/// piece of the staging.
+/// Lists of as many rows fit a piece of the staging.
 constexpr std::int64_t kBatchRows = kListBytes / sizeof(std::int32_t);
+/// Of an H100, by its bandwidths: expanding a weight is 336 rows of its product, the launches of an
+/// 8B layer 320.
+constexpr std::int64_t kFixedRows = 336 + 320;
 
 /// Inner dimensions of packed weights and laid-out operands are filled up with zeros to multiples
 /// of 16 bytes, which every algorithm of cuBLASLt wants of at least the operands' rows.
