@@ -160,8 +160,7 @@ bool CudaBackend::gemm_by_library(std::span<const GemmTerm> terms, Tensor bias, 
     const bool rounds = !wait && c.dtype() == DType::kBF16;
     for (std::size_t r = 0; r < runs.size(); ++r)
         if (!matmul_->takes(shape_of(runs[r], c.cols(), rounds, adds(r)))) return false;
-    const auto row_bytes = static_cast<std::int64_t>(static_cast<std::size_t>(widest) * element);
-    std::int64_t most = static_cast<std::int64_t>(kOperandBytes) / row_bytes;
+    std::int64_t most = library_rows(widest, c.cols(), terms[0].b.dtype == DType::kBF16);
     if (wait) most = std::min(most, static_cast<std::int64_t>(kResultBytes) / (c.cols() * 4));
     const Parts parts(c.rows(), most, std::min<std::int64_t>(most, 64));
     for (std::int64_t p = 0; p < parts.count; ++p) {

@@ -177,9 +177,8 @@ class CublasMatmul final : public Matmul {
         get(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, splits);
         get(CUBLASLT_ALGO_CONFIG_ID, id);
         if (splits > 1 || std::find(kGemv.begin(), kGemv.end(), id) != kGemv.end()) return false;
-        const auto row_bytes = shape.inner * (shape.is_bf16 ? 2 : 4);
         const std::int64_t most =
-            std::max(static_cast<std::int64_t>(kOperandBytes) / row_bytes, kTypicalRows);
+            std::max(library_rows(shape.inner, shape.outer, shape.is_bf16), kTypicalRows);
         for (const std::int64_t other : kOtherRows) {
             const std::int64_t rows = std::min(other, most);
             const Layouts layouts(shape, rows);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -39,6 +40,15 @@ constexpr std::int64_t kFixedRows = 336 + 320;
 constexpr std::int64_t filled(std::int64_t inner, bool is_bf16) {
     const std::int64_t unit = is_bf16 ? 8 : 4;
     return (inner + unit - 1) / unit * unit;
+}
+
+/// Most rows of one product by the library: its operands have room side by side, and no matrix has
+/// 2^31 elements.
+constexpr std::int64_t library_rows(std::int64_t inner, std::int64_t outer, bool is_bf16) {
+    const std::int64_t room =
+        static_cast<std::int64_t>(kOperandBytes) / (inner * (is_bf16 ? 2 : 4));
+    const std::int64_t elements = (std::int64_t{1} << 31) - 1;
+    return std::min(room, elements / std::max(inner, outer));
 }
 
 /// Backend::packed_bytes().

@@ -2,6 +2,7 @@
 
 #include <map>
 
+#include "backend/cuda/sizes.h"
 #include "backend/cuda/tiles.h"
 
 namespace qshard::cuda {
@@ -79,6 +80,13 @@ TEST(CudaTiles, GradientsOfWeightsHaveRoomForAnyNumberOfRows) {
     }
     EXPECT_EQ(RowPasses(kBytes, 14336, kChunk).each, 73 * kChunk);  // 37,376 tokens of an 8B model
     EXPECT_THROW(RowPasses(kBytes, std::int64_t{1} << 21, kChunk), BugError);
+}
+
+TEST(CudaTiles, AProductOfTheLibraryFits) {
+    EXPECT_EQ(library_rows(14336, 4096, true), 9362);    // operands: 256 MiB
+    EXPECT_EQ(library_rows(4096, 128256, true), 16743);  // results: 2^31 elements
+    EXPECT_EQ(library_rows(16, 28672, true), 74898);
+    EXPECT_EQ(library_rows(262144, 8, false), 256);
 }
 
 /// Rows of each slot in chunks from its own first row on, whatever lies before it, each once.
