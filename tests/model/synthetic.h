@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -60,6 +61,48 @@ inline ModelConfig small_config() {
     rope.rotary_width = 16;
     c.ropes = {rope};
     c.layer.resize(3);
+    return c;
+}
+
+/// The same with five experts, two a token, in the layers given.
+inline ModelConfig mixture_config(std::initializer_list<std::size_t> layers) {
+    ModelConfig c = small_config();
+    c.family = "mixtral";
+    c.experts = 5;
+    c.experts_per_token = 2;
+    c.expert_width = 36;
+    for (const std::size_t layer : layers) c.layer[layer].experts = true;
+    return c;
+}
+
+/// With layer norms, biases and a fused projection.
+inline ModelConfig biased_config() {
+    ModelConfig c = small_config();
+    c.family = "gpt2";
+    c.norm = NormKind::kLayer;
+    c.qkv_bias = c.o_bias = c.mlp_bias = c.fused_qkv = true;
+    c.gated_mlp = false;
+    return c;
+}
+
+inline ModelConfig fused_config() {
+    ModelConfig c = small_config();
+    c.family = "phi3";
+    c.fused_qkv = c.fused_gate_up = true;
+    return c;
+}
+
+/// With norms after each branch.
+inline ModelConfig post_norm_config() {
+    ModelConfig c = small_config();
+    c.family = "gemma2";
+    c.post_norms = true;
+    return c;
+}
+
+inline ModelConfig tied_config() {
+    ModelConfig c = small_config();
+    c.tied_head = true;
     return c;
 }
 

@@ -187,8 +187,7 @@ TEST(Equivalence, HoldsForTheGpusKernels) {
 }
 
 TEST(Equivalence, HoldsForABaseThatIsStreamedFromTheHost) {
-    ModelConfig tied = test::small_config();
-    tied.tied_head = true;
+    const ModelConfig tied = test::tied_config();
     const auto train = [](Variant variant, const ModelConfig& config, bool everything) {
         variant.dora = everything;
         // The base's embedding and head are then read one after the other.
@@ -354,17 +353,7 @@ TEST(Equivalence, AStreamedBaseIsForDevices) {
 }
 
 TEST(Equivalence, SlotsComputedTogetherHaveTheBitsOfEachAlone) {
-    ModelConfig mixture = test::small_config();
-    mixture.family = "mixtral";
-    mixture.experts = 5;
-    mixture.experts_per_token = 2;
-    mixture.expert_width = 36;
-    mixture.layer[1].experts = true;
-    ModelConfig biased = test::small_config();
-    biased.family = "gpt2";
-    biased.norm = NormKind::kLayer;
-    biased.qkv_bias = biased.o_bias = biased.mlp_bias = biased.fused_qkv = true;
-    biased.gated_mlp = false;
+    const ModelConfig mixture = test::mixture_config({1}), biased = test::biased_config();
     for (const ModelConfig& config : {test::small_config(), mixture, biased}) {
         for (const bool dora : {false, true}) {
             for (const double dropout : {0.0, 0.25}) {
@@ -430,18 +419,8 @@ TEST(Equivalence, HoldsForDora) {
         variant.dora = true;
         return run(variant, steps, DType::kBF16, OptimizerKind::kAdamW, quantization, config);
     };
-    ModelConfig mixture = test::small_config();
-    mixture.family = "mixtral";
-    mixture.experts = 5;
-    mixture.experts_per_token = 2;
-    mixture.expert_width = 36;
-    mixture.layer[0].experts = true;
-    ModelConfig branches = test::small_config();
-    branches.family = "gemma2";
-    branches.post_norms = true;
-    ModelConfig fused = test::small_config();
-    fused.family = "phi3";
-    fused.fused_qkv = fused.fused_gate_up = true;
+    const ModelConfig mixture = test::mixture_config({0}), branches = test::post_norm_config(),
+                      fused = test::fused_config();
     for (const ModelConfig& config : {test::small_config(), mixture, branches, fused}) {
         SCOPED_TRACE(config.family);
         for (const auto& [quantization, dropout] : {std::pair{Quantization::kNf4, 0.0},
@@ -482,13 +461,8 @@ TEST(Equivalence, HoldsForDora) {
 }
 
 TEST(Equivalence, HoldsForWeightsOfTheBaseThatAreTrained) {
-    ModelConfig tied = test::small_config();
-    tied.tied_head = true;
-    ModelConfig biased = test::small_config();
-    biased.family = "gpt2";
-    biased.norm = NormKind::kLayer;
-    biased.qkv_bias = biased.o_bias = biased.mlp_bias = biased.fused_qkv = true;
-    biased.gated_mlp = false;
+    const ModelConfig tied = test::tied_config();
+    const ModelConfig biased = test::biased_config();
     for (const ModelConfig& config : {tied, biased}) {
         SCOPED_TRACE(config.family);
         const auto train = [&](Variant variant, int steps = 4) {
@@ -550,19 +524,9 @@ TEST(Equivalence, HoldsForEveryQuantization) {
 }
 
 TEST(Equivalence, HoldsForMixturesOfExpertsFusedProjectionsAndNormsOfBranches) {
-    ModelConfig mixture = test::small_config();
-    mixture.family = "mixtral";
-    mixture.experts = 5;
-    mixture.experts_per_token = 2;
-    mixture.expert_width = 36;
+    ModelConfig mixture = test::mixture_config({0, 2});
     mixture.normalized_experts = true;
-    mixture.layer[0].experts = mixture.layer[2].experts = true;
-    ModelConfig fused = test::small_config();
-    fused.family = "phi3";
-    fused.fused_qkv = fused.fused_gate_up = true;
-    ModelConfig branches = test::small_config();
-    branches.family = "gemma2";
-    branches.post_norms = true;
+    const ModelConfig fused = test::fused_config(), branches = test::post_norm_config();
     for (const ModelConfig& config : {mixture, fused, branches}) {
         const Outcome one =
             run({}, 4, DType::kBF16, OptimizerKind::kAdamW, Quantization::kNf4, config);
