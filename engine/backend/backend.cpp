@@ -76,6 +76,7 @@ void Backend::dropout(const DropoutMask& mask, Tensor x, bool accumulate, Tensor
 
 std::size_t Backend::packed_alone_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
                                         bool backward) const {
+    if (serves_both(cols, dtype)) return packed_bytes(rows, cols, Orientation::kBackward, dtype);
     const std::size_t forward =
         Scratch::aligned(packed_bytes(rows, cols, Orientation::kForward, dtype));
     return backward ? forward + packed_bytes(rows, cols, Orientation::kBackward, dtype) : forward;
@@ -84,6 +85,12 @@ std::size_t Backend::packed_alone_bytes(std::int64_t rows, std::int64_t cols, DT
 PackedPair Backend::pack_alone(const WeightView& weight, DType dtype, bool backward,
                                void* destination) {
     PackedPair pair;
+    if (serves_both(weight.cols, dtype)) {
+        const Packed both = pack(weight, Orientation::kBackward, dtype, destination);
+        pair.forward = {both.data, weight.cols, weight.rows, dtype, true};
+        if (backward) pair.backward = both;
+        return pair;
+    }
     pair.forward = pack(weight, Orientation::kForward, dtype, destination);
     if (!backward) return pair;
     auto* second =

@@ -66,7 +66,7 @@ struct Packed {
     std::int64_t inner = 0, outer = 0;  ///< gemm computes [M, outer] from [M, inner]
     DType dtype =
         DType::kBF16;  ///< kBF16: operands are rounded to bf16 and multiplied exactly; kF32: fp32
-    bool transposed = false;  ///< the backend's: of two ways to lay it out
+    bool transposed = false;  ///< only where Backend::serves_both(): lies as [outer, inner]
 };
 struct PackedPair {
     Packed forward, backward;  ///< no data where only forward was asked for
@@ -187,12 +187,14 @@ class Backend {
     /// kInt8Step; in fp32, then rounded once to `dtype`) into destination.
     virtual Packed pack(const WeightView& weight, Orientation orientation, DType dtype,
                         void* destination) = 0;
-    /// A weight that is the only term of its products: with `backward` both orientations, for which
-    /// a backend may need but one expansion. Forward is the same with and without.
-    virtual std::size_t packed_alone_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
-                                           bool backward) const;
-    virtual PackedPair pack_alone(const WeightView& weight, DType dtype, bool backward,
-                                  void* destination);
+    /// Whether gemm takes a backward weight of so many columns, if it is the only term, as the
+    /// transpose of a forward one.
+    virtual bool serves_both(std::int64_t /*cols*/, DType /*dtype*/) const { return false; }
+    /// A weight that is the only term of its products: with `backward` both orientations, in one
+    /// expansion where that serves both. Forward is the same with and without.
+    std::size_t packed_alone_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
+                                   bool backward) const;
+    PackedPair pack_alone(const WeightView& weight, DType dtype, bool backward, void* destination);
     /// c[M, N] = (or += if accumulate) sum over terms of a*b (+ bias[N] fp32, may be empty). c: any
     /// dtype (accumulate: kF32). The inner sums run over the terms in order, each inner dimension
     /// ascending, in fp32. c must not alias an a.

@@ -179,22 +179,21 @@ struct Decoder::Backward {
     void gradient_of_b(const Branch& branch) {
         const LinearPack& pack = branch.pack;
         const AdapterTarget& t = *pack.target;
-        const std::int64_t out = branch.dy.cols();
-        float* const b = gradient.at(t.b + pack.first_row * t.r);
-        backend.gemm_rows_of_slots(tape.u_of(t), branch.dy, slot_begin, t.scale, compute,
-                                   Tensor(b, DType::kF32, {out, t.r}), gradient.stride, true);
+        const std::int64_t out = branch.dy.cols(), b = t.b + pack.first_row * t.r;
+        const Tensor db(gradient.at(b), DType::kF32, {out, t.r});
+        backend.gemm_rows_of_slots(tape.u_of(t), branch.dy, slot_begin, t.scale, compute, db,
+                                   gradient.stride, true);
         if (!t.has_magnitudes()) return;
-        float* const magnitude = gradient.at(t.magnitude + pack.first_row);
         const Tensor& scaled = tape.scaled[static_cast<std::size_t>(pack.role)];
         const bool apart = !scaled.empty();
         const Tensor& y = apart ? scaled : branch.y;
         for (std::size_t s = 0; s + 1 < slot_begin.size(); ++s) {
             const std::int64_t first = slot_begin[s], rows = slot_begin[s + 1] - first;
-            const std::int64_t at = static_cast<std::int64_t>(s) * gradient.stride;
+            const Tensor db_of_slot(gradient.at(b, s), DType::kF32, {out, t.r});
+            const Tensor dm(gradient.at(t.magnitude + pack.first_row, s), DType::kF32, {out});
             backend.magnitude_backward(branch.dy.row_range(first, rows), y.row_range(first, rows),
                                        apart ? Tensor() : pack.bias, pack.magnitude,
-                                       pack.row_factor, Tensor(b + at, DType::kF32, {out, t.r}),
-                                       Tensor(magnitude + at, DType::kF32, {out}));
+                                       pack.row_factor, db_of_slot, dm);
         }
     }
 };

@@ -119,9 +119,7 @@ class Products {
     }
     Tensor at(std::int64_t offset, std::int64_t rows, std::int64_t cols,
               std::size_t slot = 0) const {
-        return {gradient_.at(offset) + static_cast<std::int64_t>(slot) * gradient_.stride,
-                DType::kF32,
-                {rows, cols}};
+        return {gradient_.at(offset, slot), DType::kF32, {rows, cols}};
     }
 
     Backend& backend_;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "tensor/tensor.h"
@@ -13,8 +14,9 @@ struct LayerGradient {
     std::int64_t begin = 0, stride = 0;
     Tensor ones;  ///< fp32 [tokens of the plan, 1]; read only where biases are trained
 
-    /// Of the first slot.
-    float* at(std::int64_t offset) const { return values + (offset - begin); }
+    float* at(std::int64_t offset, std::size_t slot = 0) const {
+        return values + static_cast<std::int64_t>(slot) * stride + (offset - begin);
+    }
 };
 
 }  // namespace qshard

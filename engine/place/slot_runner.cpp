@@ -228,7 +228,6 @@ void SlotRunner::begin(std::span<const Slot> slots, bool backward) {
 SlotRunner::Batch SlotRunner::make_batch(std::span<const Slot> slots, std::size_t first) const {
     Batch batch;
     batch.first = first;
-    batch.count = slots.size();
     for (const Slot& slot : slots) {
         const std::int64_t begin = batch.context.tokens;
         batch.context.add_slot(slot.document_begin);
@@ -246,7 +245,6 @@ SlotRunner::Batch SlotRunner::make_batch(std::span<const Slot> slots, std::size_
         }
         batch.target_begin.push_back(batch.rows.size());
     }
-    batch.logprob.resize(batch.rows.size());
     return batch;
 }
 
@@ -354,18 +352,16 @@ void SlotRunner::head(float weight, const Losses& losses, const Sink* sink) {
                    trained_in_head(adapter_, Role::kFinalNormBias, gradient(), first), ones()};
     }
     for (std::size_t i = 0; i < batches_.size(); ++i) {
-        Batch& batch = batches_[i];
-        batch.derivative.assign(backward ? batch.rows.size() : 0, weight);
+        const Batch& batch = batches_[i];
         // What is trained of the head has a gradient of each slot.
-        const std::size_t each = trains ? 1 : batch.count;
-        for (std::size_t s = 0; s < batch.count; s += each) {
+        const std::size_t each = trains ? 1 : batch.count();
+        for (std::size_t s = 0; s < batch.count(); s += each) {
             const HeadRows part = head_rows(i, s, s + each);
-            const auto of_part = [&](auto& values) {
-                return std::span(values).subspan(values.empty() ? 0 : part.first,
-                                                 values.empty() ? 0 : part.count);
-            };
-            head_->run(packs, part.x, part.rows, of_part(batch.targets), of_part(batch.derivative),
-                       of_part(batch.logprob), part.x, trained, arena_.at(work_));
+            const std::vector<float> derivative(backward ? part.count : 0, weight);
+            std::vector<float> logprob(part.count);
+            head_->run(packs, part.x, part.rows,
+                       std::span(batch.targets).subspan(part.first, part.count), derivative,
+                       logprob, part.x, trained, arena_.at(work_));
             if (backward && part.count == 0) {
                 backend_.fill_zero(part.x);
                 if (trains)
@@ -373,9 +369,9 @@ void SlotRunner::head(float weight, const Losses& losses, const Sink* sink) {
             }
             for (std::size_t one = s; one < s + each; ++one) {
                 const std::size_t begin = batch.target_begin[one];
-                losses(
-                    batch.first + one,
-                    std::span(batch.logprob).subspan(begin, batch.target_begin[one + 1] - begin));
+                losses(batch.first + one,
+                       std::span(logprob).subspan(begin - part.first,
+                                                  batch.target_begin[one + 1] - begin));
             }
             if (trains) (*sink)(range, batch.first + s, gradient());
         }
@@ -402,7 +398,7 @@ void SlotRunner::embedding_backward(const Sink& sink) {
     const Tensor dtable = trained_embedding(adapter_, gradient());
     for (std::size_t i = 0; i < batches_.size(); ++i) {
         const Batch& batch = batches_[i];
-        for (std::size_t s = 0; s < batch.count; ++s) {
+        for (std::size_t s = 0; s < batch.count(); ++s) {
             const std::int64_t begin = batch.context.slot_begin[s],
                                count = batch.context.slot_begin[s + 1] - begin;
             embed_tokens_backward(
@@ -428,7 +424,7 @@ void SlotRunner::backward(const Sink& sink) {
             if (recomputed(l)) decoder_->forward(l, packs, batch.context, x, Tensor(), kept);
             decoder_->backward(l, packs, batch.context, x, kept, dx, to,
                                arena_.at(work_) + tape_stride_);
-            for (std::size_t s = 0; s < batch.count; ++s) {
+            for (std::size_t s = 0; s < batch.count(); ++s) {
                 sink(range, batch.first + s,
                      gradient() + static_cast<std::int64_t>(s) * gradient_stride_);
             }

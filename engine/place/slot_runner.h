@@ -82,12 +82,13 @@ class SlotRunner {
   private:
     /// Slots that are computed together.
     struct Batch {
-        std::size_t first = 0, count = 0;  ///< slots of the group
+        std::size_t first = 0;  ///< slot of the group
         TokenContext context;
         std::vector<std::int32_t> tokens;
         std::vector<std::int32_t> rows, targets;      ///< supervised positions
-        std::vector<std::size_t> target_begin = {0};  ///< [count + 1] of each slot among them
-        std::vector<float> logprob, derivative;
+        std::vector<std::size_t> target_begin = {0};  ///< [count() + 1] of each slot among them
+
+        std::size_t count() const { return context.slot_begin.size() - 1; }
     };
     /// Some slots of a batch, as the head sees them.
     struct HeadRows {

@@ -71,13 +71,8 @@ class GuardedBackend final : public Backend {
                 void* destination) override {
         return open([&] { return inner_->pack(weight, orientation, dtype, destination); });
     }
-    std::size_t packed_alone_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
-                                   bool backward) const override {
-        return inner_->packed_alone_bytes(rows, cols, dtype, backward);
-    }
-    PackedPair pack_alone(const WeightView& weight, DType dtype, bool backward,
-                          void* destination) override {
-        return open([&] { return inner_->pack_alone(weight, dtype, backward, destination); });
+    bool serves_both(std::int64_t cols, DType dtype) const override {
+        return inner_->serves_both(cols, dtype);
     }
     void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) override {
         open([&] { inner_->gemm(terms, bias, c, accumulate); });

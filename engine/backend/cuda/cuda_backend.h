@@ -53,10 +53,9 @@ class CudaBackend final : public Backend {
                              DType dtype) const override;
     Packed pack(const WeightView& weight, Orientation orientation, DType dtype,
                 void* destination) override;
-    std::size_t packed_alone_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
-                                   bool backward) const override;
-    PackedPair pack_alone(const WeightView& weight, DType dtype, bool backward,
-                          void* destination) override;
+    bool serves_both(std::int64_t cols, DType dtype) const override {
+        return cuda::serves_both(cols, dtype);
+    }
     void gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) override;
     void gemms(std::span<const GemmCall> calls) override;
     void gemm_rows(Tensor a, Tensor b, float scale, DType dtype, Tensor c, bool transposed,

@@ -80,23 +80,6 @@ Packed CudaBackend::pack(const WeightView& weight, Orientation orientation, DTyp
     return packed;
 }
 
-std::size_t CudaBackend::packed_alone_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
-                                            bool backward) const {
-    return serves_both(cols, dtype) ? packed_bytes(rows, cols, Orientation::kBackward, dtype)
-                                    : Backend::packed_alone_bytes(rows, cols, dtype, backward);
-}
-
-PackedPair CudaBackend::pack_alone(const WeightView& weight, DType dtype, bool backward,
-                                   void* destination) {
-    if (!serves_both(weight.cols, dtype))
-        return Backend::pack_alone(weight, dtype, backward, destination);
-    PackedPair pair;
-    pair.backward = pack(weight, Orientation::kBackward, dtype, destination);
-    pair.forward = {destination, weight.cols, weight.rows, dtype, true};
-    if (!backward) pair.backward = {};
-    return pair;
-}
-
 void CudaBackend::gemm(std::span<const GemmTerm> terms, Tensor bias, Tensor c, bool accumulate) {
     const GemmCall call{terms, bias, c, accumulate};
     gemms({&call, 1});
@@ -241,15 +224,15 @@ void CudaBackend::rows_products(const RowsProducts& x) {
     const RowPasses passes(static_cast<std::int64_t>(kOperandBytes), k_count, kRowsChunk);
     for (const RowsLaunch& launch : rows_launches(x.begin, passes.each, kRowsChunk)) {
         const auto chunks = std::ssize(launch.chunks);
+        const RowChunk* chunk_list = staging_->put(std::span(launch.chunks));
+        const RowSum* sum_list = staging_->put(std::span(launch.sums));
         const Parts parts = passes.columns(m_count, chunks);
         for (std::int64_t p = 0; p < parts.count; ++p) {
             call.m0 = parts.begin(p);
             call.m1 = parts.end(p);
-            gemm_rows_partial(call, staging_->put(std::span(launch.chunks)), chunks,
-                              bf16 && tensor_cores_, bf16, stream_);
-            gemm_rows_finish(call, staging_->put(std::span(launch.sums)), std::ssize(launch.sums),
-                             x.factor, x.c.as<float>(), x.stride, x.transposed,
-                             x.accumulate || launch.accumulate, stream_);
+            gemm_rows_partial(call, chunk_list, chunks, bf16 && tensor_cores_, bf16, stream_);
+            gemm_rows_finish(call, sum_list, std::ssize(launch.sums), x.factor, x.c.as<float>(),
+                             x.stride, x.transposed, x.accumulate || launch.accumulate, stream_);
         }
     }
     require_launched("gemm_rows");

@@ -29,12 +29,8 @@ class PlannedCuda final : public Backend {
                              DType dtype) const override {
         return cuda::packed_bytes(rows, cols, orientation, dtype);
     }
-
-    std::size_t packed_alone_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
-                                   bool backward) const override {
-        return cuda::serves_both(cols, dtype)
-                   ? packed_bytes(rows, cols, Orientation::kBackward, dtype)
-                   : Backend::packed_alone_bytes(rows, cols, dtype, backward);
+    bool serves_both(std::int64_t cols, DType dtype) const override {
+        return cuda::serves_both(cols, dtype);
     }
 
     void* allocate(std::size_t) override { cannot(); }
