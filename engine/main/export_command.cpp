@@ -81,7 +81,7 @@ GgufHeader gguf_metadata(const ModelSource& source) {
     data.add_bos = text.add_bos;
     data.bos = text.bos;
     data.eos = text.eos;
-    add_gguf_tokenizer(header, data, config, source.chat_template);
+    add_gguf_tokenizer(header, data, config, source.chat_templates);
     return header;
 }
 

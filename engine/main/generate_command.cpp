@@ -24,30 +24,41 @@ struct Question {
     std::vector<std::int32_t> ids;
 };
 
-Question read_question(const TextModel& model, const DataRow& row) {
-    const boost::json::object& columns = row.columns;
-    if (const auto* prompt = columns.if_contains("prompt"); prompt && prompt->is_string()) {
-        return {{{"prompt", *prompt}}, encode_prompt(model, std::string(prompt->get_string()))};
+Question read_question(const TextModel& model, const DataRow& row, std::int64_t& had_answer) {
+    const QuestionExample example = interpret_question(row);
+    had_answer += example.had_answer ? 1 : 0;
+    Question question{{{example.column, row.columns.at(example.column)}}, {}};
+    try {
+        if (const auto* text = std::get_if<std::string>(&example.asked)) {
+            question.ids = encode_prompt(model, *text);
+        } else {
+            question.ids = encode_chat(model, std::get<ChatExample>(example.asked), true);
+        }
+    } catch (const UserError& error) {
+        throw UserError(error.code(), fmt::format("{}: {}", row.place, error.what()));
     }
-    if (const auto* messages = columns.if_contains("messages"); messages && messages->is_array()) {
-        return {{{"messages", *messages}}, encode_chat(model, messages->get_array())};
-    }
-    throw UserError(
-        fmt::format("{}: expected a row with \"prompt\" (text) or \"messages\" (found: {})",
-                    row.place, column_names(columns)));
+    return question;
 }
 
-std::vector<Question> read_questions(const Arguments& arguments, const TextModel& model) {
+std::vector<Question> read_questions(const Arguments& arguments, const TextModel& model, int rank) {
     std::vector<Question> questions;
     if (arguments.prompt) {
         questions.push_back(
             {{{"prompt", *arguments.prompt}}, encode_prompt(model, *arguments.prompt)});
     } else if (arguments.chat) {
-        const boost::json::array messages{{{"role", "user"}, {"content", *arguments.chat}}};
-        questions.push_back({{{"messages", messages}}, encode_chat(model, messages)});
+        ChatExample chat;
+        chat.messages = {{{"role", "user"}, {"content", *arguments.chat}}};
+        questions.push_back({{{"messages", chat.messages}}, encode_chat(model, chat, true)});
     } else {
+        std::int64_t had_answer = 0;
         for (const DataRow& row : read_rows(*arguments.input))
-            questions.push_back(read_question(model, row));
+            questions.push_back(read_question(model, row, had_answer));
+        if (had_answer > 0 && rank == 0) {
+            fmt::print(stderr,
+                       "note: {} of {} rows end with the assistant's turn, which is left out and "
+                       "answered anew\n",
+                       had_answer, questions.size());
+        }
     }
     const std::int64_t limit = context_limit(model.config());
     for (std::size_t i = 0; i < questions.size(); ++i) {
@@ -90,7 +101,7 @@ void generate(const Arguments& arguments, Communicator& group, int local_ranks) 
         if (arguments.out) check_writable(*arguments.out);
         model = open_text_model(arguments.flags.model, arguments.flags.tokenizer);
         if (arguments.flags.adapter) adapter = read_adapter_file(*arguments.flags.adapter);
-        questions = read_questions(arguments, model);
+        questions = read_questions(arguments, model, group.rank());
     });
     const AdapterFile* trained = adapter ? &*adapter : nullptr;
     const auto backend = make_agreed_backend(arguments.flags.backend, group, local_ranks);
@@ -145,7 +156,7 @@ void add_generate_command(Command program) {
     what.option("--prompt", arguments->prompt, "continue this text");
     what.option("--chat", arguments->chat, "answer this message through the chat template");
     what.option("--input", arguments->input,
-                "file of rows with \"prompt\" or \"messages\" (.jsonl)");
+                "file of rows with \"prompt\", \"messages\" or other questions (.jsonl)");
     command.option("--out", arguments->out, "write JSON lines here instead of to stdout");
     command.option("--max-new-tokens", arguments->sampling.max_new_tokens, "default 256")
         .between(1, 1 << 20);

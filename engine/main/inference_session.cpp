@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "comm/agree.h"
+#include "io/data/conversation.h"
 #include "main/progress.h"
 #include "train/trainer.h"
 
@@ -157,12 +158,14 @@ std::vector<std::int32_t> encode_prompt(const TextModel& model, const std::strin
     return ids;
 }
 
-std::vector<std::int32_t> encode_chat(const TextModel& model, const boost::json::array& messages) {
+std::vector<std::int32_t> encode_chat(const TextModel& model, const ChatExample& chat,
+                                      bool generation_prompt) {
     if (!model.chat) {
         throw UserError(fmt::format("{} has no chat template; give a plain prompt instead",
                                     model.source.path.string()));
     }
-    return model.text().encode(model.chat->render(messages, true, model.chat_variables).text,
+    const Conversation conversation(*model.chat, chat, model.chat_variables);
+    return model.text().encode(conversation.render(conversation.count(), generation_prompt).text,
                                false);
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backend/device_arena.h"
+#include "io/data/format.h"
 #include "main/adapter_file.h"
 #include "main/command_line.h"
 #include "main/session.h"
@@ -82,8 +83,10 @@ std::int64_t context_limit(const ModelConfig& config);
 /// Text as the model's prompts begin: with the beginning-of-sequence token where its tokenizer
 /// wants one.
 std::vector<std::int32_t> encode_prompt(const TextModel& model, const std::string& text);
-/// A conversation, ready for the assistant's turn. UserError if the model has no chat template.
-std::vector<std::int32_t> encode_chat(const TextModel& model, const boost::json::array& messages);
+/// A conversation as training renders it, ready for the assistant's turn or, without a generation
+/// prompt, as it is. UserError if the model has no chat template.
+std::vector<std::int32_t> encode_chat(const TextModel& model, const ChatExample& chat,
+                                      bool generation_prompt);
 
 /// Tokens as people read them: a prompt with its special tokens, an answer without; numbers if the
 /// model has no tokenizer.

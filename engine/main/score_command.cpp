@@ -35,18 +35,34 @@ std::vector<std::int32_t> read_ids(const DataRow& row, std::int64_t vocabulary) 
     return ids;
 }
 
+/// A row as training sees it; a text alone as it is, without an end.
+std::vector<std::int32_t> read_text(const DataRow& row, const TextModel& model) {
+    if (row.columns.contains("input_ids")) return read_ids(row, model.config().vocabulary);
+    const Example example = interpret_row(row, {});
+    if (const auto* text = std::get_if<TextExample>(&example))
+        return encode_prompt(model, text->text);
+    if (const auto* chat = std::get_if<ChatExample>(&example))
+        return encode_chat(model, *chat, false);
+    if (const auto* prompt = std::get_if<PromptExample>(&example)) {
+        std::vector<std::int32_t> ids = encode_prompt(model, prompt->prompt);
+        const auto answer = model.text().encode(prompt->completion, false);
+        ids.insert(ids.end(), answer.begin(), answer.end());
+        if (model.eos && (answer.empty() || answer.back() != *model.eos)) ids.push_back(*model.eos);
+        return ids;
+    }
+    throw UserError("the row is a preference pair; give each answer a row of its own");
+}
+
 std::vector<std::vector<std::int32_t>> read_texts(const Arguments& arguments,
                                                   const TextModel& model) {
     std::vector<std::vector<std::int32_t>> texts;
     for (const DataRow& row : read_rows(arguments.input)) {
-        if (row.columns.contains("input_ids")) {
-            texts.push_back(read_ids(row, model.config().vocabulary));
-        } else if (const auto* text = row.columns.if_contains("text"); text && text->is_string()) {
-            texts.push_back(encode_prompt(model, std::string(text->get_string())));
-        } else {
-            throw UserError(
-                fmt::format("{}: expected a row with \"text\" or \"input_ids\" (found: {})",
-                            row.place, column_names(row.columns)));
+        try {
+            texts.push_back(read_text(row, model));
+        } catch (const UserError& error) {
+            const std::string what = error.what();
+            throw UserError(error.code(),
+                            what.starts_with(row.place) ? what : row.place + ": " + what);
         }
         const auto count = static_cast<std::int64_t>(texts.back().size());
         if (count < 1 || count > context_limit(model.config())) {
@@ -113,7 +129,8 @@ void add_score_command(Command program) {
     Command command = program.subcommand("score", "Log-probability of every token of given texts");
     arguments->flags.add_model(command);
     command
-        .option("--input", arguments->input, "file of rows with \"text\" or \"input_ids\" (.jsonl)")
+        .option("--input", arguments->input,
+                "file of rows: text, token ids, conversations... (.jsonl)")
         .required();
     command.option("--out", arguments->out, "JSON lines: input_ids, logprobs, top").required();
     command.option("--top", arguments->top, "also the K likeliest tokens of every position")

@@ -91,9 +91,8 @@ TextModel open_text_model(const std::filesystem::path& path,
         if (model.bos) model.chat_variables["bos_token"] = model.tokenizer->id_to_token(*model.bos);
         if (model.eos) model.chat_variables["eos_token"] = model.tokenizer->id_to_token(*model.eos);
     }
-    if (!model.source.chat_template.empty()) {
-        model.chat = ChatTemplate::parse(model.source.chat_template, path.string());
-    }
+    if (!model.source.chat_templates.empty())
+        model.chat = ChatTemplate::parse_named(model.source.chat_templates, path.string());
     model.stop_ids = model.config().eos_ids;
     if (model.eos && std::find(model.stop_ids.begin(), model.stop_ids.end(), *model.eos) ==
                          model.stop_ids.end()) {

@@ -93,6 +93,7 @@ std::string start_screen(const StartScreen& s) {
                 "without loss {}; {} for validation",
                 grouped(stats.rows), grouped(stats.tokens), share, stats.longest, stats.truncated,
                 stats.skipped, stats.untrained, grouped(s.validation_rows)));
+    for (const std::string& line : stats.notes.lines()) text += row("note:", line);
     text += row(
         "batches",
         fmt::format("{} steps of {} rows in slots of {}; packing fills {:.0f} %; {} steps an epoch",

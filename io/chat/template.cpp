@@ -35,9 +35,36 @@ ChatTemplate ChatTemplate::parse(std::string source, std::string origin) {
     }
 }
 
+ChatTemplate ChatTemplate::parse_named(const std::map<std::string, std::string>& templates,
+                                       const std::string& origin) {
+    const auto first = templates.find("default");
+    ChatTemplate made =
+        first != templates.end() ? parse(first->second, origin) : ChatTemplate({}, origin, nullptr);
+    const auto tools = templates.find("tool_use");
+    if (tools != templates.end()) {
+        made.tool_use_ =
+            std::make_unique<ChatTemplate>(parse(tools->second, origin + " (tool_use)"));
+    }
+    for (const auto& [name, text] : templates)
+        made.names_ += (made.names_.empty() ? "" : ", ") + name;
+    return made;
+}
+
+const ChatTemplate& ChatTemplate::chosen(bool with_tools) const {
+    if (with_tools && tool_use_) return *tool_use_;
+    if (tree_ == nullptr) {
+        throw UserError(
+            fmt::format("{} has several chat templates ({}) and none is the default. Save the one "
+                        "to use as chat_template.jinja beside the tokenizer.",
+                        origin_, names_));
+    }
+    return *this;
+}
+
 ChatTemplate::Rendered ChatTemplate::render(const boost::json::array& messages,
                                             bool add_generation_prompt,
                                             const boost::json::object& variables) const {
+    check(tree_ != nullptr, "a template that is rendered was chosen()");
     std::unique_ptr<jinja::Evaluator> evaluator;
     try {
         evaluator = std::make_unique<jinja::Evaluator>(variables, clock_);
@@ -53,15 +80,16 @@ ChatTemplate::Rendered ChatTemplate::render(const boost::json::array& messages,
 }
 
 bool ChatTemplate::has_generation_blocks() const {
-    return jinja::has_generation_block(tree_->body);
+    return tree_ != nullptr && jinja::has_generation_block(tree_->body);
 }
 
 bool ChatTemplate::uses_clock() const {
-    return source_.find("strftime_now") != std::string::npos;
+    return mentions("strftime_now") || (tool_use_ && tool_use_->uses_clock());
 }
 
 void ChatTemplate::pin_clock(std::int64_t unix_seconds) {
     clock_ = unix_seconds;
+    if (tool_use_) tool_use_->pin_clock(unix_seconds);
 }
 
 }  // namespace qshard

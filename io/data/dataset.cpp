@@ -13,6 +13,10 @@ namespace {
 
 void encode_into(Split& split, const RowEncoder& encoder, const DataRow& row, double weight) {
     RowEncoder::Outcome outcome = encoder.encode(row);
+    if (outcome.weight == 0) {
+        ++split.stats.weightless;
+        return;
+    }
     if (!outcome.row && !outcome.pair) {
         ++split.stats.skipped;
         return;
@@ -43,7 +47,9 @@ void encode_into(Split& split, const RowEncoder& encoder, const DataRow& row, do
     split.stats.truncated += outcome.truncated ? 1 : 0;
     if (outcome.row) split.rows.push_back(std::move(*outcome.row));
     if (outcome.pair) split.pairs.push_back(std::move(*outcome.pair));
-    split.weights.push_back(weight);
+    split.stats.notes.add(outcome.notes);
+    split.weights.push_back(weight * outcome.weight);
+    split.own_weights = split.own_weights || outcome.weight != 1;
 }
 
 Split read_split(const std::string& path, const RowEncoder& encoder) {

@@ -32,9 +32,11 @@ struct SplitStats {
     std::int64_t tokens = 0;
     std::int64_t supervised = 0;  ///< tokens that carry loss
     std::int64_t longest = 0;
-    std::int64_t truncated = 0;  ///< kept, but cut to max_length
-    std::int64_t skipped = 0;    ///< dropped for their length
-    std::int64_t untrained = 0;  ///< dropped because no token carries loss
+    std::int64_t truncated = 0;   ///< kept, but cut to max_length
+    std::int64_t skipped = 0;     ///< dropped for their length
+    std::int64_t untrained = 0;   ///< dropped because no token carries loss
+    std::int64_t weightless = 0;  ///< dropped because their own weight is 0
+    RowNotes notes;               ///< of the rows kept: what nothing reads, and the like
 };
 
 /// Documents, or preference pairs; never both.
@@ -42,6 +44,7 @@ struct Split {
     std::vector<EncodedRow> rows;
     std::vector<EncodedPair> pairs;
     std::vector<double> weights;  ///< of each row or pair
+    bool own_weights = false;     ///< some come from the rows, not from their files
     SplitStats stats;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "io/data/turns.h"
 #include "spec/batch.h"
 
 namespace qshard {
@@ -14,6 +15,12 @@ std::int64_t EncodedRow::supervised() const {
 }
 
 namespace {
+
+constexpr const char* kWeightRemark =
+    "rows with a weight of their own: an epoch takes them as often";
+constexpr const char* kPromptRemark =
+    "the chat template's generation prompt opens what these rows' turns are printed without, such "
+    "as reasoning: loss begins where the two part, and answers will begin otherwise than trained";
 
 /// [begin, end) of the last run of supervised tokens; both the end if there is none.
 std::pair<std::ptrdiff_t, std::ptrdiff_t> last_run(const std::vector<std::int32_t>& labels) {
@@ -59,12 +66,15 @@ bool RowEncoder::starts_with_bos() const {
 
 RowEncoder::Outcome RowEncoder::encode(const DataRow& row) const {
     Outcome outcome;
-    const Example example = interpret_row(row, options_.format);
+    outcome.weight = row_weight(row, options_.format);
+    const Example example = interpret_row(row, options_.format, &outcome.notes);
+    if (outcome.weight == 0) return outcome;
+    if (outcome.weight != 1) ++outcome.notes.remarks[kWeightRemark];
     try {
         if (const auto* pair = std::get_if<PreferenceExample>(&example)) {
-            outcome.pair = encode_pair(*pair);
+            outcome.pair = encode_pair(*pair, outcome.notes);
         } else {
-            outcome.row = encode_example(example);
+            outcome.row = encode_example(example, outcome.notes);
         }
     } catch (const UserError& error) {
         throw UserError(error.code(), fmt::format("{}: {}", row.place, error.what()));
@@ -95,22 +105,26 @@ bool RowEncoder::fit(EncodedRow& made, const std::string& place, bool& truncated
     return true;
 }
 
-EncodedRow RowEncoder::encode_example(const Example& example) const {
+EncodedRow RowEncoder::encode_example(const Example& example, RowNotes& notes) const {
     const bool all = options_.loss_on_all;
     if (const auto* text = std::get_if<TextExample>(&example)) return encode_text(*text);
     if (const auto* prompt = std::get_if<PromptExample>(&example))
         return encode_prompt(*prompt, all);
     if (const auto* tokens = std::get_if<TokenExample>(&example)) return encode_tokens(*tokens);
-    return encode_chat(std::get<ChatExample>(example), all);
+    return encode_chat(std::get<ChatExample>(example), all, notes);
 }
 
-EncodedPair RowEncoder::encode_pair(const PreferenceExample& example) const {
-    const auto answer = [this](const std::variant<PromptExample, ChatExample>& one) {
+EncodedPair RowEncoder::encode_pair(const PreferenceExample& example, RowNotes& notes) const {
+    RowNotes notes_of_one;
+    const auto answer = [&](const std::variant<PromptExample, ChatExample>& one) {
         if (const auto* prompt = std::get_if<PromptExample>(&one))
             return encode_prompt(*prompt, false);
-        return encode_chat(std::get<ChatExample>(one), false);
+        notes_of_one = {};
+        return encode_chat(std::get<ChatExample>(one), false, notes_of_one);
     };
-    return {answer(example.chosen), answer(example.rejected)};
+    EncodedPair pair{answer(example.chosen), answer(example.rejected)};
+    notes.add(notes_of_one);  // a row counts once, by its last answer
+    return pair;
 }
 
 EncodedRow RowEncoder::encode_text(const TextExample& example) const {
@@ -149,26 +163,31 @@ EncodedRow RowEncoder::encode_tokens(const TokenExample& example) const {
     return row;
 }
 
-EncodedRow RowEncoder::encode_chat(const ChatExample& example, bool loss_on_all) const {
-    if (chat_ == nullptr) {
-        throw UserError(
-            "the row is a conversation, but the model has no chat template. Use prompt and "
-            "completion columns, or a model or "
-            "tokenizer with a chat template.");
+namespace {
+
+/// The turns that a row takes the loss from. UserError where it asks for what is not done.
+std::vector<std::size_t> turns_without_loss(const Conversation& conversation,
+                                            const ChatExample& example, bool loss_on_all) {
+    std::vector<std::size_t> turns;
+    for (std::size_t i = 0; i < conversation.count(); ++i) {
+        const TurnLoss loss = example.loss_of(i);
+        const bool assistant = conversation.role(i) == "assistant";
+        if (!assistant && loss == (loss_on_all ? TurnLoss::kNone : TurnLoss::kWanted)) {
+            throw UserError(fmt::format(
+                "message {} ({}) is {} by its row (train, loss_mask), but {}. Take that out of the "
+                "row, or set data.loss_on to {}.",
+                i + 1, conversation.role(i), loss_on_all ? "not to be trained" : "to be trained",
+                loss_on_all ? "data.loss_on is all" : "only the assistant's turns are",
+                loss_on_all ? "completions" : "all"));
+        }
+        if (assistant && loss == TurnLoss::kNone) turns.push_back(i);
     }
-    const ChatTemplate::Rendered full = render(example, example.messages.size(), false);
-    const std::vector<TokenSpan> tokens = tokenizer_.encode_with_offsets(full.text, false);
-    EncodedRow row;
-    for (const TokenSpan& token : tokens) row.ids.push_back(token.id);
-    if (loss_on_all) {
-        row.labels = row.ids;
-        return row;
-    }
-    Spans spans = chat_->has_generation_blocks() ? full.generation_spans
-                                                 : assistant_spans(example, full.text);
-    const std::size_t first =
-        example.prompt_count > 0 ? prompt_bytes(example, example.prompt_count, full.text) : 0;
-    row.labels.assign(row.ids.size(), kIgnoreIndex);
+    return turns;
+}
+
+/// Where tokens touch one of the spans, which are in order: the token's id if `trained`, else -100.
+void label_tokens(const std::vector<TokenSpan>& tokens, const std::vector<ByteSpan>& spans,
+                  bool trained, EncodedRow& row) {
     std::size_t next = 0;
     for (std::size_t i = 0; i < tokens.size(); ++i) {
         const auto begin = static_cast<std::size_t>(tokens[i].begin),
@@ -176,84 +195,43 @@ EncodedRow RowEncoder::encode_chat(const ChatExample& example, bool loss_on_all)
         while (next < spans.size() &&
                (spans[next].second <= begin || spans[next].second == spans[next].first))
             ++next;
-        if (next < spans.size() && end > std::max(first, spans[next].first))
-            row.labels[i] = row.ids[i];
+        if (next < spans.size() && end > spans[next].first)
+            row.labels[i] = trained ? row.ids[i] : kIgnoreIndex;
     }
-    return row;
-}
-
-ChatTemplate::Rendered RowEncoder::render(const ChatExample& example, std::size_t count,
-                                          bool generation_prompt) const {
-    const boost::json::array messages(example.messages.begin(), example.messages.begin() + count);
-    boost::json::object variables = options_.chat_variables;
-    for (const auto& variable : example.variables) variables[variable.key()] = variable.value();
-    return chat_->render(messages, generation_prompt, variables);
-}
-
-namespace {
-
-[[noreturn]] void fail_prefix(const ChatTemplate& chat, std::size_t turn) {
-    throw UserError(
-        fmt::format("the chat template of {} prints the conversation up to message {} differently "
-                    "once more follows, so that what the assistant wrote "
-                    "cannot be told apart.\nSplit the conversation so that each row ends with the "
-                    "only assistant turn, set data.loss_on to all, or use a "
-                    "template with {{% generation %}} blocks.",
-                    chat.origin(), turn));
 }
 
 }  // namespace
 
-std::size_t RowEncoder::prompt_bytes(const ChatExample& example, std::size_t count,
-                                     const std::string& full) const {
-    const std::string prompt = render(example, count, true).text;
-    if (!full.starts_with(prompt)) fail_prefix(*chat_, count);
-    return prompt.size();
-}
-
-std::size_t RowEncoder::turn_end(const ChatExample& example, std::size_t count,
-                                 const std::string& full) const {
-    if (count == example.messages.size()) return full.size();
-    std::string text = render(example, count, false).text;
-    if (full.starts_with(text)) return text.size();
-    // Phi-3 ends every conversation with the EOS token, which is not there once more follows.
-    const boost::json::value* eos = options_.chat_variables.if_contains("eos_token");
-    if (eos != nullptr && eos->is_string() && text.ends_with(std::string_view(eos->get_string()))) {
-        text.resize(text.size() - eos->get_string().size());
-        if (full.starts_with(text)) return text.size();
+EncodedRow RowEncoder::encode_chat(const ChatExample& example, bool loss_on_all,
+                                   RowNotes& notes) const {
+    if (chat_ == nullptr) {
+        throw UserError(
+            "the row is a conversation, but the model has no chat template. Use prompt and "
+            "completion columns, or a model or "
+            "tokenizer with a chat template.");
     }
-    if (const auto end = rewritten_turn_end(example, count, full)) return *end;
-    fail_prefix(*chat_, count);
-}
-
-/// The end of turn `count` - 1 where it is printed otherwise than at the end of a conversation:
-/// with a mark for its content, what follows the mark shows where the content ends, and the same at
-/// the end of a conversation what belongs to the turn.
-std::optional<std::size_t> RowEncoder::rewritten_turn_end(const ChatExample& example,
-                                                          std::size_t count,
-                                                          const std::string& full) const {
-    static constexpr std::string_view kMark = "\ue000\ue001";  // of the private use area
-    ChatExample marked = example;
-    marked.messages[count - 1].as_object()["content"] = kMark;
-    const auto after_mark = [&](std::size_t messages) -> std::optional<std::string> {
-        const std::string text = render(marked, messages, false).text;
-        const std::size_t at = text.find(kMark);
-        if (at == std::string::npos || text.find(kMark, at + 1) != std::string::npos) return {};
-        return text.substr(at + kMark.size());
-    };
-    const auto rest = after_mark(example.messages.size()), mine = after_mark(count);
-    if (!rest || !mine || !full.ends_with(*rest) || !rest->starts_with(*mine)) return {};
-    return full.size() - rest->size() + mine->size();
-}
-
-RowEncoder::Spans RowEncoder::assistant_spans(const ChatExample& example,
-                                              const std::string& full) const {
-    Spans spans;
-    for (std::size_t turn = example.prompt_count; turn < example.messages.size(); ++turn) {
-        if (example.messages[turn].as_object().at("role") != "assistant") continue;
-        spans.emplace_back(prompt_bytes(example, turn, full), turn_end(example, turn + 1, full));
+    const Conversation conversation(*chat_, example, options_.chat_variables);
+    const ChatTemplate::Rendered full = conversation.render(conversation.count(), false);
+    conversation.note_unread(notes);
+    const std::vector<TokenSpan> tokens = tokenizer_.encode_with_offsets(full.text, false);
+    EncodedRow row;
+    for (const TokenSpan& token : tokens) row.ids.push_back(token.id);
+    const auto without = turns_without_loss(conversation, example, loss_on_all);
+    const auto* eos = options_.chat_variables.if_contains("eos_token");
+    Turns turns(conversation, full, tokens,
+                eos != nullptr && eos->is_string() ? std::string_view(eos->get_string()) : "",
+                [this](const std::string& text) { return tokenizer_.encode(text, false); });
+    if (loss_on_all) {
+        row.labels = row.ids;
+        std::vector<ByteSpan> spans;
+        for (const std::size_t turn : without) spans.push_back(turns.assistant(turn));
+        label_tokens(tokens, spans, false, row);
+    } else {
+        row.labels.assign(row.ids.size(), kIgnoreIndex);
+        label_tokens(tokens, turns.trained(example.prompt_count, without), true, row);
     }
-    return spans;
+    if (turns.generation_prompt_differs()) ++notes.remarks[kPromptRemark];
+    return row;
 }
 
 }  // namespace qshard

@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "io/chat/template.h"
+#include "io/data/conversation.h"
 #include "io/data/format.h"
+#include "io/data/row_keys.h"
 #include "io/tokenizer/tokenizer.h"
 
 namespace qshard {
@@ -66,8 +68,11 @@ struct EncodeOptions {
 /// %} blocks; without such blocks, for each assistant turn, on what is printed beyond the
 /// generation prompt, up to the end of the turn: including the end-of-turn mark and the newline
 /// that ChatML and Gemma write after it (as TRL does). Where a template prints an assistant turn
-/// otherwise once more follows (Qwen3 drops its thinking), what it prints there is trained.
-/// Templates that print the turns before an assistant's otherwise are refused with what to do.
+/// otherwise once more follows (Qwen3 drops its thinking), what it prints there is trained. Where
+/// its generation prompt opens what turns are printed without (DeepSeek's reasoning), loss begins
+/// where the two part (as TRL does), and the notes say so. Templates that print the turns before an
+/// assistant's otherwise are refused with what to do. Turns that the row takes the loss from
+/// (weight, train, loss_mask) have none, whatever else is trained.
 /// preference: each answer after the prompt, as a prompt-completion row.
 class RowEncoder {
   public:
@@ -81,29 +86,21 @@ class RowEncoder {
         std::optional<EncodedRow> row;
         std::optional<EncodedPair> pair;
         bool truncated = false;
+        double weight = 1;  ///< how often an epoch takes it, by its own column; 0: neither is made
+        RowNotes notes;     ///< of a row that is kept
     };
     Outcome encode(const DataRow& row) const;
 
     const EncodeOptions& options() const { return options_; }
 
   private:
-    using Spans = std::vector<std::pair<std::size_t, std::size_t>>;
-    EncodedRow encode_example(const Example& example) const;
-    EncodedPair encode_pair(const PreferenceExample& example) const;
+    EncodedRow encode_example(const Example& example, RowNotes& notes) const;
+    EncodedPair encode_pair(const PreferenceExample& example, RowNotes& notes) const;
     bool fit(EncodedRow& made, const std::string& place, bool& truncated) const;
     EncodedRow encode_text(const TextExample& example) const;
     EncodedRow encode_prompt(const PromptExample& example, bool loss_on_all) const;
     EncodedRow encode_tokens(const TokenExample& example) const;
-    EncodedRow encode_chat(const ChatExample& example, bool loss_on_all) const;
-    ChatTemplate::Rendered render(const ChatExample& example, std::size_t count,
-                                  bool generation_prompt) const;
-    Spans assistant_spans(const ChatExample& example, const std::string& full) const;
-    std::size_t prompt_bytes(const ChatExample& example, std::size_t count,
-                             const std::string& full) const;
-    std::size_t turn_end(const ChatExample& example, std::size_t count,
-                         const std::string& full) const;
-    std::optional<std::size_t> rewritten_turn_end(const ChatExample& example, std::size_t count,
-                                                  const std::string& full) const;
+    EncodedRow encode_chat(const ChatExample& example, bool loss_on_all, RowNotes& notes) const;
     bool starts_with_bos() const;
 
     const TextEncoder& tokenizer_;

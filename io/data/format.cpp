@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "io/data/messages.h"
+#include "io/data/row_reader.h"
 
 namespace qshard {
 namespace {
@@ -21,104 +23,7 @@ constexpr std::array<std::pair<RowFormat, const char*>, 9> kNames{
      {RowFormat::kTokenized, "tokenized"},
      {RowFormat::kPreference, "preference"}}};
 
-/// One row and the errors about it.
-class Row {
-  public:
-    explicit Row(const DataRow& row) : row_(row) {}
-
-    [[noreturn]] void fail(const std::string& what) const {
-        throw UserError(fmt::format("{}: {}", row_.place, what));
-    }
-
-    bool has(std::string_view name) const { return row_.columns.contains(name); }
-
-    const json::value& column(std::string_view name) const {
-        const json::value* value = row_.columns.if_contains(name);
-        if (value == nullptr) {
-            fail(fmt::format(
-                "column \"{}\" is missing (found: {}). Set data.format, or rename the column.",
-                name, column_names(row_.columns)));
-        }
-        return *value;
-    }
-
-    std::string text(std::string_view name) const {
-        const json::value& value = column(name);
-        if (!value.is_string())
-            fail(fmt::format("column \"{}\" is not text but {}", name, to_string(value.kind())));
-        return std::string(value.get_string());
-    }
-
-    /// A text, number or boolean as text, for templates.
-    std::string printable(std::string_view name) const {
-        const json::value& value = column(name);
-        if (value.is_string()) return std::string(value.get_string());
-        if (value.is_null() || value.is_array() || value.is_object()) {
-            fail(fmt::format("column \"{}\" is {}: a template takes text, numbers and booleans",
-                             name, to_string(value.kind())));
-        }
-        return json::serialize(value);
-    }
-
-    /// A list of {role, content, ...}; content may be absent where there are tool calls.
-    json::array messages(std::string_view name) const {
-        const json::value& value = column(name);
-        if (!value.is_array() || value.get_array().empty()) {
-            fail(fmt::format(
-                "column \"{}\" must be a list of messages {{\"role\", \"content\"}}, not empty",
-                name));
-        }
-        for (const json::value& message : value.get_array()) {
-            const json::value* role =
-                message.is_object() ? message.get_object().if_contains("role") : nullptr;
-            if (role == nullptr || !role->is_string()) {
-                fail(fmt::format("a message of \"{}\" has no \"role\" (found: {})", name,
-                                 message.is_object() ? column_names(message.get_object())
-                                                     : to_string(message.kind())));
-            }
-        }
-        return value.get_array();
-    }
-
-    /// Columns that chat templates read beside the messages.
-    json::object variables() const {
-        json::object variables;
-        for (const char* name : {"tools", "documents", "chat_template_kwargs"}) {
-            const json::value* value = row_.columns.if_contains(name);
-            if (value == nullptr || value->is_null()) continue;
-            if (std::string_view(name) != "chat_template_kwargs") {
-                variables[name] = *value;
-            } else if (value->is_object()) {
-                for (const auto& entry : value->get_object())
-                    variables[entry.key()] = entry.value();
-            } else {
-                fail("column \"chat_template_kwargs\" must be an object");
-            }
-        }
-        return variables;
-    }
-
-    std::vector<std::int32_t> ids(std::string_view name, std::int64_t lowest) const {
-        const json::value& value = column(name);
-        if (!value.is_array()) fail(fmt::format("column \"{}\" must be a list of integers", name));
-        std::vector<std::int32_t> ids;
-        for (const json::value& element : value.get_array()) {
-            const std::int64_t* id = element.if_int64();
-            if (id == nullptr || *id < lowest || *id > INT32_MAX) {
-                fail(fmt::format("column \"{}\" has {}, expected integers from {} to {}", name,
-                                 json::serialize(element), lowest, INT32_MAX));
-            }
-            ids.push_back(static_cast<std::int32_t>(*id));
-        }
-        return ids;
-    }
-
-  private:
-    static std::string to_string(json::kind kind) { return std::string(json::to_string(kind)); }
-    const DataRow& row_;
-};
-
-std::string fill_template(const Row& row, const std::string& text) {
+std::string fill_template(const RowReader& row, const std::string& text) {
     std::string out;
     for (std::size_t i = 0; i < text.size(); ++i) {
         const char c = text[i];
@@ -139,7 +44,7 @@ std::string fill_template(const Row& row, const std::string& text) {
 }
 
 /// Alpaca's prompt, as Axolotl writes it (a newline after "### Response:").
-PromptExample alpaca(const Row& row) {
+std::string alpaca_prompt(const RowReader& row) {
     const std::string input = row.has("input") ? row.text("input") : std::string();
     const std::string context =
         input.empty() ? "" : ", paired with an input that provides further context";
@@ -149,70 +54,48 @@ PromptExample alpaca(const Row& row) {
         "### Instruction:\n{}\n\n",
         context, row.text("instruction"));
     if (!input.empty()) prompt += fmt::format("### Input:\n{}\n\n", input);
-    return {prompt + "### Response:\n", row.text("output")};
+    return prompt + "### Response:\n";
 }
 
-ChatExample share_gpt(const Row& row) {
-    static constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kRoles{
-        {{"human", "user"},
-         {"user", "user"},
-         {"gpt", "assistant"},
-         {"assistant", "assistant"},
-         {"model", "assistant"},
-         {"system", "system"},
-         {"tool", "tool"},
-         {"observation", "tool"}}};
-    const json::value& list = row.column("conversations");
-    if (!list.is_array() || list.get_array().empty())
-        row.fail("column \"conversations\" must be a list of {\"from\", \"value\"}, not empty");
-    ChatExample example;
-    for (const json::value& turn : list.get_array()) {
-        const json::object* fields = turn.if_object();
-        const json::value* from = fields != nullptr ? fields->if_contains("from") : nullptr;
-        const json::value* value = fields != nullptr ? fields->if_contains("value") : nullptr;
-        if (from == nullptr || value == nullptr || !from->is_string() || !value->is_string()) {
-            row.fail(
-                fmt::format("a turn of \"conversations\" needs \"from\" and \"value\" (found: {})",
-                            fields != nullptr ? column_names(*fields) : "no object"));
-        }
-        const std::string_view name = from->get_string();
-        const auto* role = std::find_if(kRoles.begin(), kRoles.end(),
-                                        [&](const auto& one) { return one.first == name; });
-        if (role == kRoles.end())
-            row.fail(
-                fmt::format("a turn is from \"{}\", expected human, gpt, system or tool", name));
-        example.messages.push_back(
-            json::object{{"role", role->second}, {"content", value->get_string()}});
+/// A file of LLaMA-Factory has these columns in every row, though they are empty in most: all of
+/// its rows are to be conversations.
+bool has_turns(const RowReader& row) {
+    return row.columns().contains("system") || row.columns().contains("history");
+}
+
+Example instruction(const RowReader& row) {
+    if (has_turns(row)) return read_instruction_turns(row, "output");
+    return PromptExample{alpaca_prompt(row), row.text("output")};
+}
+
+bool is_list(const RowReader& row, std::string_view name) {
+    const json::value* value = row.find(name);
+    return value != nullptr && value->is_array();
+}
+
+Example prompt_completion(const RowReader& row) {
+    const bool messages = is_list(row, "prompt");
+    if (row.column("completion").is_array() != messages ||
+        row.column("prompt").is_array() != messages) {
+        row.fail(fmt::format(
+            "column \"prompt\" is {} and \"completion\" is {}: expected two texts, or two lists of "
+            "messages",
+            messages ? "a list of messages" : "text", messages ? "text" : "a list of messages"));
     }
-    example.variables = row.variables();
-    return example;
-}
-
-ChatExample conversation(const Row& row, json::array prompt, const json::array& completion) {
-    ChatExample example{std::move(prompt), 0, row.variables()};
-    example.prompt_count = example.messages.size();
-    example.messages.insert(example.messages.end(), completion.begin(), completion.end());
-    return example;
-}
-
-Example prompt_completion(const Row& row) {
-    if (!row.column("prompt").is_array() && !row.column("completion").is_array()) {
-        return PromptExample{row.text("prompt"), row.text("completion")};
-    }
-    return conversation(row, row.messages("prompt"), row.messages("completion"));
+    if (messages) return read_answer(row, "prompt", "completion");
+    return PromptExample{row.text("prompt"), row.text("completion")};
 }
 
 /// Where the prompt that two answers begin with ends, as TRL's extract_prompt cuts it: where they
-/// first differ, at the latest before the last element of the shorter.
-template <class Sequence>
-std::size_t shared_count(const Sequence& a, const Sequence& b) {
+/// first differ, at the latest before the last byte of the shorter.
+std::size_t shared_count(std::string_view a, std::string_view b) {
     const std::size_t most = std::min(a.size(), b.size());
     std::size_t count = 0;
     while (count + 1 < most && a[count] == b[count]) ++count;
     return count;
 }
 
-PreferenceExample implicit_texts(const Row& row) {
+PreferenceExample implicit_texts(const RowReader& row) {
     const std::string chosen = row.text("chosen"), rejected = row.text("rejected");
     std::size_t end = shared_count(chosen, rejected);
     // Never inside of a character; and a space before the answers belongs to them.
@@ -222,39 +105,72 @@ PreferenceExample implicit_texts(const Row& row) {
             PromptExample{rejected.substr(0, end), rejected.substr(end)}};
 }
 
-PreferenceExample implicit_messages(const Row& row) {
-    const json::array chosen = row.messages("chosen"), rejected = row.messages("rejected");
-    const auto shared = static_cast<std::ptrdiff_t>(shared_count(chosen, rejected));
-    if (shared == 0) {
-        row.fail(
-            "columns \"chosen\" and \"rejected\" do not begin with the same message, so that there "
-            "is no prompt. Begin both with it, or write it to a column \"prompt\".");
+/// Answers of LLaMA-Factory: turns after a conversation, or texts after an instruction.
+std::optional<PreferenceExample> factory_preference(const RowReader& row) {
+    if (row.has("conversations")) {
+        return PreferenceExample{read_answer(row, "conversations", "chosen"),
+                                 read_answer(row, "conversations", "rejected")};
     }
-    const json::array prompt(chosen.begin(), chosen.begin() + shared);
-    return {conversation(row, prompt, json::array(chosen.begin() + shared, chosen.end())),
-            conversation(row, prompt, json::array(rejected.begin() + shared, rejected.end()))};
+    if (row.has("prompt") || !row.has("instruction")) return std::nullopt;
+    const auto answer = [&](const char* column) {
+        ChatExample example = read_instruction_turns(row, column);
+        example.prompt_count = example.messages.size() - 1;
+        return example;
+    };
+    return PreferenceExample{answer("chosen"), answer("rejected")};
 }
 
 /// TRL's preference format. Beside conversations a prompt that is a text (as in
 /// ultrafeedback_binarized) repeats what they begin with.
-PreferenceExample preference(const Row& row) {
+PreferenceExample preference(const RowReader& row) {
+    if (auto factory = factory_preference(row)) return *std::move(factory);
     const bool messages = row.column("chosen").is_array();
     if (row.column("rejected").is_array() != messages)
         row.fail("columns \"chosen\" and \"rejected\" must both be texts, or both be messages");
     const bool explicit_prompt = row.has("prompt") && row.column("prompt").is_array() == messages;
     if (!explicit_prompt && row.has("prompt") && !messages)
         row.fail("column \"prompt\" must be a text, as \"chosen\" and \"rejected\" are");
-    if (!explicit_prompt) return messages ? implicit_messages(row) : implicit_texts(row);
-    if (messages) {
-        const json::array prompt = row.messages("prompt");
-        return {conversation(row, prompt, row.messages("chosen")),
-                conversation(row, prompt, row.messages("rejected"))};
-    }
+    if (!explicit_prompt) return messages ? read_answers_that_share(row) : implicit_texts(row);
+    if (messages)
+        return {read_answer(row, "prompt", "chosen"), read_answer(row, "prompt", "rejected")};
     return {PromptExample{row.text("prompt"), row.text("chosen")},
             PromptExample{row.text("prompt"), row.text("rejected")}};
 }
 
-TokenExample tokenized(const Row& row) {
+/// Takes the labels of tokens that a mask of the row has 0 for.
+void apply_mask(const RowReader& row, const char* name, TokenExample& example) {
+    if (!row.has(name)) return;
+    const std::vector<bool> mask = row.flags(name);
+    if (mask.size() != example.ids.size()) {
+        row.fail(fmt::format("column \"{}\" has {} entries for {} input_ids", name, mask.size(),
+                             example.ids.size()));
+    }
+    for (std::size_t i = 0; i < mask.size(); ++i) {
+        if (!mask[i]) example.labels[i] = -100;
+    }
+}
+
+/// Refuses rows whose tokens see or are placed otherwise than one text's.
+void check_plain_text(const RowReader& row, std::size_t count) {
+    if (row.has("attention_mask")) {
+        for (const bool seen : row.flags("attention_mask")) {
+            if (!seen)
+                row.fail(
+                    "column \"attention_mask\" has a 0: rows are not padded here. Cut the padding "
+                    "off.");
+        }
+    }
+    if (!row.has("position_ids")) return;
+    const std::vector<std::int32_t> positions = row.ids("position_ids", 0);
+    for (std::size_t i = 0; i < std::max(count, positions.size()); ++i) {
+        if (i >= positions.size() || positions[i] != static_cast<std::int32_t>(i))
+            row.fail(
+                "column \"position_ids\" does not count from 0: give each text a row of its own; "
+                "data.packing packs them.");
+    }
+}
+
+TokenExample tokenized(const RowReader& row) {
     TokenExample example;
     example.ids = row.ids("input_ids", 0);
     example.labels = row.has("labels") ? row.ids("labels", -100) : example.ids;
@@ -266,6 +182,9 @@ TokenExample tokenized(const Row& row) {
         if (label < 0 && label != -100)
             row.fail(fmt::format("a label is {}, expected a token id or -100", label));
     }
+    for (const char* mask : {"completion_mask", "assistant_masks", "loss_mask"})
+        apply_mask(row, mask, example);
+    check_plain_text(row, example.ids.size());
     return example;
 }
 
@@ -287,14 +206,18 @@ const char* name_of(RowFormat format) {
 
 RowFormat detect_format(const json::object& columns, const FormatOptions& options,
                         const std::string& place) {
-    const auto has = [&](const char* name) { return columns.contains(name); };
+    const auto has = [&](const char* name) {
+        const json::value* value = columns.if_contains(name);
+        return value != nullptr && !value->is_null();
+    };
     if (!options.prompt_template.empty()) return RowFormat::kTemplate;
     if (has("input_ids")) return RowFormat::kTokenized;
     if (has("messages")) return RowFormat::kMessages;
-    if (has("conversations")) return RowFormat::kShareGpt;
+    const bool pair = has("chosen") && has("rejected");
+    if (has("conversations")) return pair ? RowFormat::kPreference : RowFormat::kShareGpt;
     if (has("prompt") && has("completion")) return RowFormat::kPromptCompletion;
     if (has("instruction") && has("output")) return RowFormat::kInstruction;
-    if (has("chosen") && has("rejected")) return RowFormat::kPreference;
+    if (pair) return RowFormat::kPreference;
     if (has("text")) return RowFormat::kText;
     if (has("chosen") || has("rejected")) return RowFormat::kPreference;
     if (has("prompt") || has("completion")) return RowFormat::kPromptCompletion;
@@ -306,20 +229,23 @@ RowFormat detect_format(const json::object& columns, const FormatOptions& option
         place, column_names(columns)));
 }
 
-Example interpret_row(const DataRow& source, const FormatOptions& options) {
-    const Row row(source);
-    const RowFormat format = options.format == RowFormat::kAuto
-                                 ? detect_format(source.columns, options, source.place)
-                                 : options.format;
+namespace {
+
+RowFormat format_of(const DataRow& row, const FormatOptions& options) {
+    return options.format == RowFormat::kAuto ? detect_format(row.columns, options, row.place)
+                                              : options.format;
+}
+
+Example interpret(const RowReader& row, RowFormat format, const FormatOptions& options) {
     switch (format) {
         case RowFormat::kMessages:
-            return ChatExample{row.messages("messages"), 0, row.variables()};
+            return read_conversation(row, "messages");
         case RowFormat::kPromptCompletion:
             return prompt_completion(row);
         case RowFormat::kInstruction:
-            return alpaca(row);
+            return instruction(row);
         case RowFormat::kShareGpt:
-            return share_gpt(row);
+            return read_conversation(row, "conversations");
         case RowFormat::kTokenized:
             return tokenized(row);
         case RowFormat::kPreference:
@@ -335,6 +261,82 @@ Example interpret_row(const DataRow& source, const FormatOptions& options) {
             break;
     }
     return TextExample{row.text("text")};
+}
+
+/// KTO's mark of a good or bad answer; numbers and texts in a column of this name are of other use.
+void refuse_answer_label(const RowReader& row, RowFormat format) {
+    const json::value* label = row.columns().if_contains("label");
+    if (label == nullptr || !label->is_bool()) return;
+    if (format != RowFormat::kPromptCompletion && format != RowFormat::kMessages &&
+        format != RowFormat::kShareGpt)
+        return;
+    row.fail(
+        "column \"label\" says whether the answer is good (KTO), and bad answers are not to be "
+        "learned. Keep the good rows and take the column out.");
+}
+
+}  // namespace
+
+Example interpret_row(const DataRow& source, const FormatOptions& options, RowNotes* notes) {
+    const RowReader row(source);
+    const RowFormat format = format_of(source, options);
+    Example example = interpret(row, format, options);
+    RowNotes found;
+    // A template takes any columns: those that it leaves out mean nothing else.
+    if (format != RowFormat::kTemplate) {
+        refuse_answer_label(row, format);
+        row.find("weight");
+        row.refuse_others();
+    }
+    row.note_others(found);
+    if (notes != nullptr) notes->add(found);
+    return example;
+}
+
+QuestionExample interpret_question(const DataRow& source) {
+    const RowReader row(source);
+    QuestionExample question;
+    if (row.has("prompt") && !is_list(row, "prompt")) {
+        question = {row.text("prompt"), "prompt"};
+    } else if (row.has("instruction") && !has_turns(row)) {
+        question = {alpaca_prompt(row), "instruction"};
+    } else if (row.has("instruction")) {
+        question = {read_instruction_turns(row, ""), "instruction"};
+    } else {
+        for (const char* name : {"prompt", "messages", "conversations"}) {
+            if (question.column.empty() && row.has(name))
+                question = {read_conversation(row, name), name};
+        }
+    }
+    if (question.column.empty()) {
+        row.fail(fmt::format(
+            "expected a row with \"prompt\", \"messages\", \"conversations\" or \"instruction\" "
+            "(found: {})",
+            column_names(source.columns)));
+    }
+    row.refuse_others();
+    auto* chat = std::get_if<ChatExample>(&question.asked);
+    if (chat != nullptr && chat->messages.back().as_object().at("role") == "assistant") {
+        chat->messages.pop_back();
+        question.had_answer = true;
+        if (chat->messages.empty())
+            row.fail("the only message is the assistant's: nothing is asked");
+    }
+    return question;
+}
+
+double row_weight(const DataRow& source, const FormatOptions& options) {
+    const RowReader row(source);
+    if (!row.has("weight") || format_of(source, options) == RowFormat::kTemplate) return 1;
+    const json::value weight = row.structure("weight");
+    const double value = weight.is_number() ? weight.to_number<double>() : -1;
+    if (!(value >= 0 && value <= 1000)) {
+        row.fail(
+            fmt::format("column \"weight\" (how often an epoch takes the row) is {}, expected "
+                        "a number from 0 to 1000",
+                        json::serialize(weight)));
+    }
+    return value;
 }
 
 }  // namespace qshard

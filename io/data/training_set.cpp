@@ -1,6 +1,7 @@
 #include "io/data/training_set.h"
 
 #include <cmath>
+#include <map>
 #include <numeric>
 
 #include "base/error.h"
@@ -77,23 +78,46 @@ TrainingSet::TrainingSet(Split split, const BatchOptions& options)
     }
 }
 
+namespace {
+
+/// Rows that are drawn together, by their index: those of one source, which lie together (sources
+/// of equal weight may as well be one), or, where rows have weights of their own, all of equal
+/// weight.
+std::vector<std::vector<std::int64_t>> groups_of_equal_weight(const Split& split) {
+    std::vector<std::vector<std::int64_t>> groups;
+    std::map<double, std::size_t> known;
+    for (std::size_t i = 0; i < split.weights.size(); ++i) {
+        const double weight = split.weights[i];
+        const bool goes_on = i > 0 && split.weights[i - 1] == weight;
+        std::size_t group = groups.size() - 1;
+        if (split.own_weights) {
+            group = known.emplace(weight, groups.size()).first->second;
+        } else if (!goes_on) {
+            group = groups.size();
+        }
+        if (group == groups.size()) groups.emplace_back();
+        groups[group].push_back(static_cast<std::int64_t>(i));
+    }
+    return groups;
+}
+
+}  // namespace
+
 std::vector<std::int64_t> TrainingSet::documents_of_an_epoch() const {
     std::vector<std::int64_t> documents;
-    // Rows of equal weight lie together: they are one source (or sources that may as well be one).
-    for (std::size_t begin = 0, end = 0; begin < split_.weights.size(); begin = end) {
-        while (end < split_.weights.size() && split_.weights[end] == split_.weights[begin]) ++end;
-        const auto count = static_cast<std::int64_t>(end - begin);
-        const auto first = static_cast<std::int64_t>(begin);
-        const double whole = std::floor(split_.weights[begin]);
-        for (int copy = 0; copy < static_cast<int>(whole); ++copy) {
-            for (std::int64_t i = 0; i < count; ++i) documents.push_back(first + i);
-        }
-        auto extra = std::llround((split_.weights[begin] - whole) * static_cast<double>(count));
+    for (const std::vector<std::int64_t>& group : groups_of_equal_weight(split_)) {
+        const auto count = static_cast<std::int64_t>(group.size());
+        const double weight = split_.weights[static_cast<std::size_t>(group.front())];
+        const double whole = std::floor(weight);
+        for (int copy = 0; copy < static_cast<int>(whole); ++copy)
+            documents.insert(documents.end(), group.begin(), group.end());
+        auto extra = std::llround((weight - whole) * static_cast<double>(count));
         if (extra == 0 && whole == 0) extra = 1;
         const auto drawn = shuffled_order(count, options_.seed, Purpose::kShuffle,
-                                          narrow<std::uint32_t>(begin), kWeightStream);
+                                          narrow<std::uint32_t>(group.front()), kWeightStream);
         for (std::int64_t i = 0; i < extra; ++i)
-            documents.push_back(first + drawn[static_cast<std::size_t>(i)]);
+            documents.push_back(
+                group[static_cast<std::size_t>(drawn[static_cast<std::size_t>(i)])]);
     }
     if (!options_.shuffle) {
         std::sort(documents.begin(), documents.end());

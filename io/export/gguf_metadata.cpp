@@ -142,8 +142,31 @@ GgufHeader gguf_metadata_of(const ModelConfig& config) {
     return header;
 }
 
+namespace {
+
+void add_chat_templates(GgufHeader& header, const std::map<std::string, std::string>& templates) {
+    std::vector<std::string> names;
+    for (const auto& [given, text] : templates) {
+        if (given == "default") continue;
+        std::string name = given;
+        for (char& c : name) {
+            const bool plain =
+                (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+            if (!plain) c = '_';
+        }
+        header.text("tokenizer.chat_template." + name, text);
+        names.push_back(name);
+    }
+    if (!names.empty()) header.texts("tokenizer.chat_templates", names);
+    if (const auto it = templates.find("default"); it != templates.end())
+        header.text("tokenizer.chat_template", it->second);
+}
+
+}  // namespace
+
 void add_gguf_tokenizer(GgufHeader& header, const GgufTokenizerData& data,
-                        const ModelConfig& config, const std::string& chat_template) {
+                        const ModelConfig& config,
+                        const std::map<std::string, std::string>& chat_templates) {
     header.text("tokenizer.ggml.model", data.model);
     header.text("tokenizer.ggml.pre", data.pre);
     header.texts("tokenizer.ggml.tokens", data.tokens);
@@ -170,7 +193,7 @@ void add_gguf_tokenizer(GgufHeader& header, const GgufTokenizerData& data,
     if (data.add_bos) header.boolean("tokenizer.ggml.add_bos_token", *data.add_bos);
     if (data.add_space_prefix)
         header.boolean("tokenizer.ggml.add_space_prefix", *data.add_space_prefix);
-    if (!chat_template.empty()) header.text("tokenizer.chat_template", chat_template);
+    add_chat_templates(header, chat_templates);
 }
 
 }  // namespace qshard

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <map>
+#include <string>
+
 #include "io/formats/gguf.h"
 #include "io/formats/gguf_writer.h"
 #include "io/tokenizer/tokenizer.h"
@@ -16,8 +19,10 @@ GgufHeader gguf_metadata_like(const GgufFile& like);
 /// longrope positions, mixtures).
 GgufHeader gguf_metadata_of(const ModelConfig& config);
 
-/// Adds a tokenizer to it; ids of special tokens are its own, or else those of the model.
+/// Adds a tokenizer to it; ids of special tokens are its own, or else those of the model. Chat
+/// templates by name, under the keys that llama.cpp's converter gives them.
 void add_gguf_tokenizer(GgufHeader& header, const GgufTokenizerData& data,
-                        const ModelConfig& config, const std::string& chat_template);
+                        const ModelConfig& config,
+                        const std::map<std::string, std::string>& chat_templates);
 
 }  // namespace qshard

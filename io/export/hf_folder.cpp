@@ -9,6 +9,7 @@
 #include "io/checkpoint/json_text.h"
 #include "io/export/hf_config.h"
 #include "io/formats/input_file.h"
+#include "io/formats/model_folder.h"
 #include "io/formats/safetensors_writer.h"
 #include "io/tokenizer/to_json.h"
 #include "spec/json.h"
@@ -34,6 +35,9 @@ constexpr std::array<std::string_view, 11> kCarried = {"generation_config.json",
                                                        "chat_template.jinja",
                                                        "chat_template.json",
                                                        "LICENSE"};
+
+/// Where transformers keeps the templates that are not the default.
+constexpr const char* kTemplateFolder = "additional_chat_templates";
 
 SafetensorsType type_of(DType dtype) {
     return dtype == DType::kBF16  ? SafetensorsType::kBF16
@@ -125,7 +129,8 @@ json::object config_like(const fs::path& like, DType dtype) {
 }
 
 /// tokenizer_config.json of a GGUF model.
-json::object tokenizer_config(const GgufTokenizerData& data, const std::string& chat_template) {
+json::object tokenizer_config(const GgufTokenizerData& data,
+                              const std::map<std::string, std::string>& chat_templates) {
     json::object object = {{"tokenizer_class", "PreTrainedTokenizerFast"},
                            {"clean_up_tokenization_spaces", false}};
     const auto token = [&](const char* key, const std::optional<std::int32_t>& id) {
@@ -135,7 +140,15 @@ json::object tokenizer_config(const GgufTokenizerData& data, const std::string& 
     token("eos_token", data.eos);
     token("unk_token", data.unk);
     token("pad_token", data.pad);
-    if (!chat_template.empty()) object["chat_template"] = chat_template;
+    const auto only = chat_templates.find("default");
+    if (only != chat_templates.end() && chat_templates.size() == 1) {
+        object["chat_template"] = only->second;
+    } else if (!chat_templates.empty()) {
+        json::array named;
+        for (const auto& [name, text] : chat_templates)
+            named.push_back(json::object{{"name", name}, {"template", text}});
+        object["chat_template"] = std::move(named);
+    }
     return object;
 }
 
@@ -157,6 +170,12 @@ FolderFiles folder_files_like(const fs::path& like, DType dtype) {
         if (!fs::exists(like / name)) continue;
         files.others.emplace(name, InputFile::beneath(like, name).text(kMaxCarriedBytes));
     }
+    const ModelFolder folder(like);
+    for (const std::string& name : folder.names_in(kTemplateFolder)) {
+        if (!name.ends_with(".jinja")) continue;
+        files.others.emplace(fmt::format("{}/{}", kTemplateFolder, name),
+                             folder.open_in(kTemplateFolder, name).text(kMaxCarriedBytes));
+    }
     return files;
 }
 
@@ -172,7 +191,7 @@ FolderFiles folder_files_of_gguf(const ModelSource& source, DType dtype) {
         return files;
     }
     files.others["tokenizer_config.json"] =
-        python_json(tokenizer_config(*source.gguf_tokenizer, source.chat_template)) + "\n";
+        python_json(tokenizer_config(*source.gguf_tokenizer, source.chat_templates)) + "\n";
     return files;
 }
 
@@ -185,7 +204,11 @@ void write_hugging_face_model(const fs::path& folder, const WeightReader& weight
             fmt::format("{} is not empty; name a new folder for the model", folder.string()));
     }
     write_weights(folder, weights, options);
-    for (const auto& [name, content] : files.others) write_file_atomic(folder / name, content);
+    for (const auto& [name, content] : files.others) {
+        const fs::path file = folder / name;
+        if (file.parent_path() != folder) make_folder(file.parent_path());
+        write_file_atomic(file, content);
+    }
     write_file_atomic(folder / "config.json", python_json(files.config) + "\n");
 }
 

@@ -14,7 +14,7 @@ namespace qshard {
 struct FolderFiles {
     boost::json::object config;  ///< config.json
     std::map<std::string, std::string>
-        others;  ///< by name: tokenizer, chat template, generation...
+        others;  ///< by name below the folder: tokenizer, chat templates, generation...
 };
 
 /// Those of the folder `like`, for weights of `dtype` that are not quantized. Of a multimodal model

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "io/formats/input_file.h"
 
@@ -22,6 +23,9 @@ class ModelFolder {
     bool has(std::string_view name) const;
     /// A file whose name may come from another file: InputFile::beneath().
     InputFile open(std::string_view name) const;
+    /// The files of a folder in it, in order; none if there is no such folder.
+    std::vector<std::string> names_in(std::string_view inner) const;
+    InputFile open_in(std::string_view inner, std::string_view name) const;
     /// For messages.
     const std::filesystem::path& path() const { return path_; }
 

@@ -31,9 +31,13 @@ std::optional<ModelText> text_of(const ModelFolder& folder, const std::string& n
     return ModelText{(folder.path() / name).string(), folder.open(name).text(limit)};
 }
 
-/// "chat_template" of tokenizer_config.json or chat_template.json: a text, or a list of named ones
-/// of which "default" counts.
-std::string configured_template(const ModelText& tokenizer_config) {
+constexpr const char* kTemplateFolder = "additional_chat_templates";
+constexpr std::size_t kMaxTemplates = 64;
+
+using NamedTemplates = std::map<std::string, std::string>;
+
+/// "chat_template" of tokenizer_config.json or chat_template.json: a text, or a list of named ones.
+NamedTemplates configured_templates(const ModelText& tokenizer_config) {
     const std::string& origin = tokenizer_config.origin;
     const boost::json::value document = parse_strict_json(
         tokenizer_config.text, origin, {.bytes = kMaxTemplate, .non_finite = true});
@@ -41,13 +45,45 @@ std::string configured_template(const ModelText& tokenizer_config) {
     JsonKeys keys(document.get_object(), origin);
     const boost::json::value* value = keys.find("chat_template");
     if (value == nullptr) return {};
-    if (!value->is_array()) return keys.text("chat_template").value_or("");
+    NamedTemplates templates;
+    if (!value->is_array()) {
+        templates["default"] = keys.text("chat_template").value_or("");
+        return templates;
+    }
     for (const boost::json::value& item : value->get_array()) {
         if (!item.is_object()) keys.fail("chat_template", "a text or a list of named templates");
         JsonKeys named(item.get_object(), origin + ": \"chat_template\"");
-        if (named.text("name") == "default") return named.text("template").value_or("");
+        const auto name = named.text("name"), text = named.text("template");
+        if (!name || !text) named.fail("name", "a name and a template");
+        templates[*name] = *text;
     }
-    return {};
+    return templates;
+}
+
+/// As transformers: the files of templates, if there are any, count before the configuration's.
+NamedTemplates templates_of(const ModelFolder& folder,
+                            const std::optional<ModelText>& tokenizer_config) {
+    NamedTemplates templates;
+    if (tokenizer_config) templates = configured_templates(*tokenizer_config);
+    if (const auto file = text_of(folder, "chat_template.jinja", kMaxTemplate)) {
+        templates = {{"default", file->text}};
+    }
+    const std::vector<std::string> names = folder.names_in(kTemplateFolder);
+    if (names.size() > kMaxTemplates) {
+        throw UserError(fmt::format("{}/{} has more than {} files", folder.path().string(),
+                                    kTemplateFolder, kMaxTemplates));
+    }
+    for (const std::string& name : names) {
+        if (!name.ends_with(".jinja")) continue;
+        templates[name.substr(0, name.size() - 6)] =
+            folder.open_in(kTemplateFolder, name).text(kMaxTemplate);
+    }
+    if (templates.empty()) {  // where models that take images too have had theirs
+        if (const auto file = text_of(folder, "chat_template.json", kMaxTemplate))
+            templates = configured_templates(*file);
+    }
+    std::erase_if(templates, [](const auto& one) { return one.second.empty(); });
+    return templates;
 }
 
 /// Names what a folder that is no Hugging Face model has instead.
@@ -72,15 +108,7 @@ ModelSource open_folder(const ModelFolder& folder) {
     source.weights = open_hugging_face_model(folder);
     source.tokenizer_json = text_of(folder, "tokenizer.json", kMaxTokenizer);
     source.tokenizer_config = text_of(folder, "tokenizer_config.json", kMaxTemplate);
-    if (const auto separate = text_of(folder, "chat_template.jinja", kMaxTemplate)) {
-        source.chat_template = separate->text;
-    } else if (source.tokenizer_config) {
-        source.chat_template = configured_template(*source.tokenizer_config);
-    }
-    if (source.chat_template.empty()) {  // where models that take images too have had theirs
-        if (const auto file = text_of(folder, "chat_template.json", kMaxTemplate))
-            source.chat_template = configured_template(*file);
-    }
+    source.chat_templates = templates_of(folder, source.tokenizer_config);
     return source;
 }
 
@@ -89,8 +117,16 @@ ModelSource open_gguf(const std::shared_ptr<const GgufFile>& file) {
     source.kind = "gguf";
     source.weights = open_gguf_model(file);
     source.gguf_tokenizer = gguf_tokenizer(*file);
-    if (const std::string* text = file->text("tokenizer.chat_template"))
-        source.chat_template = *text;
+    // llama.cpp's keys: "tokenizer.chat_template" is the default, "tokenizer.chat_template.NAME"
+    // the one of that name.
+    static constexpr std::string_view kKey = "tokenizer.chat_template";
+    for (const auto& [key, value] : file->metadata()) {
+        if (!key.starts_with(kKey)) continue;
+        const std::string_view name = std::string_view(key).substr(kKey.size());
+        if (!name.empty() && name.front() != '.') continue;
+        if (const std::string* text = file->text(key))
+            source.chat_templates[name.empty() ? "default" : std::string(name.substr(1))] = *text;
+    }
     return source;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,8 +26,9 @@ struct ModelSource {
     std::string kind;  ///< "gguf", "safetensors" or "store"
     std::filesystem::path path;
     std::optional<GgufTokenizerData> gguf_tokenizer;  ///< GGUF with a vocabulary
-    std::string chat_template;                        ///< empty if the model has none
-    std::optional<ModelText> tokenizer_json;          ///< of a folder
+    /// By name: "default", "tool_use", ...; empty if the model has none.
+    std::map<std::string, std::string> chat_templates;
+    std::optional<ModelText> tokenizer_json;  ///< of a folder
     std::optional<ModelText> tokenizer_config;
 };
 

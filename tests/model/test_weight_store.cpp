@@ -106,7 +106,7 @@ TEST(WeightStore, NeedsNothingOfTheModelAnyMore) {
     fs::remove_all(model);
     const ModelSource store = open_model_source(store_path);
     EXPECT_EQ(store.kind, "store");
-    EXPECT_EQ(store.chat_template, "T");
+    EXPECT_EQ(store.chat_templates.at("default"), "T");
     ASSERT_TRUE(store.tokenizer_json.has_value());
     EXPECT_EQ(store.tokenizer_json->text, R"({"a": 1})");
     EXPECT_EQ(store.weights->sha256(), source.weights->sha256());

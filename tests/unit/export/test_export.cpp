@@ -229,7 +229,7 @@ TEST(HuggingFaceFolder, IsMadeOfAGgufModelWithItsTokenizer) {
                                  as(DType::kF32));
         const ModelSource made = open_model_source(out);
         expect_same_weights(*source.weights, *made.weights, 0, family);
-        EXPECT_EQ(made.chat_template, "{{ bos_token }}");
+        EXPECT_EQ(made.chat_templates.at("default"), "{{ bos_token }}");
         const Tokenizer before = Tokenizer::from_gguf(*source.gguf_tokenizer),
                         after = Tokenizer::from_json_text(made.tokenizer_json->text, "made");
         for (const char* text : {"ab ab<s>", "  b a", ""}) {
@@ -278,7 +278,7 @@ TEST(Tokenizers, ConvertedSentencePieceGoesToGguf) {
     ends.bos = 1;
     ends.eos = 5;
     GgufHeader header;
-    add_gguf_tokenizer(header, ends, config, "");
+    add_gguf_tokenizer(header, ends, config, {});
     const GgufFile file{testing::memory_file(header.bytes())};
     EXPECT_EQ(file.integer("tokenizer.ggml.bos_token_id"), 1);
     EXPECT_EQ(file.integer("tokenizer.ggml.eos_token_id"), 5);

@@ -228,7 +228,7 @@ TEST(Gguf, RopeDivisorsAndTokenizerAreRead) {
     TempFolder folder;
     const ModelSource source = open_model_source(folder.write("m.gguf", b.bytes()));
     EXPECT_EQ(source.kind, "gguf");
-    EXPECT_EQ(source.chat_template, "{{ messages }}");
+    EXPECT_EQ(source.chat_templates.at("default"), "{{ messages }}");
     ASSERT_TRUE(source.gguf_tokenizer.has_value());
     EXPECT_EQ(source.gguf_tokenizer->tokens.at(2), "ab");
     EXPECT_EQ(source.gguf_tokenizer->token_types, (std::vector<std::int32_t>{1, 3, 1}));

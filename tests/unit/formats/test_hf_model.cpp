@@ -72,7 +72,7 @@ TEST(HuggingFaceModel, OneFile) {
     folder.write("model.safetensors", safetensors_of(llama_shapes()));
     const ModelSource source = open_model_source(folder.path());
     EXPECT_EQ(source.kind, "safetensors");
-    EXPECT_EQ(source.chat_template, "T");
+    EXPECT_EQ(source.chat_templates.at("default"), "T");
     EXPECT_FALSE(source.tokenizer_json.has_value());
     const WeightReader& model = *source.weights;
     EXPECT_EQ(model.config().eos_ids, (std::vector<std::int32_t>{1, 3}));
@@ -99,7 +99,7 @@ TEST(HuggingFaceModel, ATiedHeadMayBeStoredTooAndTheTemplateInAFileOfItsOwn) {
     folder.write("model.safetensors", safetensors_of(llama_shapes()));
     const ModelSource source = open_model_source(folder.path());
     EXPECT_TRUE(source.weights->config().tied_head);
-    EXPECT_EQ(source.chat_template, "T");
+    EXPECT_EQ(source.chat_templates.at("default"), "T");
 }
 
 TEST(HuggingFaceModel, AnAbsentHeadMeansATiedOne) {

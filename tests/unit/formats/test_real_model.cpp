@@ -43,7 +43,7 @@ TEST(RealModel, TensorsEqualThoseOfTheGgufPackage) {
     EXPECT_EQ(config.ropes.at(0).theta, 100000.0);
     ASSERT_TRUE(source.gguf_tokenizer.has_value());
     EXPECT_EQ(source.gguf_tokenizer->tokens.size(), 49152u);
-    EXPECT_NE(source.chat_template.find("im_start"), std::string::npos);
+    EXPECT_NE(source.chat_templates.at("default").find("im_start"), std::string::npos);
 
     std::size_t compared = 0;
     const auto compare = [&](const std::vector<WeightSpec>& weights) {
