@@ -6,6 +6,7 @@
 namespace qshard {
 
 void add_train_command(Command program);
+void add_data_command(Command program);
 void add_eval_command(Command program);
 void add_generate_command(Command program);
 void add_score_command(Command program);

@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
         "Look at results with qshard-inspect. Start on a cluster with sbatch jobs/train.sbatch "
         "RUN.yaml.");
     add_train_command(program);
+    add_data_command(program);
     add_eval_command(program);
     add_generate_command(program);
     add_score_command(program);

@@ -214,9 +214,8 @@ int plan(const Arguments& arguments) {
         text = boost::json::serialize(facts) + "\n";
     } else {
         if (!problem) {
-            text = start_screen({&run, &inputs.model, inputs.data.get(), inputs.validation_rows,
-                                 placed.trainer.get(), backend.get(), group.get(), placed.why,
-                                 cluster.memory, inputs.total_steps});
+            text = start_screen({&run, &inputs, placed.trainer.get(), backend.get(), group.get(),
+                                 placed.why, cluster.memory, terminal_width(STDOUT_FILENO)});
         }
         text += fmt::format("\n{} rank{} on {} node{}\n", cluster.ranks(),
                             cluster.ranks() == 1 ? "" : "s", cluster.nodes,

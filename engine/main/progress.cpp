@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <string_view>
 
 namespace qshard {
 namespace {
@@ -16,17 +17,78 @@ constexpr double kPlainSeconds = 5.0;  ///< between plain lines
 
 }  // namespace
 
-TerminalStyle TerminalStyle::of_stderr(const std::string& color) {
+namespace {
+
+TerminalStyle style_of(int descriptor, const std::string& color) {
     TerminalStyle style;
     const char* term = std::getenv("TERM");
-    style.live = isatty(STDERR_FILENO) == 1 && (term == nullptr || std::string(term) != "dumb");
+    style.live = isatty(descriptor) == 1 && (term == nullptr || std::string(term) != "dumb");
     const char* no_color = std::getenv("NO_COLOR");
     const bool wanted = style.live && (no_color == nullptr || *no_color == '\0');
     style.color = color == "always" || (color == "auto" && wanted);
-    winsize size{};
-    if (style.live && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 40)
-        style.width = size.ws_col;
+    if (const int width = terminal_width(descriptor); style.live && width > 0) style.width = width;
     return style;
+}
+
+}  // namespace
+
+TerminalStyle TerminalStyle::of_stderr(const std::string& color) {
+    return style_of(STDERR_FILENO, color);
+}
+
+TerminalStyle TerminalStyle::of_stdout(const std::string& color) {
+    return style_of(STDOUT_FILENO, color);
+}
+
+int terminal_width(int descriptor) {
+    winsize size{};
+    if (isatty(descriptor) != 1 || ioctl(descriptor, TIOCGWINSZ, &size) != 0) return 0;
+    return size.ws_col;
+}
+
+namespace {
+
+/// Columns of UTF-8 text whose characters are one column wide.
+int columns_of(std::string_view text) {
+    return static_cast<int>(std::count_if(text.begin(), text.end(), [](char c) {
+        return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;
+    }));
+}
+
+void wrap_line(std::string_view line, int width, int indent, std::string& out) {
+    int column = 0;
+    bool fresh = false;  // at the beginning of a line that goes on
+    while (!line.empty()) {
+        const std::size_t word = std::min(line.find_first_not_of(' '), line.size());
+        const std::size_t end = std::min(line.find(' ', word), line.size());
+        const int wide = columns_of(line.substr(0, end));
+        if (column > 0 && !fresh && word < line.size() && column + wide > width) {
+            out += "\n" + std::string(static_cast<std::size_t>(indent), ' ');
+            column = indent;
+            fresh = true;
+            line.remove_prefix(word);
+            continue;
+        }
+        out += line.substr(0, end);
+        column += wide;
+        fresh = false;
+        line.remove_prefix(end);
+    }
+}
+
+}  // namespace
+
+std::string wrapped(const std::string& text, int width, int indent) {
+    if (width <= 0) return text;
+    indent = std::min(indent, width / 2);
+    std::string out;
+    for (std::size_t begin = 0; begin < text.size();) {
+        const std::size_t end = std::min(text.find('\n', begin), text.size());
+        wrap_line(std::string_view(text).substr(begin, end - begin), width, indent, out);
+        if (end < text.size()) out += '\n';
+        begin = end + 1;
+    }
+    return out;
 }
 
 std::string human_seconds(double seconds) {
@@ -63,16 +125,38 @@ std::string ProgressBar::line(std::int64_t done, const std::string& facts) const
     }
     const auto percent = done * 100 / total_;
     if (!style_.live) return fmt::format("{} {:3}%  {}  {}", title_, percent, facts, left);
-    constexpr std::int64_t kCells = 24;
-    const auto filled = std::min(kCells, done * kCells / total_);
+    return live_line(done, facts, left);
+}
+
+/// Fits the terminal: facts go from the last on, then the bar gets shorter and goes; the share done
+/// and the time left stay.
+std::string ProgressBar::live_line(std::int64_t done, const std::string& facts,
+                                   const std::string& left) const {
+    constexpr int kMostCells = 24, kLeastCells = 6;
+    const int room = style_.width - 1;  // some terminals go on in the next line at the last column
+    const std::string percent = fmt::format("{:3}%", done * 100 / total_);
+    std::string shown = facts;
+    const auto needed = [&](int cells) {
+        int columns = columns_of(title_) + 1 + columns_of(percent);
+        if (cells > 0) columns += cells + 1;
+        for (const std::string& part : {shown, left})
+            columns += part.empty() ? 0 : 2 + columns_of(part);
+        return columns;
+    };
+    while (!shown.empty() && needed(kLeastCells) > room) {
+        const std::size_t last = shown.rfind("  ");
+        shown.resize(last == std::string::npos ? 0 : last);
+    }
+    const int cells = std::clamp(kMostCells + room - needed(kMostCells), 0, kMostCells);
     std::string bar;
-    for (std::int64_t i = 0; i < kCells; ++i) bar += i < filled ? "━" : "─";
-    if (style_.color) bar = "\x1b[36m" + bar + "\x1b[0m";
-    std::string text = fmt::format(" {:3}%  {}  {}", percent, facts, left);
-    const std::size_t room =
-        static_cast<std::size_t>(std::max(10, style_.width - 26 - static_cast<int>(title_.size())));
-    if (text.size() > room) text.resize(room);
-    return title_ + " " + bar + text;
+    if (cells >= kLeastCells) {
+        const auto filled = std::min<std::int64_t>(cells, done * cells / total_);
+        for (std::int64_t i = 0; i < cells; ++i) bar += i < filled ? "━" : "─";
+        bar = (style_.color ? "\x1b[36m" + bar + "\x1b[0m" : bar) + " ";
+    }
+    std::string text = title_ + " " + bar + percent;
+    for (const std::string& part : {shown, left}) text += part.empty() ? "" : "  " + part;
+    return text;
 }
 
 void ProgressBar::update(std::int64_t done, const std::string& facts, bool always) {
@@ -93,7 +177,8 @@ void ProgressBar::update(std::int64_t done, const std::string& facts, bool alway
 
 void ProgressBar::message(const std::string& text) {
     if (!speaks_) return;
-    std::fprintf(stderr, "%s%s\n", open_ ? "\r\x1b[K" : "", text.c_str());
+    const std::string lines = wrapped(text, style_.live ? style_.width : 0, 2);
+    std::fprintf(stderr, "%s%s\n", open_ ? "\r\x1b[K" : "", lines.c_str());
     std::fflush(stderr);
     open_ = false;
 }

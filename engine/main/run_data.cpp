@@ -100,6 +100,28 @@ WeightForm base_form(const RunFile::Model& model) {
     return {storage, is_four_bit(storage) && model.double_quant};
 }
 
+/// What is worth knowing of the data before anything is computed. UserError if something that was
+/// asked for could never happen.
+void RunInputs::note_data(const RunFile& run, const Dataset& dataset) {
+    const std::int64_t positions = model.config().max_positions;
+    validation_stats = dataset.validation.stats;
+    const auto warn = [&](const SplitStats& stats, const char* name) {
+        for (std::string& line : data_warnings(stats, name, run.data.max_length, positions))
+            warnings.push_back(std::move(line));
+    };
+    warn(dataset.train.stats, "data.train");
+    warn(validation_stats, "data.validation");
+    if (!dataset.validation.rows.empty()) return;
+    if (run.eval.early_stop) {
+        throw UserError(ExitCode::kUsage,
+                        "eval.early_stop is set, but there are no validation rows to stop by. Name "
+                        "a file or a fraction in data.validation.");
+    }
+    if (run.data.validation_fraction.value_or(0) > 0)
+        warnings.emplace_back(
+            "data.validation: one row cannot be shared out, so none is held back");
+}
+
 RunInputs::RunInputs(RunFile& run) : model(open_text_model(run.model.base, run.model.tokenizer)) {
     resolve_quantization(run.model, *model.source.weights);
     const ModelConfig& config = model.config();
@@ -113,6 +135,7 @@ RunInputs::RunInputs(RunFile& run) : model(open_text_model(run.model.base, run.m
     Dataset dataset = load_dataset(dataset_options(run), encoder.rows());
     refuse_pairs(dataset.train);
     refuse_pairs(dataset.validation);
+    note_data(run, dataset);
     std::vector<EncodedRow>& rows = dataset.validation.rows;
     if (run.eval.max_rows > 0 && static_cast<std::int64_t>(rows.size()) > run.eval.max_rows)
         rows.resize(static_cast<std::size_t>(run.eval.max_rows));

@@ -51,7 +51,12 @@ struct RunInputs {
     std::vector<Slot> validation;
     std::vector<EncodedRow> examples;  ///< of the validation data
     std::int64_t validation_rows = 0;
+    SplitStats validation_stats;
+    std::vector<std::string> warnings;  ///< of the data, sentences for the screen at the start
     std::int64_t total_steps = 0;
+
+  private:
+    void note_data(const RunFile& run, const Dataset& dataset);
 };
 
 }  // namespace qshard

@@ -100,15 +100,13 @@ void TrainRun::plan() {
 void TrainRun::print_start() const {
     StartScreen screen;
     screen.run = &run_;
-    screen.model = &inputs_->model;
-    screen.data = inputs_->data.get();
-    screen.validation_rows = inputs_->validation_rows;
+    screen.inputs = inputs_.get();
+    screen.width = terminal_width(STDOUT_FILENO);
     screen.trainer = trainer_.get();
     screen.backend = backend_.get();
     screen.group = &group_;
     screen.why_placement = why_placement_;
     screen.memory_limit = memory_limit_;
-    screen.total_steps = inputs_->total_steps;
     std::fputs(start_screen(screen).c_str(), stdout);
     if (arguments_.dry_run) std::fputs(run_.to_yaml().c_str(), stdout);
     std::fflush(stdout);
@@ -307,6 +305,7 @@ void TrainRun::finish() {
         screen.before = before;
         screen.after = after;
         screen.validation_rows = inputs_->validation_rows;
+        screen.width = terminal_width(STDOUT_FILENO);
         screen.adapter_sha256 = adapter_sha256(state);
         screen.steps = state.step;
         screen.seconds = since(begin_);

@@ -11,6 +11,9 @@
 namespace qshard {
 namespace {
 
+constexpr int kLabelColumns = 12;    ///< of the screens' names
+constexpr int kExampleColumns = 14;  ///< of labelled_text()
+
 std::string grouped(std::int64_t value) {
     std::string digits = fmt::format("{}", value), out;
     for (std::size_t i = 0; i < digits.size(); ++i) {
@@ -21,7 +24,7 @@ std::string grouped(std::int64_t value) {
 }
 
 std::string row(const std::string& name, const std::string& value) {
-    return fmt::format("{:<11} {}\n", name, value);
+    return fmt::format("{:<{}} {}\n", name, kLabelColumns - 1, value);
 }
 
 /// What is trained beside LoRA.
@@ -63,56 +66,80 @@ std::vector<std::string> target_names(const AdapterLayout& layout) {
     return names;
 }
 
-std::string start_screen(const StartScreen& s) {
-    const ModelConfig& config = s.model->config();
-    const RunFile& run = *s.run;
+namespace {
+
+std::string base_text(const StartScreen& s) {
+    return fmt::format("{}, {} in all, {} on each of {} rank{}", describe(base_form(s.run->model)),
+                       human_bytes(s.trainer->layout().bytes()),
+                       human_bytes(s.trainer->resident_base_bytes()), s.group->count(),
+                       s.group->count() == 1 ? "" : "s");
+}
+
+/// PEFT's line.
+std::string adapter_text(const StartScreen& s) {
     const AdapterLayout& adapter = s.trainer->adapter_layout();
-    const std::int64_t trainable = adapter.count,
-                       all = parameter_count(config) + trainable - adapter.bias_count();
-    const SplitStats& stats = s.data->stats();
-    const std::int64_t group_slots = s.trainer->group_slots(),
-                       batch_slots = s.trainer->batch_slots();
+    const std::int64_t trainable = adapter.count, all = parameter_count(s.inputs->model.config()) +
+                                                        trainable - adapter.bias_count();
+    return fmt::format("trainable params: {} || all params: {} || trainable%: {:.4f}",
+                       grouped(trainable), grouped(all),
+                       100.0 * static_cast<double>(trainable) / static_cast<double>(all));
+}
+
+std::string data_text(const StartScreen& s) {
+    const SplitStats& stats = s.inputs->data->stats();
     const auto share = 100.0 * static_cast<double>(stats.supervised) /
                        static_cast<double>(std::max<std::int64_t>(1, stats.tokens));
+    std::string text = fmt::format(
+        "{} rows, {} tokens ({:.0f} % supervised), longest {}, truncated {}, skipped {}, without "
+        "loss {}; {} for validation",
+        grouped(stats.rows), grouped(stats.tokens), share, stats.longest, stats.truncated.count,
+        stats.skipped.count, stats.answer_cut.count + stats.without_loss.count,
+        grouped(s.inputs->validation_rows));
+    const SplitStats& validation = s.inputs->validation_stats;
+    if (validation.rows_read() == s.inputs->validation_rows) return text;
+    return text + fmt::format(" (of {} read, {} fit for it)", grouped(validation.rows_read()),
+                              grouped(validation.rows));
+}
+
+std::string placement_text(const StartScreen& s) {
+    const std::int64_t group_slots = s.trainer->group_slots(),
+                       batch_slots = s.trainer->batch_slots();
+    return fmt::format(
+        "{} (transport {}); {} {} kernels, {} thread{} a rank, {}; {} slot{} at a time{}, {} of {} "
+        "layers computed again for the backward",
+        s.why_placement, s.group->transport(), s.backend->name(), s.backend->isa(),
+        s.backend->threads(), s.backend->threads() == 1 ? "" : "s", s.run->model.compute_dtype,
+        group_slots, group_slots == 1 ? "" : "s",
+        batch_slots == 1 || batch_slots == group_slots ? ""
+                                                       : fmt::format(" ({} a call)", batch_slots),
+        s.trainer->recomputed_layers(), s.inputs->model.config().layers);
+}
+
+}  // namespace
+
+std::string start_screen(const StartScreen& s) {
+    const ModelConfig& config = s.inputs->model.config();
+    const RunFile& run = *s.run;
     std::string text =
         row("model", fmt::format("{} ({}, {} layers, width {}, vocabulary {})", run.model.base,
                                  config.family, config.layers, config.width, config.vocabulary));
-    text += row("base", fmt::format("{}, {} in all, {} on each of {} rank{}",
-                                    describe(base_form(run.model)),
-                                    human_bytes(s.trainer->layout().bytes()),
-                                    human_bytes(s.trainer->resident_base_bytes()), s.group->count(),
-                                    s.group->count() == 1 ? "" : "s"));
-    text += row("adapter",
-                fmt::format("trainable params: {} || all params: {} || trainable%: {:.4f}",
-                            grouped(trainable), grouped(all),
-                            100.0 * static_cast<double>(trainable) / static_cast<double>(all)));
-    text +=
-        row("data",
-            fmt::format(
-                "{} rows, {} tokens ({:.0f} % supervised), longest {}, truncated {}, skipped {}, "
-                "without loss {}; {} for validation",
-                grouped(stats.rows), grouped(stats.tokens), share, stats.longest, stats.truncated,
-                stats.skipped, stats.untrained, grouped(s.validation_rows)));
-    for (const std::string& line : stats.notes.lines()) text += row("note:", line);
+    text += row("base", base_text(s));
+    text += row("adapter", adapter_text(s));
+    text += row("data", data_text(s));
+    for (const std::string& line : s.inputs->data->stats().notes.lines())
+        text += row("note:", line);
+    for (const std::string& line : s.inputs->warnings) text += row("warning:", line);
     text += row(
         "batches",
-        fmt::format("{} steps of {} rows in slots of {}; packing fills {:.0f} %; {} steps an epoch",
-                    s.total_steps, run.train.global_batch_size, run.train.micro_batch_size,
-                    100 * s.data->packing_efficiency(), s.data->steps_per_epoch()));
-    text +=
-        row("placement",
-            fmt::format("{} (transport {}); {} {} kernels, {} thread{} a rank, {}; {} slot{} at a "
-                        "time{}, {} of {} layers computed again for the backward",
-                        s.why_placement, s.group->transport(), s.backend->name(), s.backend->isa(),
-                        s.backend->threads(), s.backend->threads() == 1 ? "" : "s",
-                        run.model.compute_dtype, group_slots, group_slots == 1 ? "" : "s",
-                        batch_slots == 1 || batch_slots == group_slots
-                            ? ""
-                            : fmt::format(" ({} a call)", batch_slots),
-                        s.trainer->recomputed_layers(), config.layers));
+        fmt::format("{} steps of {} rows in slots of {}; packing fills {:.0f} %; {} step{} an "
+                    "epoch",
+                    s.inputs->total_steps, run.train.global_batch_size, run.train.micro_batch_size,
+                    100 * s.inputs->data->packing_efficiency(), s.inputs->data->steps_per_epoch(),
+                    s.inputs->data->steps_per_epoch() == 1 ? "" : "s"));
+    text += row("placement", placement_text(s));
     text += "memory of a rank, planned:\n";
     text += memory_table(*s.trainer, s.memory_limit);
-    return text;
+    return wrapped(text, s.width, kLabelColumns);
 }
 
 std::string metrics_line(const StepResult& r, std::int64_t step) {
@@ -144,14 +171,18 @@ std::string end_screen(const EndScreen& s) {
             s.before.loss, s.after.loss, "perplexity", std::exp(s.before.loss),
             std::exp(s.after.loss));
     }
+    std::string examples;
     for (const Report::Example& example : s.examples) {
-        text +=
+        examples +=
             labelled_text("prompt", example.prompt) + labelled_text("expected", example.expected) +
             labelled_text("before", example.before) + labelled_text("after", example.after) + "\n";
     }
-    text += row("adapter", fmt::format("{}  (SHA-256 of its values {})", adapter,
-                                       s.adapter_sha256.substr(0, 16)));
-    text += row("report", (std::filesystem::path(s.run->output) / "report.html").string());
+    text += wrapped(examples, s.width, kExampleColumns);
+    const std::string files =
+        row("adapter", fmt::format("{}  (SHA-256 of its values {})", adapter,
+                                   s.adapter_sha256.substr(0, 16))) +
+        row("report", (std::filesystem::path(s.run->output) / "report.html").string());
+    text += wrapped(files, s.width, kLabelColumns);
     text += fmt::format(
         "next:\n  qshard eval {}\n  qshard generate --model {} --adapter {} --prompt '...'\n",
         (std::filesystem::path(s.run->output) / "run.yaml").string(), s.run->model.base, adapter);

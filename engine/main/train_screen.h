@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "io/data/training_set.h"
 #include "io/report/html_report.h"
 #include "io/run/run_file.h"
+#include "main/run_data.h"
 #include "main/session.h"
 #include "train/trainer.h"
 
@@ -17,15 +17,13 @@ namespace qshard {
 
 struct StartScreen {
     const RunFile* run = nullptr;
-    const TextModel* model = nullptr;
-    const TrainingSet* data = nullptr;
-    std::int64_t validation_rows = 0;
+    const RunInputs* inputs = nullptr;
     const Trainer* trainer = nullptr;
     const Backend* backend = nullptr;
     const Communicator* group = nullptr;
     std::string why_placement;
     std::size_t memory_limit = 0;
-    std::int64_t total_steps = 0;
+    int width = 0;  ///< of the terminal; 0: lines are not wrapped
 };
 std::string start_screen(const StartScreen& screen);
 
@@ -37,6 +35,7 @@ struct EndScreen {
     std::int64_t steps = 0;
     double seconds = 0;
     std::span<const Report::Example> examples;
+    int width = 0;  ///< of the terminal; 0: lines are not wrapped
 };
 std::string end_screen(const EndScreen& screen);
 

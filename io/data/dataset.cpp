@@ -13,12 +13,15 @@ namespace {
 
 void encode_into(Split& split, const RowEncoder& encoder, const DataRow& row, double weight) {
     RowEncoder::Outcome outcome = encoder.encode(row);
+    SplitStats& stats = split.stats;
     if (outcome.weight == 0) {
-        ++split.stats.weightless;
+        stats.weightless.add(row.place);
         return;
     }
+    stats.longest_given = std::max(stats.longest_given, outcome.given_tokens);
+    stats.supervised_lost += outcome.supervised_lost;
     if (!outcome.row && !outcome.pair) {
-        ++split.stats.skipped;
+        stats.skipped.add(row.place);
         return;
     }
     if (outcome.pair ? !split.rows.empty() : !split.pairs.empty()) {
@@ -34,20 +37,21 @@ void encode_into(Split& split, const RowEncoder& encoder, const DataRow& row, do
     }
     for (const EncodedRow* document : documents) {
         if (document->supervised() > 0) continue;
-        ++split.stats.untrained;
+        const bool cut = outcome.truncated && outcome.supervised_lost > 0;
+        (cut ? stats.answer_cut : stats.without_loss).add(row.place);
         return;
     }
     for (const EncodedRow* document : documents) {
         const auto tokens = static_cast<std::int64_t>(document->ids.size());
-        split.stats.tokens += tokens;
-        split.stats.supervised += document->supervised();
-        split.stats.longest = std::max(split.stats.longest, tokens);
+        stats.tokens += tokens;
+        stats.supervised += document->supervised();
+        stats.longest = std::max(stats.longest, tokens);
     }
-    ++split.stats.rows;
-    split.stats.truncated += outcome.truncated ? 1 : 0;
+    ++stats.rows;
+    if (outcome.truncated) stats.truncated.add(row.place);
     if (outcome.row) split.rows.push_back(std::move(*outcome.row));
     if (outcome.pair) split.pairs.push_back(std::move(*outcome.pair));
-    split.stats.notes.add(outcome.notes);
+    stats.notes.add(outcome.notes);
     split.weights.push_back(weight * outcome.weight);
     split.own_weights = split.own_weights || outcome.weight != 1;
 }
@@ -57,6 +61,29 @@ Split read_split(const std::string& path, const RowEncoder& encoder) {
     if (path.empty()) return split;
     for (const DataRow& row : read_rows(path)) encode_into(split, encoder, row, 1);
     return split;
+}
+
+/// Throws if a split had rows and none is left.
+void refuse_empty(const SplitStats& stats, const std::string& file, const char* what,
+                  std::int64_t max_length) {
+    if (stats.rows > 0 || stats.rows_read() == 0) return;
+    std::string reasons;
+    const auto add = [&](const RowPlaces& rows, const std::string& reason) {
+        if (rows.count == 0) return;
+        reasons += fmt::format("{}{} of {} rows {} ({})", reasons.empty() ? "" : ", ", rows.count,
+                               stats.rows_read(), reason, rows.examples(1));
+    };
+    add(stats.skipped, fmt::format("longer than data.max_length {} were skipped", max_length));
+    add(stats.answer_cut,
+        fmt::format("have their whole answer beyond data.max_length {}", max_length));
+    add(stats.without_loss, "have no token that carries loss");
+    add(stats.weightless, "have the weight 0");
+    throw UserError(fmt::format(
+        "{}: no row is left {}: {}.\n{}Look at them with qshard data.", file, what, reasons,
+        stats.skipped.count + stats.answer_cut.count > 0
+            ? fmt::format("Raise data.max_length (the longest row has {} tokens). ",
+                          stats.longest_given)
+            : "Set data.loss_on to all if their prompts are to be learnt. "));
 }
 
 void check_options(const DatasetOptions& options) {
@@ -110,17 +137,17 @@ Dataset load_dataset(const DatasetOptions& options, const RowEncoder& encoder) {
                     held[i] ? 1 : weights[i]);
         rows[i].columns = {};  // both copies of a large data set need not fit at once
     }
-    if (data.train.stats.rows == 0) {
-        throw UserError(fmt::format(
-            "{}: no row is left to train on: {} of {} rows longer than data.max_length {} were "
-            "skipped, {} have no "
-            "token that carries loss. Raise data.max_length, or set data.loss_on to all.",
-            options.train.front().path, data.train.stats.skipped, rows.size(),
-            encoder.options().max_length, data.train.stats.untrained));
-    }
     if (!options.validation_file.empty())
         data.validation = read_split(options.validation_file, encoder);
     data.test = read_split(options.test_file, encoder);
+    if (options.may_be_empty) return data;
+    const std::int64_t length = encoder.options().max_length;
+    const std::string& train = options.train.front().path;
+    refuse_empty(data.train.stats, train, "to train on", length);
+    refuse_empty(data.validation.stats,
+                 options.validation_file.empty() ? train : options.validation_file,
+                 "of data.validation", length);
+    refuse_empty(data.test.stats, options.test_file, "of data.test", length);
     return data;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "io/data/encode.h"
+#include "io/data/split_stats.h"
 
 namespace qshard {
 
@@ -24,19 +25,7 @@ struct DatasetOptions {
     std::string validation_file;  ///< instead of a fraction
     std::string test_file;
     std::uint64_t seed = 42;
-};
-
-/// What one split has, for the screen at the start.
-struct SplitStats {
-    std::int64_t rows = 0;  ///< documents or pairs kept
-    std::int64_t tokens = 0;
-    std::int64_t supervised = 0;  ///< tokens that carry loss
-    std::int64_t longest = 0;
-    std::int64_t truncated = 0;   ///< kept, but cut to max_length
-    std::int64_t skipped = 0;     ///< dropped for their length
-    std::int64_t untrained = 0;   ///< dropped because no token carries loss
-    std::int64_t weightless = 0;  ///< dropped because their own weight is 0
-    RowNotes notes;               ///< of the rows kept: what nothing reads, and the like
+    bool may_be_empty = false;  ///< no error if no row of a split is left
 };
 
 /// Documents, or preference pairs; never both.
@@ -54,7 +43,8 @@ struct Dataset {
 
 /// Reads and encodes everything. The same on every rank: a function of files, tokenizer, template
 /// and options. UserError for bad input, for a fraction that leaves nothing to train on, for a
-/// split of documents and pairs, and if no row of train is left.
+/// split of documents and pairs, and if no row of train is left, or of a validation or test split
+/// that was asked for.
 Dataset load_dataset(const DatasetOptions& options, const RowEncoder& encoder);
 
 /// Which of `count` rows a validation fraction takes: round(fraction * count), at least one and not

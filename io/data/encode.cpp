@@ -79,17 +79,22 @@ RowEncoder::Outcome RowEncoder::encode(const DataRow& row) const {
     } catch (const UserError& error) {
         throw UserError(error.code(), fmt::format("{}: {}", row.place, error.what()));
     }
-    bool& cut = outcome.truncated;
-    if (outcome.row && !fit(*outcome.row, row.place, cut)) return {};
-    if (outcome.pair &&
-        !(fit(outcome.pair->chosen, row.place, cut) && fit(outcome.pair->rejected, row.place, cut)))
-        return {};
+    bool kept = true;
+    if (outcome.row) kept = fit(*outcome.row, row.place, outcome);
+    for (EncodedRow EncodedPair::*answer : {&EncodedPair::chosen, &EncodedPair::rejected})
+        kept = (!outcome.pair || fit(*outcome.pair.*answer, row.place, outcome)) && kept;
+    if (!kept) {
+        outcome.row.reset();
+        outcome.pair.reset();
+    }
     return outcome;
 }
 
 /// Cuts a document that is too long, and says so; false if it is to be skipped.
-bool RowEncoder::fit(EncodedRow& made, const std::string& place, bool& truncated) const {
+bool RowEncoder::fit(EncodedRow& made, const std::string& place, Outcome& outcome) const {
     made.place = place;
+    made.given_tokens = std::ssize(made.ids);
+    outcome.given_tokens = std::max(outcome.given_tokens, made.given_tokens);
     const auto limit = static_cast<std::size_t>(options_.max_length);
     if (made.ids.size() <= limit) return true;
     if (options_.overlong == Overlong::kError) {
@@ -98,10 +103,15 @@ bool RowEncoder::fit(EncodedRow& made, const std::string& place, bool& truncated
                         "to truncate or skip.",
                         place, made.ids.size(), limit));
     }
-    if (options_.overlong == Overlong::kSkip) return false;
+    const std::int64_t supervised = made.supervised();
+    if (options_.overlong == Overlong::kSkip) {
+        outcome.supervised_lost += supervised;
+        return false;
+    }
     made.ids.resize(limit);
     made.labels.resize(limit);
-    truncated = true;
+    outcome.supervised_lost += supervised - made.supervised();
+    outcome.truncated = true;
     return true;
 }
 
@@ -215,6 +225,7 @@ EncodedRow RowEncoder::encode_chat(const ChatExample& example, bool loss_on_all,
     conversation.note_unread(notes);
     const std::vector<TokenSpan> tokens = tokenizer_.encode_with_offsets(full.text, false);
     EncodedRow row;
+    row.chat_template = &conversation.chat() == chat_ ? "default" : "tool_use";
     for (const TokenSpan& token : tokens) row.ids.push_back(token.id);
     const auto without = turns_without_loss(conversation, example, loss_on_all);
     const auto* eos = options_.chat_variables.if_contains("eos_token");

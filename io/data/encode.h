@@ -29,9 +29,11 @@ class TextEncoder {
 /// -100.
 struct EncodedRow {
     std::vector<std::int32_t> ids, labels;
-    std::string place;  ///< of the data row
+    std::string place;               ///< of the data row
+    std::string_view chat_template;  ///< "default" or "tool_use"; empty if none was used
     /// Positions that carry loss once shifted: labels but the first.
     std::int64_t supervised() const;
+    std::int64_t given_tokens = 0;  ///< before the document was cut to max_length
     /// Tokens before the last run of supervised ones: what a model is given to write the answer.
     std::vector<std::int32_t> prompt() const;
     /// The last run of supervised tokens.
@@ -86,6 +88,8 @@ class RowEncoder {
         std::optional<EncodedRow> row;
         std::optional<EncodedPair> pair;
         bool truncated = false;
+        std::int64_t given_tokens = 0;     ///< of the longest document before any was cut
+        std::int64_t supervised_lost = 0;  ///< tokens with loss that were cut off, or skipped
         double weight = 1;  ///< how often an epoch takes it, by its own column; 0: neither is made
         RowNotes notes;     ///< of a row that is kept
     };
@@ -96,7 +100,7 @@ class RowEncoder {
   private:
     EncodedRow encode_example(const Example& example, RowNotes& notes) const;
     EncodedPair encode_pair(const PreferenceExample& example, RowNotes& notes) const;
-    bool fit(EncodedRow& made, const std::string& place, bool& truncated) const;
+    bool fit(EncodedRow& made, const std::string& place, Outcome& outcome) const;
     EncodedRow encode_text(const TextExample& example) const;
     EncodedRow encode_prompt(const PromptExample& example, bool loss_on_all) const;
     EncodedRow encode_tokens(const TokenExample& example) const;

@@ -300,9 +300,15 @@ TEST(Dataset, StatisticsCountWhatHappened) {
     EXPECT_EQ(stats.tokens, 4 + 6);
     EXPECT_EQ(stats.supervised, 2 + 4);
     EXPECT_EQ(stats.longest, 6);
-    EXPECT_EQ(stats.truncated, 1);
-    EXPECT_EQ(stats.skipped, 0);
-    EXPECT_EQ(stats.untrained, 1);
+    EXPECT_EQ(stats.truncated.count, 1);
+    EXPECT_EQ(stats.truncated.examples(3), path + ":3");
+    EXPECT_EQ(stats.skipped.count, 0);
+    EXPECT_EQ(stats.answer_cut.count, 1);
+    EXPECT_EQ(stats.answer_cut.examples(3), path + ":2");
+    EXPECT_EQ(stats.without_loss.count, 0);
+    EXPECT_EQ(stats.longest_given, 11);
+    EXPECT_EQ(stats.supervised_lost, 2 + 5);
+    EXPECT_EQ(stats.rows_read(), 3);
     encode.overlong = Overlong::kSkip;
     EXPECT_EQ(load({.train = {{path, 1}},
                     .validation_fraction = 0,
@@ -310,7 +316,7 @@ TEST(Dataset, StatisticsCountWhatHappened) {
                     .test_file = "",
                     .seed = 1},
                    encode)
-                  .train.stats.skipped,
+                  .train.stats.skipped.count,
               2);
     encode.max_length = 3;
     EXPECT_NE(error_of([&] {
@@ -343,7 +349,7 @@ TEST(Dataset, PairsAreReadApart) {
     EXPECT_EQ(test.stats.rows, 1);
     EXPECT_EQ(test.stats.tokens, 4 + 5);
     EXPECT_EQ(test.stats.supervised, 2 + 3);
-    EXPECT_EQ(test.stats.untrained, 1);
+    EXPECT_EQ(test.stats.answer_cut.count, 1);
     options.train.push_back({pairs, 1});
     EXPECT_NE(error_of([&] { load(options); }).find("p.jsonl:1: preference pairs and other rows"),
               std::string::npos);

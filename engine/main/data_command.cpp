@@ -1,0 +1,162 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "io/checkpoint/atomic_file.h"
+#include "main/commands.h"
+#include "main/inference_session.h"
+#include "main/progress.h"
+#include "main/row_view.h"
+#include "main/run_data.h"
+
+/// `qshard data`: the rows of a run as the model will see them, and what became of the others.
+namespace qshard {
+namespace {
+
+constexpr std::int64_t kRows = 5;  ///< shown if nothing else is said
+
+struct Arguments {
+    std::string run_file, split = "train";
+    std::vector<std::string> overrides;
+    std::optional<std::string> out;
+    std::optional<std::int64_t> rows;
+    bool ids = false;
+};
+
+/// The split that was asked for. Rows that would be refused for a run are shown all the same.
+Split read_split(const Arguments& arguments, const RunFile& run, const TextModel& model) {
+    const ModelEncoder encoder(model, run.data);
+    DatasetOptions options = dataset_options(run);
+    options.may_be_empty = true;
+    if (arguments.split != "test") options.test_file.clear();
+    if (arguments.split == "train") {
+        options.validation_file.clear();
+        return std::move(load_dataset(options, encoder.rows()).train);
+    }
+    const bool test = arguments.split == "test";
+    const std::string& file = test ? options.test_file : options.validation_file;
+    if (file.empty() && (test || options.validation_fraction == 0)) {
+        throw UserError(ExitCode::kUsage,
+                        fmt::format("the run file has no data.{}; name a file there, or choose "
+                                    "another --split",
+                                    arguments.split));
+    }
+    if (file.empty()) return std::move(load_dataset(options, encoder.rows()).validation);
+    options.train = {{file, 1.0}};
+    options.validation_fraction = 0;
+    options.validation_file.clear();
+    options.test_file.clear();
+    return std::move(load_dataset(options, encoder.rows()).train);
+}
+
+std::string heading(const EncodedRow& row, const char* what) {
+    std::string text = fmt::format("{}{}  {} tokens, {} learnt", row.place, what,
+                                   std::ssize(row.ids), row.supervised());
+    if (row.given_tokens > std::ssize(row.ids))
+        text += fmt::format(", cut from {}", row.given_tokens);
+    if (!row.chat_template.empty()) text += fmt::format(", chat template {}", row.chat_template);
+    return text + "\n";
+}
+
+std::string rows_text(const Split& split, std::int64_t count, const TextModel& model,
+                      const RowViewStyle& style) {
+    const DecodeTokens decode = [&](std::span<const std::int32_t> ids) {
+        return decode_text(model, {ids.begin(), ids.end()}, true);
+    };
+    std::string text;
+    const auto add = [&](const EncodedRow& row, const char* what) {
+        text += heading(row, what) + row_view(row, decode, style) + "\n";
+    };
+    for (std::int64_t i = 0; i < std::min(count, std::ssize(split.rows)); ++i)
+        add(split.rows[static_cast<std::size_t>(i)], "");
+    for (std::int64_t i = 0; i < std::min(count, std::ssize(split.pairs)); ++i) {
+        add(split.pairs[static_cast<std::size_t>(i)].chosen, " (chosen)");
+        add(split.pairs[static_cast<std::size_t>(i)].rejected, " (rejected)");
+    }
+    return text;
+}
+
+std::string stats_text(const Arguments& arguments, const RunFile& run, const TextModel& model,
+                       const SplitStats& stats) {
+    std::string text = fmt::format("{}: {} tokens, {} learnt; longest row {} tokens\n",
+                                   arguments.split, stats.tokens, stats.supervised, stats.longest) +
+                       fate_table(stats);
+    for (const std::string& line : stats.notes.lines()) text += "note: " + line + "\n";
+    for (const std::string& line : data_warnings(stats, "data." + arguments.split,
+                                                 run.data.max_length, model.config().max_positions))
+        text += "warning: " + line + "\n";
+    return text;
+}
+
+/// Rows that data.format tokenized reads back as the same documents.
+std::string tokenized_lines(const Split& split, std::int64_t count) {
+    if (!split.pairs.empty()) {
+        throw UserError(fmt::format(
+            "{}: --out writes documents, and these rows are preference pairs. Leave it out to look "
+            "at them.",
+            split.pairs.front().chosen.place));
+    }
+    std::string lines;
+    for (std::int64_t i = 0; i < std::min(count, std::ssize(split.rows)); ++i) {
+        const auto index = static_cast<std::size_t>(i);
+        const EncodedRow& row = split.rows[index];
+        lines += fmt::format("{{\"input_ids\":[{}],\"labels\":[{}]", fmt::join(row.ids, ","),
+                             fmt::join(row.labels, ","));
+        if (split.weights[index] != 1) lines += fmt::format(",\"weight\":{}", split.weights[index]);
+        lines += "}\n";
+    }
+    return lines;
+}
+
+int show(const Arguments& arguments) {
+    if (arguments.out) check_writable(*arguments.out);
+    const RunFile run = load_run_file(arguments.run_file, arguments.overrides);
+    const TextModel model = open_text_model(run.model.base, run.model.tokenizer);
+    const Split split = read_split(arguments, run, model);
+    if (arguments.out) {
+        write_file_atomic(*arguments.out,
+                          tokenized_lines(split, arguments.rows.value_or(INT64_MAX)));
+    }
+    RowViewStyle style;
+    style.color = TerminalStyle::of_stdout(run.log.color).color;
+    style.ids = arguments.ids;
+    style.width = terminal_width(STDOUT_FILENO);
+    std::string text;
+    if (!arguments.out || arguments.rows)
+        text += rows_text(split, arguments.rows.value_or(kRows), model, style);
+    if (model.chat) text += fmt::format("chat template of {}\n", model.chat->origin());
+    text += stats_text(arguments, run, model, split.stats);
+    if (arguments.out)
+        text += fmt::format("written to {}: read it with data.format tokenized\n", *arguments.out);
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+    return 0;
+}
+
+}  // namespace
+
+void add_data_command(Command program) {
+    auto arguments = std::make_shared<Arguments>();
+    Command command = program.subcommand(
+        "data", "Show the rows of a run as the model will see them, and what is learnt of them");
+    command.option("RUN.yaml", arguments->run_file, "the run file").required();
+    command.option("--split", arguments->split, "train (default) | validation | test")
+        .one_of({"train", "validation", "test"});
+    command
+        .option("--rows", arguments->rows,
+                "how many, the first ones (default 5; with --out all are written)")
+        .between(0, 1 << 30);
+    command.flag("--ids", arguments->ids, "token ids instead of text");
+    command.option(
+        "--out", arguments->out,
+        "write them as JSON lines {input_ids, labels}, which data.format tokenized reads");
+    command.option("--set", arguments->overrides,
+                   "override a key of the run file: key.path=value (may repeat)");
+    command.footer(
+        "What is learnt is green, or in brackets [ ] where there is no colour. Needs no weights "
+        "and no ranks: it runs on a login node.");
+    command.action([arguments] { return show(*arguments); });
+}
+
+}  // namespace qshard
