@@ -102,7 +102,7 @@ run_ctest() { # FOLDER CTEST_FLAGS...
 build() { # FOLDER TARGET CMAKE_FLAGS...
     local folder=$1 target=$2
     shift 2
-    cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release "$@" >"$logs/cmake" || { cat "$logs/cmake" && return 1; }
+    cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DQSHARD_WERROR=ON "$@" >"$logs/cmake" || { cat "$logs/cmake" && return 1; }
     nice ninja -C "$folder" "$target"
 }
 

@@ -22,7 +22,7 @@ class StrictHandler {
     static constexpr std::size_t max_array_size = json::array::max_size();
     static constexpr std::size_t max_key_size = json::string::max_size();
     static constexpr std::size_t max_string_size = json::string::max_size();
-    using error_code = json::error_code;
+    using error_code = boost::system::error_code;
     using string_view = json::string_view;
 
     json::value_stack stack;
@@ -56,7 +56,7 @@ class StrictHandler {
         if (!keys_.back().insert(key_).second) {
             duplicate = key_;
             has_duplicate = true;
-            error = json::make_error_code(json::error::syntax);
+            error = json::error::syntax;
             return false;
         }
         key_.clear();
@@ -81,7 +81,7 @@ class StrictHandler {
         return true;
     }
     bool on_double(double value, string_view, error_code& error) {
-        if (!std::isfinite(value)) error = json::make_error_code(json::error::exponent_overflow);
+        if (!std::isfinite(value)) error = json::error::exponent_overflow;
         stack.push_double(value);
         return !error;
     }
@@ -147,7 +147,7 @@ json::value parse_strict_json(std::string_view text, const std::string& origin,
     json::parse_options options;
     options.max_depth = limits.depth;
     json::basic_parser<StrictHandler> parser(options);
-    json::error_code error;
+    boost::system::error_code error;
     const std::size_t parsed = parser.write_some(false, text.data(), text.size(), error);
     if (parser.handler().has_duplicate) {
         throw UserError(fmt::format("{}: the key \"{}\" appears twice in one object", origin,

@@ -69,7 +69,8 @@ Value find_method(const std::string& self, const Arguments& arguments, bool last
 }
 
 Value count_method(const std::string& self, const Arguments& arguments) {
-    const std::string& part = required_text(Parameters("count", arguments, {"sub"}), 0);
+    const Parameters p("count", arguments, {"sub"});
+    const std::string& part = required_text(p, 0);
     if (part.empty()) return Value::integer(count_code_points(self) + 1);
     std::int64_t count = 0;
     for (std::size_t at = 0; (at = find_text(self, part, at)) != std::string_view::npos;

@@ -362,8 +362,14 @@ std::vector<std::string> member_names(hid_t group, std::size_t limit) {
 }
 
 std::vector<std::string> attribute_names(hid_t object, std::size_t limit) {
+    // HDF5 1.12 changed what the older names mean.
+#if H5_VERSION_GE(1, 12, 0)
+    H5O_info2_t info{};
+    ensure(H5Oget_info3(object, &info, H5O_INFO_NUM_ATTRS), "listing attributes");
+#else
     H5O_info_t info{};
     ensure(H5Oget_info2(object, &info, H5O_INFO_NUM_ATTRS), "listing attributes");
+#endif
     if (info.num_attrs > limit) {
         throw SystemError(fmt::format("an object has {} attributes", info.num_attrs));
     }

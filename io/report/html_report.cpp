@@ -90,7 +90,7 @@ std::vector<Report::Chart> charts_of_metrics(const std::filesystem::path& metric
                                                       {"tokens_per_second", &charts[3].series[0]}};
     std::ifstream file(metrics_jsonl);
     for (std::string line; std::getline(file, line);) {
-        boost::json::error_code error;
+        boost::system::error_code error;
         const boost::json::value value = boost::json::parse(line, error);
         const boost::json::object* object = error ? nullptr : value.if_object();
         const boost::json::value* step = object == nullptr ? nullptr : object->if_contains("step");

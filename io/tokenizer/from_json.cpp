@@ -175,7 +175,8 @@ Vocabulary read_bpe_vocabulary(const JsonField& field) {
     Vocabulary vocabulary;
     for (const auto& member : field.object()) {
         if (!member.value().is_int64())
-            field.fail(fmt::format("\"{}\": expected an integer id", member.key()));
+            field.fail(fmt::format("\"{}\": expected an integer id",
+                                   std::string_view(member.key().data(), member.key().size())));
         within(field, [&] {
             vocabulary.insert(member.value().get_int64(),
                               {member.key().data(), member.key().size()});
