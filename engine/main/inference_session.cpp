@@ -147,8 +147,18 @@ void InferenceSession::release_base() {
 }
 
 std::int64_t context_limit(const ModelConfig& config) {
-    return config.max_positions > 0 ? config.max_positions
-                                    : std::numeric_limits<std::int32_t>::max();
+    constexpr std::int64_t kNone = std::numeric_limits<std::int32_t>::max();
+    if (config.max_positions <= 0) return kNone;
+    const bool one = config.ropes.size() == 1;
+    if (one && config.ropes[0].kind == RopeKind::kDynamic) return kNone;
+    if (one && config.ropes[0].kind == RopeKind::kYarn) {
+        const RopeConfig& rope = config.ropes[0];
+        const double stretched = rope.factor * static_cast<double>(rope.original_max_positions);
+        return std::clamp(
+            static_cast<std::int64_t>(std::min(stretched, static_cast<double>(kNone))),
+            config.max_positions, kNone);
+    }
+    return config.max_positions;
 }
 
 std::vector<std::int32_t> encode_prompt(const TextModel& model, const std::string& text) {

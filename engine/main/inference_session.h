@@ -77,7 +77,9 @@ class InferenceSession {
     std::unique_ptr<Inference> inference_;
 };
 
-/// Tokens of the longest allowed sequence: the model's positions, or no limit if it names none.
+/// Tokens of the longest allowed sequence: the model's positions, with yarn those that it stretches
+/// the original ones to; no limit if it names none or has dynamic ones, which stretch with the
+/// text.
 std::int64_t context_limit(const ModelConfig& config);
 
 /// Text as the model's prompts begin: with the beginning-of-sequence token where its tokenizer

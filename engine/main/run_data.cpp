@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "main/inference_session.h"
 #include "main/train_examples.h"
 
 namespace qshard {
@@ -124,12 +125,12 @@ void RunInputs::note_data(const RunFile& run, const Dataset& dataset) {
 
 RunInputs::RunInputs(RunFile& run) : model(open_text_model(run.model.base, run.model.tokenizer)) {
     resolve_quantization(run.model, *model.source.weights);
-    const ModelConfig& config = model.config();
-    if (run.data.max_length > config.max_positions && config.max_positions > 0) {
+    const std::int64_t limit = context_limit(model.config());
+    if (run.data.max_length > limit) {
         throw UserError(
             ExitCode::kUsage,
             fmt::format("data.max_length is {}, but the model was made for {} positions. Try {}.",
-                        run.data.max_length, config.max_positions, config.max_positions));
+                        run.data.max_length, limit, limit));
     }
     const ModelEncoder encoder(model, run.data);
     Dataset dataset = load_dataset(dataset_options(run), encoder.rows());

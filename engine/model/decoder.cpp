@@ -36,16 +36,6 @@ void embed_tokens_backward(Backend& backend, const ModelConfig& config, float sc
     backend.embed_backward(dx, rows, scale, dtable);
 }
 
-void TokenContext::add_slot(std::span<const std::int32_t> document_begin) {
-    for (std::size_t d = 0; d + 1 < document_begin.size(); ++d) {
-        const std::int32_t begin = document_begin[d], count = document_begin[d + 1] - begin;
-        for (std::int32_t n = 0; n < count; ++n) positions.push_back(n);
-        sequences.push_back({tokens + begin, count, tokens + begin, count});
-    }
-    if (!document_begin.empty()) tokens += document_begin.back();
-    slot_begin.push_back(tokens);
-}
-
 /// A linear and what it writes.
 struct Decoder::Output {
     const LinearPack& pack;
@@ -152,13 +142,12 @@ AttentionShape Decoder::attention_shape(std::int64_t layer, const TokenContext& 
 void Decoder::rotate(std::int64_t layer, const TokenContext& context, Tensor q, Tensor k,
                      bool inverse) {
     const LayerConfig& settings = config_.layer[static_cast<std::size_t>(layer)];
-    if (!settings.rope || ropes_.empty()) return;
-    const RopeTensors& rope = ropes_[static_cast<std::size_t>(settings.rope_index)];
+    if (!settings.rope || config_.ropes.empty()) return;
+    const RopeTensors& rope = rotary_.tables(settings.rope_index);
+    const std::span<const std::int32_t> rows = Rotary::rows(context, settings.rope_index);
     const std::int64_t n = context.tokens, d = config_.head_width;
-    backend_.rope(q.reshaped({n, config_.heads, d}), context.positions, rope.cos, rope.sin,
-                  inverse);
-    backend_.rope(k.reshaped({n, config_.kv_heads, d}), context.positions, rope.cos, rope.sin,
-                  inverse);
+    backend_.rope(q.reshaped({n, config_.heads, d}), rows, rope.cos, rope.sin, inverse);
+    backend_.rope(k.reshaped({n, config_.kv_heads, d}), rows, rope.cos, rope.sin, inverse);
 }
 
 /// h = norm(x), or x itself in models without norms before attention and MLP.

@@ -2,41 +2,24 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <optional>
 #include <span>
 #include <vector>
 
 #include "backend/backend.h"
-#include "model/adapter_dropout.h"
 #include "model/block_packs.h"
 #include "model/layer_gradient.h"
+#include "model/rotary.h"
 #include "model/tape.h"
+#include "model/token_context.h"
 #include "spec/adapter.h"
 
 /// THE decoder block, forward and backward, for every family: what differs is in ModelConfig's
 /// switches. Knows nothing of ranks, files or where weights come from.
 namespace qshard {
 
-/// Rotary tables of one RopeConfig on the backend: fp32 [positions, rotary_width / 2].
-struct RopeTensors {
-    Tensor cos, sin;
-};
-
 /// Keys and values of earlier tokens of one layer: [rows, K*D] in the compute dtype.
 struct KvCache {
     Tensor k, v;
-};
-
-/// The tokens of one call: documents of some slots, or the new tokens of sequences with a cache.
-struct TokenContext {
-    std::int64_t tokens = 0;              ///< N
-    std::vector<std::int32_t> positions;  ///< [N]
-    std::vector<AttentionSequence> sequences;
-    std::vector<std::int64_t> slot_begin = {0};  ///< [slots + 1] first token of each slot, then N
-    std::optional<AdapterDropout> dropout;
-    /// Appends a slot, documents laid end to end: positions restart at each, queries and keys are
-    /// the same rows.
-    void add_slot(std::span<const std::int32_t> document_begin);
 };
 
 /// Tables of the embedding unit, any dtype.
@@ -64,9 +47,11 @@ void embed_tokens_backward(Backend& backend, const ModelConfig& config, float sc
 
 class Decoder {
   public:
-    Decoder(Backend& backend, const ModelConfig& config, std::vector<RopeTensors> ropes,
-            DType compute)
-        : backend_(backend), config_(config), ropes_(std::move(ropes)), compute_(compute) {}
+    Decoder(Backend& backend, const ModelConfig& config, Rotary rotary, DType compute)
+        : backend_(backend), config_(config), rotary_(std::move(rotary)), compute_(compute) {}
+
+    /// Chooses the rotary positions of a call before its first layer.
+    const Rotary& rotary() const { return rotary_; }
 
     /// x_out = block(x_in); both fp32 [N, C], may not alias. Fills `tape`, made for N tokens. An
     /// empty x_out means that only the tape is wanted (recomputation): the last projection is left
@@ -110,7 +95,7 @@ class Decoder {
 
     Backend& backend_;
     const ModelConfig& config_;
-    std::vector<RopeTensors> ropes_;
+    Rotary rotary_;
     DType compute_;
 };
 

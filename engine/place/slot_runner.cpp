@@ -4,7 +4,6 @@
 #include <set>
 
 #include "model/trained_weight.h"
-#include "spec/rope.h"
 
 namespace qshard {
 namespace {
@@ -29,33 +28,6 @@ std::size_t pack_bytes(const Backend& backend, const ModelConfig& config, const 
 
 }  // namespace
 
-std::size_t rope_bytes(const ModelConfig& config, std::int64_t positions) {
-    std::size_t bytes = 0;
-    for (const RopeConfig& rope : config.ropes) {
-        bytes += 2 * Scratch::aligned(static_cast<std::size_t>(positions * rope.rotary_width / 2) *
-                                      sizeof(float));
-    }
-    return bytes;
-}
-
-std::vector<RopeTensors> make_rope_tensors(Backend& backend, const ModelConfig& config,
-                                           std::int64_t positions, std::byte* memory) {
-    std::vector<RopeTensors> ropes;
-    Scratch scratch(memory, rope_bytes(config, positions));
-    for (const RopeConfig& rope : config.ropes) {
-        const RopeTable table = make_rope(rope, positions);
-        const auto count = static_cast<std::size_t>(positions * table.half_width());
-        std::vector<float> cos(count), sin(count);
-        table.fill(0, cos, sin);
-        RopeTensors tensors{scratch.take(DType::kF32, {positions, table.half_width()}),
-                            scratch.take(DType::kF32, {positions, table.half_width()})};
-        backend.upload(tensors.cos.data(), cos.data(), tensors.cos.bytes());
-        backend.upload(tensors.sin.data(), sin.data(), tensors.sin.bytes());
-        ropes.push_back(tensors);
-    }
-    return ropes;
-}
-
 SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelLayout& layout,
                        const AdapterLayout* adapter, const RunnerOptions& options, Arena& arena)
     : backend_(backend),
@@ -69,8 +41,7 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
     check(!options.backward || adapter != nullptr, "only an adapter can be trained");
     check(options.max_batch_slots <= options.max_group_slots, "a batch is a part of its group");
     const std::int64_t n = batch_tokens();
-    const auto batches = static_cast<std::size_t>(
-        (options.max_group_slots + options.max_batch_slots - 1) / options.max_batch_slots);
+    const auto batches = static_cast<std::size_t>(max_batches());
     input_stride_ = Scratch::aligned(static_cast<std::size_t>(n * config.width) * sizeof(float));
     tape_stride_ = Scratch::aligned(tape_bytes(config, needs_, n, options.compute));
     const std::size_t kept =
@@ -107,15 +78,14 @@ SlotRunner::SlotRunner(Backend& backend, const ModelConfig& config, const ModelL
         row_factors_ = arena.reserve("row factors of the adapter",
                                      static_cast<std::size_t>(adapter->rows) * sizeof(float));
     }
-    ropes_ = arena.reserve("rotary tables", rope_bytes(config, options.max_tokens));
+    ropes_ = arena.reserve("rotary tables", Rotary::bytes(config, rotary_limits()));
 }
 
 void SlotRunner::start(WeightSource& source, const float* adapter_values) {
     source_ = &source;
     adapter_values_ = adapter_values;
     decoder_ = std::make_unique<Decoder>(
-        backend_, config_,
-        make_rope_tensors(backend_, config_, options_.max_tokens, arena_.at(ropes_)),
+        backend_, config_, Rotary(backend_, config_, rotary_limits(), arena_.at(ropes_)),
         options_.compute);
     head_ = std::make_unique<Head>(backend_, config_, options_.compute);
     if (const Tensor filled = ones(); !filled.empty()) {
@@ -221,6 +191,8 @@ void SlotRunner::begin(std::span<const Slot> slots, bool backward) {
     for (std::size_t first = 0; first < slots.size(); first += each) {
         batches_.push_back(
             make_batch(slots.subspan(first, std::min(each, slots.size() - first)), first));
+        decoder_->rotary().place(batches_.back().context,
+                                 (std::ssize(batches_) - 1) * batch_tokens());
     }
     source_->expect(units(backward));
 }

@@ -107,6 +107,12 @@ class SlotRunner {
     void embedding_backward(const Sink& sink);
     float* gradient() const { return reinterpret_cast<float*>(arena_.at(gradient_)); }
     std::int64_t batch_tokens() const { return options_.max_batch_slots * options_.max_tokens; }
+    std::int64_t max_batches() const {
+        return (options_.max_group_slots + options_.max_batch_slots - 1) / options_.max_batch_slots;
+    }
+    RotaryLimits rotary_limits() const {
+        return {options_.max_tokens, max_batches() * batch_tokens()};
+    }
     /// fp32 [batch_tokens(), 1]; empty unless biases are trained.
     Tensor ones() const;
     /// fp32 [N, C] of a batch: input of a layer; of layer L: the output of the last. Forward only
@@ -142,10 +148,5 @@ class SlotRunner {
     bool alternating_ = false;  ///< this pass is forward only
     std::unique_ptr<SectionClock> clock_;
 };
-
-/// Rotary tables of a model for `positions` positions: bytes, and the tables built into `memory`.
-std::size_t rope_bytes(const ModelConfig& config, std::int64_t positions);
-std::vector<RopeTensors> make_rope_tensors(Backend& backend, const ModelConfig& config,
-                                           std::int64_t positions, std::byte* memory);
 
 }  // namespace qshard

@@ -251,7 +251,8 @@ Family phi3() {
     f.eps = 1e-5;
     f.fused_qkv = f.fused_gate_up = true;
     f.window = WindowRule::kAll;
-    f.defaults.max_positions = 4096;
+    f.renews_keys = true;
+    f.defaults.max_positions = f.defaults.original_max_positions = 4096;
     return f;
 }
 
@@ -350,6 +351,7 @@ void set_family_switches(const Family& family, ModelConfig& config) {
     config.fused_gate_up = family.fused_gate_up;
     config.conv1d = family.conv1d;
     config.learned_positions = family.learned_positions;
+    config.renews_keys = family.renews_keys;
     if (family.scaled_embedding)
         config.embed_scale = static_cast<float>(std::sqrt(static_cast<double>(config.width)));
 }

@@ -60,6 +60,7 @@ struct Family {
     bool norm_offset = false, qk_norm = false, qk_norm_wide = false;
     bool pre_norms = true, post_norms = false, gated_mlp = true;
     bool fused_qkv = false, fused_gate_up = false, conv1d = false, learned_positions = false;
+    bool renews_keys = false;
 
     bool qkv_bias = false, o_bias = false, mlp_bias = false;  ///< always
     std::string_view qkv_bias_key, o_bias_key, mlp_bias_key;
@@ -92,6 +93,7 @@ struct Family {
         std::int64_t layers = 0, width = 0, heads = 0, kv_heads = 0, head_width = 0, ffn_width = 0,
                      vocabulary = 0;
         std::int64_t max_positions = 2048, window = 0;
+        std::int64_t original_max_positions = 0;  ///< of rotary positions; 0: max_positions
         std::int64_t ffn_factor = 0;  ///< > 0: an absent ffn_width is so many times the width
     } defaults;
 };

@@ -78,6 +78,9 @@ struct ModelConfig {
         false;  ///< Hugging Face stores linears as [in, out] (GPT-2); PEFT's fan_in_fan_out
     Activation activation = Activation::kSilu;
     bool learned_positions = false;  ///< GPT-2's wpe
+    bool renews_keys =
+        false;  ///< an answer that outgrows longrope's original length has its cached
+                ///< keys rotated again (Phi-3); else they stay as they were made
     bool tied_head = false;
 
     std::int64_t experts = 0;            ///< of a layer that has them

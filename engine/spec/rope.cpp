@@ -21,10 +21,10 @@ Frequencies plain_frequencies(const RopeConfig& config, double theta) {
     return inverse;
 }
 
-Frequencies dynamic_frequencies(const RopeConfig& config, std::int64_t max_positions) {
+Frequencies dynamic_frequencies(const RopeConfig& config, std::int64_t tokens) {
     const auto width = static_cast<double>(config.rotary_width);
     const auto original = static_cast<double>(config.original_max_positions);
-    const double length = std::max(static_cast<double>(max_positions), original);
+    const double length = std::max(static_cast<double>(tokens), original);
     const double stretch = config.factor * length / original - (config.factor - 1.0);
     return plain_frequencies(config, config.theta * std::pow(stretch, width / (width - 2.0)));
 }
@@ -72,9 +72,9 @@ Frequencies yarn_frequencies(const RopeConfig& config) {
     return inverse;
 }
 
-Frequencies longrope_frequencies(const RopeConfig& config, std::int64_t max_positions) {
+Frequencies longrope_frequencies(const RopeConfig& config, std::int64_t length) {
     const std::vector<double>& divisors =
-        max_positions > config.original_max_positions ? config.long_factor : config.short_factor;
+        is_stretched(config, length) ? config.long_factor : config.short_factor;
     Frequencies inverse = plain_frequencies(config, config.theta);
     if (divisors.size() != inverse.size()) {
         throw UserError(fmt::format("rotary positions \"longrope\": expected {} factors, found {}",
@@ -123,7 +123,7 @@ void validate(const RopeConfig& config) {
 
 }  // namespace
 
-RopeTable make_rope(const RopeConfig& config, std::int64_t max_positions) {
+RopeTable make_rope(const RopeConfig& config, std::int64_t length) {
     if (config.kind == RopeKind::kNone) return {};
     validate(config);
     Frequencies inverse;
@@ -137,7 +137,7 @@ RopeTable make_rope(const RopeConfig& config, std::int64_t max_positions) {
             for (double& frequency : inverse) frequency /= config.factor;
             break;
         case RopeKind::kDynamic:
-            inverse = dynamic_frequencies(config, max_positions);
+            inverse = dynamic_frequencies(config, length);
             break;
         case RopeKind::kLlama3:
             inverse = llama3_frequencies(config);
@@ -146,7 +146,7 @@ RopeTable make_rope(const RopeConfig& config, std::int64_t max_positions) {
             inverse = yarn_frequencies(config);
             break;
         case RopeKind::kLongrope:
-            inverse = longrope_frequencies(config, max_positions);
+            inverse = longrope_frequencies(config, length);
             break;
     }
     if (!config.frequency_divisors.empty()) {
@@ -167,6 +167,11 @@ RopeTable make_rope(const RopeConfig& config, std::int64_t max_positions) {
         table.inverse_frequencies.push_back(static_cast<float>(frequency));
     }
     return table;
+}
+
+bool is_stretched(const RopeConfig& config, std::int64_t length) {
+    const bool follows = config.kind == RopeKind::kDynamic || config.kind == RopeKind::kLongrope;
+    return follows && length > config.original_max_positions;
 }
 
 void RopeTable::fill(std::int64_t first, std::span<float> cos, std::span<float> sin) const {

@@ -22,9 +22,13 @@ struct RopeTable {
     void fill(std::int64_t first, std::span<float> cos, std::span<float> sin) const;
 };
 
-/// Frequencies for documents of up to `max_positions` tokens (which "dynamic" and "longrope" depend
-/// on: they change beyond the original length). Formulas: transformers' modeling_rope_utils.py,
+/// Frequencies for a document of `length` tokens. Formulas: transformers' modeling_rope_utils.py,
 /// evaluated in double and rounded once. UserError if the parameters make no sense.
-RopeTable make_rope(const RopeConfig& config, std::int64_t max_positions);
+RopeTable make_rope(const RopeConfig& config, std::int64_t length);
+
+/// Whether a document of `length` tokens has other frequencies than short ones. Only "longrope",
+/// whose long documents share one set, and "dynamic", where every length has its own, ever do:
+/// beyond original_max_positions.
+bool is_stretched(const RopeConfig& config, std::int64_t length);
 
 }  // namespace qshard

@@ -60,6 +60,9 @@ struct RopeContext {
 RopeConfig parse_rope(JsonKeys& keys, const RopeContext& context) {
     RopeConfig rope;
     rope.kind = parse_kind(keys);
+    // Early Phi-3 files call it so.
+    if (rope.kind == RopeKind::kYarn && keys.find("short_factor") != nullptr)
+        rope.kind = RopeKind::kLongrope;
     rope.theta = positive(keys, "rope_theta", context.theta);
     const double partial = positive(keys, "partial_rotary_factor", context.partial);
     rope.rotary_width =
@@ -76,9 +79,8 @@ RopeConfig parse_rope(JsonKeys& keys, const RopeContext& context) {
     const double ratio = static_cast<double>(context.max_positions) /
                          static_cast<double>(rope.original_max_positions);
     rope.factor = positive(keys, "factor", 1.0);
-    if (rope.kind == RopeKind::kLongrope && (!has_factor || context.original_max_positions))
-        rope.factor = ratio;
-    if (rope.kind == RopeKind::kYarn && !has_factor) rope.factor = ratio;
+    const bool by_ratio = rope.kind == RopeKind::kLongrope || rope.kind == RopeKind::kYarn;
+    if (by_ratio && !has_factor) rope.factor = ratio;
     if (!has_factor && (rope.kind == RopeKind::kLinear || rope.kind == RopeKind::kDynamic ||
                         rope.kind == RopeKind::kLlama3)) {
         keys.fail("factor", "given for this rope_type");
@@ -118,6 +120,8 @@ void parse_ropes(JsonKeys& keys, const Family& family, ModelConfig& config) {
                         .max_positions = config.max_positions,
                         .original_max_positions =
                             keys.integer("original_max_position_embeddings", 1, kMaxPositions)};
+    if (!context.original_max_positions && family.defaults.original_max_positions > 0)
+        context.original_max_positions = family.defaults.original_max_positions;
     RopeContext local = context;
     local.theta = positive(keys, "rope_local_base_freq",
                            family.local_theta > 0 ? family.local_theta : context.theta);

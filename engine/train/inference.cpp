@@ -6,7 +6,7 @@
 
 #include "base/philox.h"
 #include "model/trained_weight.h"
-#include "place/slot_runner.h"
+#include "spec/rope.h"
 
 namespace qshard {
 namespace {
@@ -17,12 +17,15 @@ constexpr Directions kForwardOnly{true, false};
 
 /// A sequence being answered.
 struct Inference::Active {
-    std::int64_t row = 0;               ///< of the caller's list
-    std::int64_t place = 0;             ///< of its keys and values in the cache
-    std::vector<std::int32_t> pending;  ///< tokens not yet in the cache
+    std::int64_t row = 0;                  ///< of the caller's list
+    std::int64_t place = 0;                ///< of its keys and values in the cache
+    std::span<const std::int32_t> prompt;  ///< the caller's
+    std::vector<std::int32_t> pending;     ///< tokens not yet in the cache
     std::int64_t cached = 0;
     std::vector<std::int32_t> answer;
     bool done = false;
+
+    std::int64_t length() const { return cached + std::ssize(pending); }
 };
 
 Inference::Inference(Backend& backend, const ModelConfig& config, const ModelLayout& layout,
@@ -60,7 +63,7 @@ Inference::Inference(Backend& backend, const ModelConfig& config, const ModelLay
         "working activations and logits",
         std::max(tape_bytes(config, needs_, options.max_tokens, options.compute),
                  head_scratch_bytes(backend_, config, head_rows, options.compute, false)));
-    ropes_ = arena.reserve("rotary tables", rope_bytes(config, options.max_context));
+    ropes_ = arena.reserve("rotary tables", Rotary::bytes(config, rotary_limits()));
     if (adapter != nullptr && adapter->rows > 0) {
         row_factors_ = arena.reserve("row factors of the adapter",
                                      static_cast<std::size_t>(adapter->rows) * sizeof(float));
@@ -70,8 +73,7 @@ Inference::Inference(Backend& backend, const ModelConfig& config, const ModelLay
 void Inference::start(WeightSource& source, const float* adapter_values) {
     if (!decoder_) {
         decoder_ = std::make_unique<Decoder>(
-            backend_, config_,
-            make_rope_tensors(backend_, config_, options_.max_context, arena_.at(ropes_)),
+            backend_, config_, Rotary(backend_, config_, rotary_limits(), arena_.at(ropes_)),
             options_.compute);
         head_ = std::make_unique<Head>(backend_, config_, options_.compute);
     }
@@ -122,8 +124,9 @@ KvCache Inference::cache(std::int64_t layer) const {
             {k + cache_stride_, options_.compute, {rows, config_.kv_width()}}};
 }
 
-Tensor Inference::forward(const TokenContext& context, std::span<const std::int32_t> tokens) {
+Tensor Inference::forward(TokenContext& context, std::span<const std::int32_t> tokens) {
     check(context.tokens <= options_.max_tokens, "the pass was planned for these tokens");
+    decoder_->rotary().place(context, 0);
     auto x = [&](std::int64_t layer) {
         return Tensor(arena_.at(x_) + static_cast<std::size_t>(layer % 2) * x_stride_, DType::kF32,
                       {context.tokens, config_.width});
@@ -143,6 +146,18 @@ std::span<const float> Inference::logits_of(Tensor x, std::span<const std::int32
     host_logits_.resize(static_cast<std::size_t>(logits.count()));
     backend_.download(host_logits_.data(), logits.data(), logits.bytes());
     return host_logits_;
+}
+
+void Inference::renew_keys(Active& sequence) const {
+    const auto stretched = [this](std::int64_t length) {
+        return std::ranges::any_of(config_.ropes, [length](const RopeConfig& rope) {
+            return rope.kind == RopeKind::kLongrope && is_stretched(rope, length);
+        });
+    };
+    if (!config_.renews_keys || !stretched(sequence.length()) || stretched(sequence.cached)) return;
+    sequence.cached = 0;
+    sequence.pending.assign(sequence.prompt.begin(), sequence.prompt.end());
+    sequence.pending.insert(sequence.pending.end(), sequence.answer.begin(), sequence.answer.end());
 }
 
 void Inference::run_batch(std::vector<Active>& batch, const SamplingOptions& sampling) {
@@ -181,20 +196,19 @@ void Inference::run_batch(std::vector<Active>& batch, const SamplingOptions& sam
         finished.clear();
     };
     for (Active& sequence : batch) {
+        renew_keys(sequence);
+        const std::int64_t length = sequence.length();
         std::size_t taken = 0;
         while (taken < sequence.pending.size()) {
             if (context.tokens == options_.max_tokens) flush();
             const auto count =
                 std::min<std::int64_t>(static_cast<std::int64_t>(sequence.pending.size() - taken),
                                        options_.max_tokens - context.tokens);
-            for (std::int64_t i = 0; i < count; ++i) {
-                tokens.push_back(sequence.pending[taken + static_cast<std::size_t>(i)]);
-                context.positions.push_back(static_cast<std::int32_t>(sequence.cached + i));
-            }
+            const auto first = sequence.pending.begin() + static_cast<std::ptrdiff_t>(taken);
+            tokens.insert(tokens.end(), first, first + count);
+            context.add_sequence(count, sequence.place * options_.max_context, sequence.cached,
+                                 length);
             sequence.cached += count;
-            context.sequences.push_back(
-                {context.tokens, count, sequence.place * options_.max_context, sequence.cached});
-            context.tokens += count;
             taken += static_cast<std::size_t>(count);
         }
         finished.push_back(&sequence);
@@ -224,6 +238,7 @@ std::vector<std::vector<std::int32_t>> Inference::generate(
             sequence.row = first_row + static_cast<std::int64_t>(next++);
             sequence.place = places.back();
             sequence.pending = prompt;
+            sequence.prompt = prompt;
             places.pop_back();
             batch.push_back(std::move(sequence));
         }
@@ -248,11 +263,7 @@ void Inference::score(std::span<const std::int32_t> tokens,
     const auto width = static_cast<std::size_t>(config_.vocabulary);
     for (std::int64_t begin = 0; begin + 1 < count;) {
         TokenContext context;
-        context.tokens = std::min(options_.max_tokens, count - begin);
-        for (std::int64_t i = 0; i < context.tokens; ++i) {
-            context.positions.push_back(static_cast<std::int32_t>(begin + i));
-        }
-        context.sequences = {{0, context.tokens, 0, begin + context.tokens}};
+        context.add_sequence(std::min(options_.max_tokens, count - begin), 0, begin, count);
         const Tensor x = forward(context, tokens.subspan(static_cast<std::size_t>(begin),
                                                          static_cast<std::size_t>(context.tokens)));
         const std::int64_t chunk =

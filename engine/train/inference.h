@@ -15,6 +15,12 @@
 /// The model as users run it: every layer expanded once and kept, keys and values cached, several
 /// sequences at a time. A row's numbers do not depend on what else is in the batch, so batching
 /// never changes an answer.
+///
+/// Rotary positions of the kinds that depend on the length (model/rotary.h) are what transformers
+/// gives a row alone: the prompt's are for the prompt's length, a new token's for the length that
+/// it makes. Keys in the cache stay as they are, but for models that renew them (Phi-3): once an
+/// answer grows beyond longrope's original length, their whole text is computed again with the long
+/// factors.
 namespace qshard {
 
 struct InferenceOptions {
@@ -62,10 +68,13 @@ class Inference {
   private:
     struct Active;
     /// One pass over new tokens; the result is the last block's output, fp32 [N, C].
-    Tensor forward(const TokenContext& context, std::span<const std::int32_t> tokens);
+    Tensor forward(TokenContext& context, std::span<const std::int32_t> tokens);
     std::span<const float> logits_of(Tensor x, std::span<const std::int32_t> rows);
+    /// Makes the whole text pending if its cached keys are for a shorter one.
+    void renew_keys(Active& sequence) const;
     void run_batch(std::vector<Active>& batch, const SamplingOptions& sampling);
     KvCache cache(std::int64_t layer) const;
+    RotaryLimits rotary_limits() const { return {options_.max_context, options_.max_tokens}; }
 
     Backend& backend_;
     const ModelConfig& config_;

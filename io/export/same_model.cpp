@@ -1,5 +1,7 @@
 #include "io/export/same_model.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "spec/rope.h"
@@ -7,19 +9,24 @@
 namespace qshard {
 namespace {
 
-constexpr std::int64_t kPositions = 4096;  // documents for which rotary frequencies are compared
-
 bool near(float a, float b) {
     return std::abs(a - b) <= 1e-6f * std::max(std::abs(a), std::abs(b));
 }
 
-bool same_rope(const RopeConfig& a, const RopeConfig& b) {
-    const RopeTable x = make_rope(a, kPositions), y = make_rope(b, kPositions);
+bool same_rope(const RopeConfig& a, const RopeConfig& b, std::int64_t length) {
+    const RopeTable x = make_rope(a, length), y = make_rope(b, length);
     if (x.inverse_frequencies.size() != y.inverse_frequencies.size()) return false;
     for (std::size_t i = 0; i < x.inverse_frequencies.size(); ++i) {
         if (!near(x.inverse_frequencies[i], y.inverse_frequencies[i])) return false;
     }
     return near(x.attention_factor, y.attention_factor);
+}
+
+/// For documents of any length: each changes beyond its original length, if at all.
+bool same_rope(const RopeConfig& a, const RopeConfig& b) {
+    const std::int64_t x = a.original_max_positions, y = b.original_max_positions;
+    return std::ranges::all_of(std::array{x, y, x + 1, y + 1, 2 * x},
+                               [&](std::int64_t length) { return same_rope(a, b, length); });
 }
 
 std::string layer_difference(const ModelConfig& a, const ModelConfig& b) {

@@ -208,12 +208,14 @@ std::vector<float> divisors_of(const GgufFile& file, const char* name, std::int6
     return divisors;
 }
 
-/// Phi-3's long contexts: no scaling type, but a tensor of divisors for each range of lengths.
+/// Long contexts of Phi-3, which has no scaling type, and of those that name it: a tensor of
+/// divisors for each range of lengths.
 void set_longrope(const GgufFile& file, const Keys& keys, const ModelConfig& config,
                   RopeConfig& rope) {
     const std::vector<float> shorts = divisors_of(file, kRopeShortFactors, rope.rotary_width / 2);
     const std::vector<float> longs = divisors_of(file, kRopeLongFactors, rope.rotary_width / 2);
-    if (shorts.empty() && longs.empty()) return;
+    const bool named = keys.text("rope.scaling.type", "none") == "longrope";
+    if (shorts.empty() && longs.empty() && !named) return;
     if (shorts.empty() || longs.empty() || rope.kind != RopeKind::kDefault) {
         throw UserError(fmt::format("{}: expected both {} and {}, and no other scaling",
                                     file.name(), kRopeShortFactors, kRopeLongFactors));
@@ -247,8 +249,8 @@ void set_ropes(const GgufFile& file, const Keys& keys, const Family& family, Mod
         rope.attention_factor = keys.number("rope.scaling.attn_factor");
         rope.beta_fast = keys.number("rope.scaling.yarn_beta_fast").value_or(rope.beta_fast);
         rope.beta_slow = keys.number("rope.scaling.yarn_beta_slow").value_or(rope.beta_slow);
-    } else if (scaling != "none") {
-        keys.fail("rope.scaling.type", "none, linear or yarn");
+    } else if (scaling != "none" && scaling != "longrope") {
+        keys.fail("rope.scaling.type", "none, linear, yarn or longrope");
     }
     rope.frequency_divisors = divisors_of(file, kRopeFrequencies, rope.rotary_width / 2);
     set_longrope(file, keys, config, rope);

@@ -12,7 +12,6 @@ import os
 import shutil
 import sys
 
-import bitsandbytes.functional
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
@@ -132,6 +131,8 @@ def load(folder, quantized, dtype=torch.float32):
 def quantize_experts(model):
     """transformers 5 keeps experts as fused parameters, which bitsandbytes leaves alone: here each matrix of each expert
     is quantized by itself, as the checkpoint names it, and expanded again."""
+    import bitsandbytes.functional
+
     def through_nf4(matrix):
         codes, state = bitsandbytes.functional.quantize_4bit(matrix.contiguous(), quant_type="nf4",
                                                              compress_statistics=True)

@@ -30,8 +30,9 @@ using testing::expect_refused;
 const fs::path kTiny = fs::path(QSHARD_TEST_DATA) / "golden" / "tiny";
 
 const std::vector<std::string> kFamilies = {
-    "llama",   "llama_tied", "mistral", "qwen2", "qwen3", "gemma",      "gemma2",  "gemma3",
-    "granite", "starcoder2", "phi3",    "olmo2", "gpt2",  "llama_bias", "mixtral", "qwen3_moe"};
+    "llama",  "llama_tied", "mistral", "qwen2",      "qwen3",        "gemma",
+    "gemma2", "gemma3",     "granite", "starcoder2", "phi3",         "olmo2",
+    "gpt2",   "llama_bias", "mixtral", "qwen3_moe",  "phi3_longrope"};
 
 std::vector<float> values_of(const WeightReader& reader, const WeightSpec& weight) {
     std::vector<float> values(static_cast<std::size_t>(weight.count()));
@@ -49,6 +50,17 @@ void expect_same_weights(const WeightReader& a, const WeightReader& b, float tol
                 << what << " " << placed.weight.name << " " << i;
         }
     }
+}
+
+TEST(SameModel, DocumentsBeyondTheOriginalLengthAreComparedToo) {
+    const ModelConfig a = open_model(kTiny / "phi3_longrope")->config();
+    ModelConfig b = a;
+    EXPECT_EQ(difference_of(a, b), "");
+    b.ropes[0].long_factor[3] += 0.5;
+    EXPECT_EQ(difference_of(a, b), "rotary positions");
+    b = a;
+    b.ropes[0].original_max_positions = 12;
+    EXPECT_EQ(difference_of(a, b), "rotary positions");
 }
 
 struct Adapted {
@@ -202,8 +214,9 @@ TEST(HuggingFaceFolder, ShardsReadBackAndConfigSaysTheDtype) {
 
 TEST(HuggingFaceFolder, IsMadeOfAGgufModelWithItsTokenizer) {
     const TempFolder folder;
-    for (const std::string family : {"llama", "llama_tied", "qwen2", "qwen3", "gemma", "granite",
-                                     "gpt2", "phi3", "mixtral", "olmo2", "starcoder2"}) {
+    for (const std::string family :
+         {"llama", "llama_tied", "qwen2", "qwen3", "gemma", "granite", "gpt2", "phi3",
+          "phi3_longrope", "mixtral", "olmo2", "starcoder2"}) {
         const auto model = open_model(kTiny / family);
         const fs::path file = folder.path() / (family + ".gguf"), out = folder.path() / family;
         GgufHeader metadata = gguf_metadata_of(model->config());

@@ -178,7 +178,21 @@ TEST(Gguf, Phi3KeepsFusedProjectionsAndLongPositions) {
     EXPECT_EQ(rope.attention_factor, 1.25);
     EXPECT_EQ(rope.long_factor, (std::vector<double>{2, 3, 4, 5, 6, 7}));
     EXPECT_EQ(rope.short_factor[5], 6.0);
+    EXPECT_EQ(rope.original_max_positions, 64);
+    EXPECT_TRUE(c.renews_keys);
     EXPECT_EQ(c.layer.at(0).window, 0);
+}
+
+TEST(Gguf, LongPositionsMayBeNamedWhereTheirDivisorsAre) {
+    GgufBuilder b = tiny_llama();
+    b.text("llama.rope.scaling.type", "longrope");
+    EXPECT_THROW(open_bytes(b.bytes()), UserError);
+    b.u32("llama.rope.scaling.original_context_length", 32);
+    b.ramp(kRopeLongFactors, {16}, 2.0f).ramp(kRopeShortFactors, {16}, 1.0f);
+    const RopeConfig rope = open_bytes(b.bytes())->config().ropes.at(0);
+    EXPECT_EQ(rope.kind, RopeKind::kLongrope);
+    EXPECT_EQ(rope.original_max_positions, 32);
+    EXPECT_EQ(rope.factor, 4.0);
 }
 
 TEST(Gguf, ExpertsAreSlicesOfOneTensor) {

@@ -228,6 +228,32 @@ TEST(Config, Phi3FusesItsProjections) {
     EXPECT_EQ(c.ropes[0].rotary_width, 8);
     EXPECT_EQ(c.ropes[0].factor, 2.0);
     EXPECT_EQ(windows(c), (Windows{512, 512, 512, 512}));
+    EXPECT_TRUE(c.renews_keys);
+}
+
+/// As transformers 5 takes them: Phi-3's original length is its own key's or 4096, and a factor
+/// that is given rules over the ratio of lengths.
+TEST(Config, LongropeHasTheLengthAndFactorOfTransformers) {
+    const auto rope = [](const char* family, const std::string& outer, const std::string& inner) {
+        return parse(family, outer +
+                                 R"("rope_scaling":{"short_factor":[1,1,1,1,1,1,1,1],)"
+                                 R"("long_factor":[2,2,2,2,2,2,2,2],)" +
+                                 inner + "}")
+            .ropes.at(0);
+    };
+    const std::string key = R"("original_max_position_embeddings")";
+    for (const char* name : {"longrope", "su", "yarn"}) {
+        const RopeConfig c = rope("phi3", key + ":64,", fmt::format(R"("type":"{}")", name));
+        EXPECT_EQ(c.kind, RopeKind::kLongrope) << name;
+        EXPECT_EQ(c.original_max_positions, 64);
+        EXPECT_EQ(c.factor, 4096.0 / 64);
+    }
+    const std::string type = R"("type":"longrope")";
+    EXPECT_EQ(rope("phi3", "", type + "," + key + ":64").original_max_positions, 4096);
+    EXPECT_EQ(rope("phi3", key + ":64,", type + R"(,"factor":9.0)").factor, 9.0);
+    EXPECT_EQ(rope("llama", "", type + "," + key + ":64").original_max_positions, 64);
+    EXPECT_EQ(rope("llama", key + ":32,", type + "," + key + ":64").original_max_positions, 32);
+    EXPECT_FALSE(parse("llama", R"("attention_bias":false)").renews_keys);
 }
 
 TEST(Config, Olmo2HasOnlyNormsAfter) {

@@ -98,3 +98,26 @@ TEST(Rope, DivisorsReplaceTheFormulaAndNonsenseIsRefused) {
     config.kind = RopeKind::kYarn;
     EXPECT_THROW(make_rope(config, 10), UserError) << "no original length";
 }
+
+TEST(Rope, LongropeAndDynamicFollowTheLengthBeyondTheOriginalOneAndNoOtherKindDoes) {
+    RopeConfig config;
+    config.rotary_width = 8;
+    config.factor = 4.0;
+    config.original_max_positions = 16;
+    config.short_factor = {1, 1, 1, 1};
+    config.long_factor = {2, 3, 4, 5};
+    const auto frequencies = [&](std::int64_t length) {
+        return make_rope(config, length).inverse_frequencies;
+    };
+    for (const RopeKind kind : {RopeKind::kDefault, RopeKind::kLinear, RopeKind::kLlama3,
+                                RopeKind::kYarn, RopeKind::kDynamic, RopeKind::kLongrope}) {
+        config.kind = kind;
+        const bool follows = kind == RopeKind::kDynamic || kind == RopeKind::kLongrope;
+        EXPECT_FALSE(is_stretched(config, 16));
+        EXPECT_EQ(is_stretched(config, 17), follows);
+        EXPECT_EQ(frequencies(1), frequencies(16));
+        EXPECT_EQ(frequencies(17) != frequencies(16), follows);
+        EXPECT_EQ(frequencies(18) != frequencies(17), kind == RopeKind::kDynamic);
+        EXPECT_EQ(make_rope(config, 1).attention_factor, make_rope(config, 17).attention_factor);
+    }
+}
