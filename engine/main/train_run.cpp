@@ -14,6 +14,7 @@
 #include "io/peft/adapter_folder.h"
 #include "main/run_plan.h"
 #include "main/train_examples.h"
+#include "main/train_report.h"
 #include "main/train_screen.h"
 
 namespace qshard {

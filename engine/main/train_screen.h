@@ -11,8 +11,7 @@
 #include "main/session.h"
 #include "train/trainer.h"
 
-/// What `qshard train` says: the screen at the start, metrics lines, the screen at the end, the
-/// report.
+/// What `qshard train` says: the screen at the start, metrics lines, the screen at the end.
 namespace qshard {
 
 struct StartScreen {
@@ -39,21 +38,10 @@ struct EndScreen {
 };
 std::string end_screen(const EndScreen& screen);
 
-struct ReportFacts {
-    const RunFile* run = nullptr;
-    const TextModel* model = nullptr;
-    const Trainer* trainer = nullptr;
-    const Backend* backend = nullptr;
-    EvalResult before, after;
-    std::int64_t validation_rows = 0, steps = 0;
-    int ranks = 1;
-    double seconds = 0, loss = 0;
-    std::span<const Report::Example> examples;
-};
-std::string report_html(const ReportFacts& facts);
-
 /// The line of metrics.jsonl for one step.
 std::string metrics_line(const StepResult& result, std::int64_t step);
+/// 1234567 -> "1,234,567".
+std::string grouped(std::int64_t value);
 /// A number as JSON has it; null if it is not finite.
 std::string json_number(double value);
 
