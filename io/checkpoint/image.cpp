@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "base/error.h"
+#include "base/hash.h"
 #include "io/checkpoint/h5.h"
 
 namespace qshard {
@@ -130,6 +131,11 @@ void read_map(hid_t parent, const std::string& name, std::map<std::string, Value
     }
 }
 
+/// Of a vector as it is stored.
+std::string digest_of(std::span<const float> values) {
+    return sha256_hex(std::as_bytes(values));
+}
+
 using TakeVector = std::function<void(const std::string& name, std::vector<float> values)>;
 
 /// Gives the vectors to `take` one by one, the adapter first and without a name.
@@ -157,7 +163,7 @@ CheckpointFacts decode(std::span<const std::byte> image, const TakeVector& take)
     const std::size_t count = values.size();
     std::string digest;
     h5::read_attribute(adapter.get(), "sha256", digest);
-    if (digest != adapter_sha256(values)) throw SystemError("the adapter's digest differs");
+    if (digest != digest_of(values)) throw SystemError("the adapter's digest differs");
     const std::string problem = problem_of(facts, static_cast<std::int64_t>(count));
     if (!problem.empty()) throw SystemError(problem);
     take("", std::move(values));
@@ -205,7 +211,7 @@ FileImage encode_checkpoint(CheckpointState state) {
     write_map(file, "counters", state.counters);
     {
         const h5::Handle adapter = h5::create_group(file, "adapter");
-        h5::write_attribute(adapter.get(), "sha256", adapter_sha256(state));
+        h5::write_attribute(adapter.get(), "sha256", digest_of(state.adapter));
         h5::write_text(adapter.get(), "adapter_config.json", state.adapter_config_json);
         write_index(adapter.get(), state.tensors);
         write_and_free(adapter.get(), "values", state.adapter);
@@ -226,15 +232,14 @@ CheckpointState decode_checkpoint(std::span<const std::byte> image) {
 }
 
 VectorDigests digests_of(const CheckpointState& state) {
-    VectorDigests digests{adapter_sha256(state), {}};
-    for (const auto& [name, values] : state.optimizer)
-        digests.optimizer[name] = adapter_sha256(values);
+    VectorDigests digests{digest_of(state.adapter), {}};
+    for (const auto& [name, values] : state.optimizer) digests.optimizer[name] = digest_of(values);
     return digests;
 }
 
 CheckpointFacts decode_facts(std::span<const std::byte> image, VectorDigests& digests) {
     return decode_or_refuse(image, [&](const std::string& name, std::vector<float> values) {
-        (name.empty() ? digests.adapter : digests.optimizer[name]) = adapter_sha256(values);
+        (name.empty() ? digests.adapter : digests.optimizer[name]) = digest_of(values);
     });
 }
 

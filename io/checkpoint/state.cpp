@@ -1,5 +1,6 @@
 #include "io/checkpoint/state.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <ctime>
@@ -8,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "spec/adapter_order.h"
 
 namespace qshard {
 
@@ -24,7 +26,18 @@ std::string adapter_sha256(std::span<const float> adapter) {
 }
 
 std::string adapter_sha256(const CheckpointState& state) {
-    return adapter_sha256(state.adapter);
+    std::vector<std::string> names;
+    for (const NamedTensor& tensor : state.tensors) names.push_back(tensor.name);
+    const std::vector<std::size_t> order = layout_order(names);
+    if (std::ranges::is_sorted(order)) return adapter_sha256(state.adapter);
+    Sha256 digest;
+    const std::span<const float> values(state.adapter);
+    for (const std::size_t i : order) {
+        const NamedTensor& tensor = state.tensors[i];
+        digest.update(std::as_bytes(values.subspan(static_cast<std::size_t>(tensor.offset),
+                                                   static_cast<std::size_t>(tensor.count()))));
+    }
+    return digest.hex();
 }
 
 void fill_update_norms(CheckpointState& state, std::span<const float> initial) {

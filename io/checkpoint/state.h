@@ -57,10 +57,16 @@ struct CheckpointState : CheckpointFacts {
     bool operator==(const CheckpointState&) const = default;
 };
 
-/// SHA-256 of the adapter's little-endian fp32 bytes in flat order: the identity that training
-/// promises.
-std::string adapter_sha256(std::span<const float> adapter);
+/// The identity that training promises, one for one adapter whatever file it is in: SHA-256 of its
+/// values and of nothing else (no names, shapes, alpha or container), as little-endian fp32, tensor
+/// after tensor in the order of AdapterLayout: embedding; of each layer the pairs (q, k, v, o,
+/// gate, up, down, or experts and router), A before B before magnitudes, then biases; head. Each
+/// tensor has the shape that checkpoints give it, row-major. Values of half precision count as the
+/// fp32 they are equal to. layout_order() tells the order by the names, so the tensors of the state
+/// may lie in any.
 std::string adapter_sha256(const CheckpointState& state);
+/// The same of values that lie in that order already, as a run's own do.
+std::string adapter_sha256(std::span<const float> adapter);
 
 /// Sets initial_norm and update_norm of every tensor; `initial` is the flat vector before step 1.
 void fill_update_norms(CheckpointState& state, std::span<const float> initial);
