@@ -1,6 +1,8 @@
 #include "io/inspect/subject.h"
 
+#include <array>
 #include <charconv>
+#include <fstream>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -15,6 +17,9 @@ namespace qshard::inspect {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr const char* kConfigName = "adapter_config.json";
+constexpr const char* kWeightsName = "adapter_model.safetensors";
 
 Subject load_file(const fs::path& path) {
     Subject subject;
@@ -39,12 +44,55 @@ Subject load_peft(const fs::path& folder) {
     Subject subject;
     subject.kind = Kind::kPeftFolder;
     subject.path = folder;
-    subject.bytes = fs::file_size(folder / "adapter_model.safetensors");
+    subject.bytes = fs::file_size(folder / kWeightsName);
     subject.sha256 = adapter.sha256;
     subject.state.tensors = std::move(adapter.tensors);
     subject.state.adapter = std::move(adapter.values);
     subject.state.adapter_config_json = std::move(adapter.config_json);
     return subject;
+}
+
+/// Of a file that is none of ours, what it is instead; people try models and run files, too.
+void refuse_other_files(const fs::path& path) {
+    constexpr std::string_view kHdf5 = "\x89HDF\r\n\x1a\n";
+    std::array<char, kHdf5.size()> begin{};
+    std::ifstream(path, std::ios::binary).read(begin.data(), begin.size());
+    const std::string_view magic(begin.data(), begin.size());
+    if (magic == kHdf5 || fs::exists(path.string() + ".json")) return;
+    const char* what = magic.starts_with("GGUF")            ? "a GGUF file"
+                       : path.extension() == ".safetensors" ? "a safetensors file"
+                       : magic == "version "                ? "a Git LFS pointer"
+                                                            : "no HDF5 file";
+    throw UserError(
+        fmt::format("{} is {}.\nExpected a checkpoint (step-*.h5), a PEFT adapter's folder, an "
+                    "output folder or "
+                    "a weight store.",
+                    path.string(), what));
+}
+
+Subject load(const fs::path& path) {
+    if (!fs::exists(path)) throw UserError(path.string() + ": no such file or folder");
+    const fs::path folder = adapter_folder_of(path);
+    if (!fs::is_directory(folder)) {
+        refuse_other_files(path);
+        return load_file(path);
+    }
+    if (const auto checkpoints = checkpoints_folder(path)) {
+        std::vector<std::string> rejected;
+        const CheckpointStore store(*checkpoints);
+        const auto loaded = store.load_newest([&](const fs::path& file, const std::string& reason) {
+            rejected.push_back(naming(file, reason));
+        });
+        if (loaded) {
+            Subject subject = load_file(loaded->file);
+            subject.rejected = std::move(rejected);
+            return subject;
+        }
+    }
+    if (fs::exists(folder / kConfigName)) return load_peft(folder);
+    throw UserError(fmt::format(
+        "{}: holds neither checkpoints (step-*.h5) nor a PEFT adapter (adapter_config.json)",
+        path.string()));
 }
 
 }  // namespace
@@ -68,27 +116,25 @@ std::optional<fs::path> checkpoints_folder(const fs::path& path) {
     return {};
 }
 
+std::string naming(const fs::path& path, const std::string& message) {
+    const bool named = message.find(path.string()) != std::string::npos;
+    return named ? message : fmt::format("{}: {}", path.string(), message);
+}
+
+fs::path adapter_folder_of(const fs::path& path) {
+    const std::string name = path.filename().string();
+    if (name == kWeightsName || name == kConfigName) return fs::absolute(path).parent_path();
+    if (!fs::exists(path / kConfigName) && fs::exists(path / "adapter" / kConfigName))
+        return path / "adapter";
+    return path;
+}
+
 Subject load_subject(const fs::path& path) {
-    if (!fs::exists(path))
-        throw UserError(fmt::format("{}: no such file or folder", path.string()));
-    if (!fs::is_directory(path)) return load_file(path);
-    if (const auto folder = checkpoints_folder(path)) {
-        std::vector<std::string> rejected;
-        const CheckpointStore store(*folder);
-        const auto loaded = store.load_newest(
-            [&](const fs::path&, const std::string& reason) { rejected.push_back(reason); });
-        if (loaded) {
-            Subject subject = load_file(loaded->file);
-            subject.rejected = std::move(rejected);
-            return subject;
-        }
+    try {
+        return load(path);
+    } catch (const Error& error) {
+        throw Error(error.code(), naming(path, error.what()));
     }
-    for (const fs::path& folder : {path, path / "adapter"}) {
-        if (fs::exists(folder / "adapter_config.json")) return load_peft(folder);
-    }
-    throw UserError(fmt::format(
-        "{}: holds neither checkpoints (step-*.h5) nor a PEFT adapter (adapter_config.json)",
-        path.string()));
 }
 
 TensorPlace place_of(const std::string& key) {

@@ -24,9 +24,17 @@ struct Subject {
     std::string kind_text() const;
 };
 
-/// An .h5 file, a PEFT folder, a checkpoints folder or an output folder (of both the newest usable
-/// checkpoint, else the adapter folder). UserError if it is none of them.
+/// An .h5 file, a PEFT folder (or a file of one), a checkpoints folder or an output folder (of both
+/// the newest usable checkpoint, else the adapter folder). UserError, naming the path, if it is
+/// none of them or broken.
 Subject load_subject(const std::filesystem::path& path);
+
+/// A message that begins with the path it is about, unless it names it already.
+std::string naming(const std::filesystem::path& path, const std::string& message);
+
+/// The folder of PEFT's that a path denotes: output folders have one inside, and the files of one
+/// stand for it. Other paths as they are.
+std::filesystem::path adapter_folder_of(const std::filesystem::path& path);
 
 /// The folder that holds step-*.h5 files: `path` itself or its checkpoints/.
 std::optional<std::filesystem::path> checkpoints_folder(const std::filesystem::path& path);

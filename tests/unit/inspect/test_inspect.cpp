@@ -10,6 +10,7 @@
 #include "io/checkpoint/store.h"
 #include "io/peft/adapter_folder.h"
 #include "io/peft/peft_config.h"
+#include "io/report/run_status.h"
 #include "spec/json.h"
 
 namespace qshard {
@@ -79,6 +80,87 @@ TEST_F(InspectTest, SummaryOfFolderAndFile) {
     EXPECT_EQ(value.at("step"), 10);
     EXPECT_EQ(value.at("verified"), true);
     EXPECT_EQ(value.at("adapter_sha256").as_string().c_str(), adapter_sha256(sample_state(10)));
+}
+
+/// Of the JSON summary of a path.
+std::string adapter_sha_of(const std::string& path) {
+    const Result result = inspect("--json " + path);
+    EXPECT_EQ(result.code, 0) << result.out;
+    return parse_strict_json(result.out, path).at("adapter_sha256").as_string().c_str();
+}
+
+TEST_F(InspectTest, OneAdapterHasOneSha256WhateverHoldsIt) {
+    const std::string wanted = adapter_sha256(sample_state(20).adapter);
+    const std::string peft = (run_ / "adapter").string();
+    EXPECT_EQ(inspect("export " + run_.string() + " --to peft " + peft).code, 0);
+    for (const std::string& path :
+         {run_.string(), file(20), peft, peft + "/adapter_model.safetensors"})
+        EXPECT_EQ(adapter_sha_of(path), wanted) << path;
+    EXPECT_NE(adapter_sha_of(file(10)), wanted);
+    const Result same = inspect("diff " + file(20) + " " + peft);
+    EXPECT_EQ(same.code, 0) << same.out;
+    EXPECT_NE(same.out.find("same adapter, bit for bit"), std::string::npos) << same.out;
+}
+
+TEST_F(InspectTest, AlphaIsNoPartOfTheSha256ButOfADiff) {
+    const std::string peft = (folder_.path() / "peft").string();
+    EXPECT_EQ(inspect("export " + run_.string() + " --to peft " + peft).code, 0);
+    PeftConfig config = read_peft_adapter(peft).config;
+    config.alpha = 32;
+    std::ofstream(peft + "/adapter_config.json") << peft_config_text(config);
+    EXPECT_EQ(adapter_sha_of(peft), adapter_sha_of(file(20)));
+    EXPECT_NE(inspect(peft).out.find("r 2, alpha 32"), std::string::npos);
+    const Result diff = inspect("diff " + file(20) + " " + peft);
+    EXPECT_EQ(diff.code, 1) << diff.out;
+    EXPECT_NE(diff.out.find("lora_alpha  4  32"), std::string::npos) << diff.out;
+    EXPECT_NE(diff.out.find("values are the same, bit for bit"), std::string::npos) << diff.out;
+}
+
+TEST_F(InspectTest, AnOutputFolderTellsHowTheRunStands) {
+    RunStatus status;
+    status.state = "failed";
+    status.step = 25;
+    status.total_steps = 40;
+    status.exit_code = 74;
+    status.cause = RunCause{0, "", 0, 0, "save", "the disk is full"};
+    write_run_status(run_ / "run_status.json", status);
+    write_peft_adapter(run_ / "adapter", CheckpointStore::load(file(10)));  // not the newest
+    const Result text = inspect(run_.string());
+    EXPECT_NE(text.out.find("failed: step 25 of 40"), std::string::npos) << text.out;
+    EXPECT_NE(text.out.find("the disk is full"), std::string::npos) << text.out;
+    EXPECT_NE(text.out.find("has the values of step-00000010.h5"), std::string::npos) << text.out;
+    const auto run =
+        parse_strict_json(inspect("--json " + run_.string()).out, "run").at("run").as_object();
+    EXPECT_EQ(run.at("state"), "failed");
+    EXPECT_EQ(run.at("adapter").at("checkpoint"), "step-00000010.h5");
+    EXPECT_EQ(run.at("checkpoints").as_array().size(), 2u);
+    EXPECT_EQ(run.at("checkpoints").at(0).at("adapter_sha256").as_string().c_str(),
+              adapter_sha_of(file(20)));
+    std::ofstream(run_ / "run_status.json") << "{\"state\":";
+    EXPECT_EQ(inspect(run_.string()).code, 0) << "the rest is shown";
+}
+
+TEST_F(InspectTest, EveryMessageNamesTheFile) {
+    std::ofstream(file(20) + ".json") << "{}";
+    const Result verify = inspect("verify " + run_.string());
+    EXPECT_EQ(verify.code, 65);
+    EXPECT_NE(verify.out.find("DAMAGED  " + file(20) + ": the manifest is damaged"),
+              std::string::npos)
+        << verify.out;
+    for (const char* command : {"", "tree ", "tensors ", "stats ", "verify "}) {
+        const Result result = inspect(command + file(20));
+        EXPECT_EQ(result.code, 65) << result.out;
+        EXPECT_NE(result.out.find(file(20)), std::string::npos) << command << result.out;
+    }
+    EXPECT_NE(inspect(run_.string()).out.find("passed over: " + file(20)), std::string::npos);
+    for (const char* other : {"model.gguf", "model.safetensors", "notes.txt"}) {
+        const fs::path path = folder_.path() / other;
+        std::ofstream(path) << (path.extension() == ".gguf" ? "GGUF\3" : "some text");
+        const Result result = inspect(path.string());
+        EXPECT_EQ(result.code, 65) << result.out;
+        EXPECT_NE(result.out.find(other), std::string::npos) << result.out;
+        EXPECT_NE(result.out.find("Expected a checkpoint"), std::string::npos) << result.out;
+    }
 }
 
 TEST_F(InspectTest, DamageIsNamedAndTheOlderOneShown) {
