@@ -19,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Finding {
-    std::string name, text;
+    std::string name, text;  ///< without a text: for scripts only
     boost::json::value value;
 };
 
@@ -65,7 +65,7 @@ bool examine_gpu(const Add& add) {
     constexpr std::int64_t kSide = 8192;
     try {
         const auto backend = make_cuda_backend({});
-        const double rate = measure_peak_flops(*backend, kSide);
+        const double rate = measure_peak_flops(*backend, kSide).best;
         add("gpu_gemm_flops", fmt::format("{:.0f} GFLOP/s in bf16 on GPU 0", rate / 1e9), rate);
         add("gpu_memory", fmt::format("{} for qshard", human_bytes(backend->memory_bytes())),
             backend->memory_bytes());
@@ -74,6 +74,17 @@ bool examine_gpu(const Add& add) {
         add("gpu_gemm_flops", fmt::format("CANNOT BE USED: {}", error.what()), nullptr);
         return false;
     }
+}
+
+std::string peak_text(const PeakFlops& peak, int threads) {
+    std::string text =
+        fmt::format("{:.0f} GFLOP/s, {} threads, best of several", peak.best / 1e9, threads);
+    if (disturbed(peak)) {
+        text += fmt::format(
+            "\nbusy: {:.0f} GFLOP/s while it was asked, because other programs run here too",
+            peak.median / 1e9);
+    }
+    return text;
 }
 
 /// `code` becomes what is wrong, if anything is.
@@ -99,8 +110,9 @@ std::vector<Finding> examine(const std::string& folder, ExitCode& code) {
     const int cores = usable_cores();
     add("cores", fmt::format("{} usable here", cores), cores);
     const auto backend = make_cpu_backend({cores, "auto"});
-    const double rate = measure_peak_flops(*backend);
-    add("bf16_gemm_flops", fmt::format("{:.0f} GFLOP/s, {} threads", rate / 1e9, cores), rate);
+    const PeakFlops peak = measure_undisturbed_peak(*backend);
+    add("bf16_gemm_flops", peak_text(peak, cores), peak.best);
+    add("bf16_gemm_flops_median", "", peak.median);
     const std::size_t memory = default_memory_limit(*backend, 1);
     add("memory",
         fmt::format("{} for qshard (80 % of what is free or allowed)", human_bytes(memory)),
@@ -137,6 +149,7 @@ int doctor(const std::string& folder, bool json) {
     std::string text;
     for (const Finding& finding : examine(folder, code)) {
         object[finding.name] = finding.value;
+        if (finding.text.empty()) continue;
         std::string lines;
         for (char c : finding.text)
             lines += c == '\n' ? "\n" + std::string(18, ' ') : std::string(1, c);
