@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <cstdio>
+#include <filesystem>
 
 #include "comm/agree.h"
 #include "io/checkpoint/atomic_file.h"
@@ -15,6 +17,7 @@ namespace qshard {
 namespace {
 
 constexpr std::int64_t kBatch = 16;  ///< rows answered at a time
+constexpr std::size_t kMaxReportBytes = std::size_t{1} << 28;
 
 struct Arguments {
     std::string run_file, split = "validation";
@@ -189,10 +192,41 @@ void print(const std::string& text) {
     std::fflush(stdout);
 }
 
+/// Whether the figures are those of the run itself: its adapter, under its own settings.
+bool is_of_the_run(const Arguments& arguments) {
+    return arguments.adapters.empty() && arguments.overrides.empty() &&
+           !arguments.flags.quantization && !arguments.flags.compute_dtype;
+}
+
+/// Puts the figures into the run's report, too, if they are of the run and it has one.
+void add_to_report(const Arguments& arguments, const Work& work,
+                   std::vector<Report::Table> tables) {
+    const std::filesystem::path file = std::filesystem::path(work.run.output) / "report.html";
+    if (!is_of_the_run(arguments) || !std::filesystem::exists(file)) return;
+    const bool all = !arguments.rows;
+    const LaterEvaluation evaluation{
+        all ? arguments.split : fmt::format("{} {}", arguments.split, work.count()),
+        fmt::format("{}, {}{} {}; adapter {}, {}", arguments.split, all ? "" : "the first ",
+                    work.count(), work.pairs.empty() ? "rows" : "pairs",
+                    adapter_sha256(work.adapters.front().state).substr(0, 16), utc_now()),
+        std::move(tables)};
+    try {
+        const std::vector<std::byte> bytes = read_file(file, kMaxReportBytes);
+        const auto html = with_evaluation(
+            {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, evaluation);
+        if (!html) return;
+        write_file_atomic(file, std::string_view(*html));
+        std::fprintf(stderr, "%s has these figures, too\n", file.c_str());
+    } catch (const Error& error) {  // the figures are told all the same
+        std::fprintf(stderr, "note: the report is left as it was: %s\n", error.what());
+    }
+}
+
 void tell(const Arguments& arguments, const Work& work, const std::vector<PairSubject>& subjects) {
     if (arguments.out) write_file_atomic(*arguments.out, pair_lines(work.pair_examples, subjects));
     print(arguments.json ? boost::json::serialize(pair_json(arguments.split, subjects)) + "\n"
                          : pair_table(arguments.split, work.pair_examples, subjects));
+    add_to_report(arguments, work, {pair_report_table(subjects)});
 }
 
 void tell(const Arguments& arguments, const Work& work, const std::vector<EvalSubject>& subjects) {
@@ -203,6 +237,7 @@ void tell(const Arguments& arguments, const Work& work, const std::vector<EvalSu
               ? boost::json::serialize(eval_json(arguments.split, work.examples, subjects, masks)) +
                     "\n"
               : eval_table(arguments.split, work.examples, subjects, masks));
+    add_to_report(arguments, work, report_tables(work.examples, subjects, masks));
 }
 
 void evaluate(const Arguments& arguments, Communicator& group, int local_ranks) {

@@ -62,28 +62,36 @@ PairSummary summarize_pairs(const PairSubject& subject, const PairSubject& base)
     return summary;
 }
 
+Report::Table pair_report_table(std::span<const PairSubject> subjects) {
+    Report::Table table = {
+        {""}, {"log p(chosen)"},     {"log p(rejected)"}, {"margin"},         {"accuracy"},
+        {""}, {"accuracy by token"}, {"reward margin"},   {"reward accuracy"}};
+    for (std::size_t i = 0; i < subjects.size(); ++i) {
+        const PairSubject& subject = subjects[i];
+        const PairSummary s = summarize_pairs(subject, subjects.front());
+        const std::string cells[] = {subject_key(i),
+                                     fmt::format("{:.4f}", s.chosen),
+                                     fmt::format("{:.4f}", s.rejected),
+                                     fmt::format("{:.4f}", s.chosen - s.rejected),
+                                     percent(share(s.correct, subject)),
+                                     fmt::format("{} of {}", s.correct, subject.scores.size()),
+                                     percent(share(s.correct_by_token, subject)),
+                                     i == 0 ? "" : fmt::format("{:.4f}", s.reward_margin),
+                                     i == 0 ? "" : percent(share(s.rewarded, subject))};
+        for (std::size_t row = 0; row < table.size(); ++row) table[row].push_back(cells[row]);
+    }
+    return table;
+}
+
 std::string pair_table(const std::string& split, std::span<const PairExample> pairs,
                        std::span<const PairSubject> subjects) {
-    std::vector<std::string> names, chosen, rejected, margin, accuracy, counts, by_token, rewards,
-        rewarded;
-    for (const PairSubject& subject : subjects) {
-        const PairSummary s = summarize_pairs(subject, subjects.front());
-        const bool base = names.empty();
-        names.push_back(table_name(subject.name));
-        chosen.push_back(fmt::format("{:.4f}", s.chosen));
-        rejected.push_back(fmt::format("{:.4f}", s.rejected));
-        margin.push_back(fmt::format("{:.4f}", s.chosen - s.rejected));
-        accuracy.push_back(percent(share(s.correct, subject)));
-        counts.push_back(fmt::format("{} of {}", s.correct, subject.scores.size()));
-        by_token.push_back(percent(share(s.correct_by_token, subject)));
-        rewards.push_back(base ? "" : fmt::format("{:.4f}", s.reward_margin));
-        rewarded.push_back(base ? "" : percent(share(s.rewarded, subject)));
-    }
-    std::string table = table_row(fmt::format("{}, {} pairs", split, pairs.size()), names);
-    table += table_row("log p(chosen)", chosen) + table_row("log p(rejected)", rejected) +
-             table_row("margin", margin) + table_row("accuracy", accuracy) + table_row("", counts) +
-             table_row("accuracy by token", by_token) + table_row("reward margin", rewards) +
-             table_row("reward accuracy", rewarded);
+    Report::Table rows = pair_report_table(subjects);
+    rows.front().assign(1, "");
+    for (const PairSubject& subject : subjects) rows.front().push_back(table_name(subject.name));
+    rows.front().front() = fmt::format("{}, {} pairs", split, pairs.size());
+    std::string table;
+    for (const std::vector<std::string>& row : rows)
+        table += table_row(row.front(), {row.begin() + 1, row.end()});
     for (const std::size_t index : shown_rows(pairs.size()))
         table += example_text(pairs[index], subjects, index);
     return table;

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "io/report/html_report.h"
+
 /// What `qshard eval` finds on preference pairs, and how it is told. Pure functions.
 namespace qshard {
 
@@ -43,6 +45,8 @@ PairSummary summarize_pairs(const PairSubject& subject, const PairSubject& base)
 /// examples.
 std::string pair_table(const std::string& split, std::span<const PairExample> pairs,
                        std::span<const PairSubject> subjects);
+/// The same figures for report.html.
+Report::Table pair_report_table(std::span<const PairSubject> subjects);
 boost::json::object pair_json(const std::string& split, std::span<const PairSubject> subjects);
 /// One JSON line a pair: prompt, chosen, rejected, and each subject's log-probabilities under its
 /// key.

@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
+
+#include "base/error.h"
 
 namespace qshard {
 namespace {
@@ -16,15 +19,21 @@ std::vector<std::string> cells_of(const std::vector<EvalSummary>& summaries, aut
     return cells;
 }
 
-/// recall / precision / false alarms of every kind that a text or an answer has.
-std::string mask_table(std::span<const EvalSubject> subjects,
-                       const std::vector<EvalSummary>& summaries) {
+/// The kinds that the texts have; answers may make up others.
+std::set<std::string> kinds_of(const std::vector<EvalSummary>& summaries) {
     std::set<std::string> kinds;
     for (const EvalSummary& summary : summaries) {
         for (const auto& [kind, count] : summary.masks) {
             if (count.hits + count.misses > 0) kinds.insert(kind);
         }
     }
+    return kinds;
+}
+
+/// recall / precision / false alarms of every kind that a text or an answer has.
+std::string mask_table(std::span<const EvalSubject> subjects,
+                       const std::vector<EvalSummary>& summaries) {
+    const std::set<std::string> kinds = kinds_of(summaries);
     std::string table;
     for (std::size_t s = 0; s < subjects.size(); ++s) {
         table +=
@@ -163,6 +172,51 @@ std::string eval_table(const std::string& split, std::span<const EvalExample> ex
         table += example_text(examples[index], subjects, index);
     }
     return table;
+}
+
+std::vector<Report::Table> report_tables(std::span<const EvalExample> examples,
+                                         std::span<const EvalSubject> subjects, bool masks) {
+    check(subjects.size() == 2, "a report is of the base and one adapter");
+    std::vector<EvalSummary> summaries;
+    for (const EvalSubject& subject : subjects)
+        summaries.push_back(summarize(examples, subject, masks));
+    const auto row = [&](const char* name, auto&& cell) {
+        std::vector<std::string> cells = cells_of(summaries, cell);
+        cells.insert(cells.begin(), name);
+        return cells;
+    };
+    Report::Table figures = {{"", "before", "after"}};
+    figures.push_back(
+        row("loss", [](const EvalSummary& s) { return fmt::format("{:.4f}", s.loss); }));
+    figures.push_back(row("perplexity", [](const EvalSummary& s) {
+        return fmt::format("{:.2f}", std::exp(s.loss));
+    }));
+    if (std::ranges::any_of(summaries, [](const EvalSummary& s) { return s.answered > 0; })) {
+        figures.push_back(row("exact match", [](const EvalSummary& s) {
+            return fmt::format("{} ({} of {})", percent(s.exact_share()), s.exact, s.answered);
+        }));
+    }
+    if (!masks) return {figures};
+    figures.push_back(row("mask F1", [](const EvalSummary& s) {
+        return fmt::format("{:.3f}", total(s.masks).f1());
+    }));
+    Report::Table by_kind = {{"mask", "recall before", "after", "precision before", "after",
+                              "F1 before", "after", "false alarms before", "after"}};
+    const auto add = [&](const std::string& name, const MaskCount& before, const MaskCount& after) {
+        by_kind.push_back({name, percent(before.recall()), percent(after.recall()),
+                           percent(before.precision()), percent(after.precision()),
+                           fmt::format("{:.3f}", before.f1()), fmt::format("{:.3f}", after.f1()),
+                           fmt::format("{}", before.false_alarms),
+                           fmt::format("{}", after.false_alarms)});
+    };
+    const auto count = [](const EvalSummary& summary, const std::string& kind) {
+        const auto found = summary.masks.find(kind);
+        return found == summary.masks.end() ? MaskCount{} : found->second;
+    };
+    for (const std::string& kind : kinds_of(summaries))
+        add(kind, count(summaries[0], kind), count(summaries[1], kind));
+    add("all, made-up kinds too", total(summaries[0].masks), total(summaries[1].masks));
+    return {figures, by_kind};
 }
 
 boost::json::object eval_json(const std::string& split, std::span<const EvalExample> examples,

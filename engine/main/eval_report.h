@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "io/report/html_report.h"
 #include "train/metrics/text_metrics.h"
 
 /// What `qshard eval` found, and how it is told. Pure functions.
@@ -45,6 +46,10 @@ std::string eval_table(const std::string& split, std::span<const EvalExample> ex
                        std::span<const EvalSubject> subjects, bool masks);
 boost::json::object eval_json(const std::string& split, std::span<const EvalExample> examples,
                               std::span<const EvalSubject> subjects, bool masks);
+/// The same figures of the base and one adapter for report.html: loss and metrics, then masks by
+/// kind.
+std::vector<Report::Table> report_tables(std::span<const EvalExample> examples,
+                                         std::span<const EvalSubject> subjects, bool masks);
 /// One JSON line a row: prompt, expected, and each subject's answer under its key.
 std::string eval_lines(std::span<const EvalExample> examples,
                        std::span<const EvalSubject> subjects);

@@ -6,7 +6,7 @@
 
 #include "io/report/html_report.h"
 #include "io/run/run_file.h"
-#include "main/session.h"
+#include "main/run_data.h"
 #include "train/trainer.h"
 
 namespace qshard {
@@ -14,13 +14,16 @@ namespace qshard {
 /// What the report of a finished run tells.
 struct ReportFacts {
     const RunFile* run = nullptr;
-    const TextModel* model = nullptr;
+    const RunInputs* inputs = nullptr;
     const Trainer* trainer = nullptr;
     const Backend* backend = nullptr;
-    EvalResult before, after;
-    std::int64_t validation_rows = 0, steps = 0;
-    int ranks = 1;
-    double seconds = 0, loss = 0;
+    const Communicator* group = nullptr;
+    EvalResult before, after;      ///< of the validation rows; without tokens if there are none
+    std::int64_t first_step = 0;   ///< of this start: more than 0 after a resume
+    std::int64_t steps = 0;        ///< done, of inputs->total_steps
+    double seconds = 0, loss = 0;  ///< of this start; of the last step
+    std::string adapter_sha256;    ///< of the adapter folder's values
+    std::string adapter_from;      ///< which step's it has, where that is not the last; or ""
     std::span<const Report::Example> examples;
 };
 /// report.html of the output folder; its curves are those of metrics.jsonl there.

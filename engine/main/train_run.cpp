@@ -321,16 +321,17 @@ void TrainRun::write_report(const EvalResult& before, const EvalResult& after,
                             std::span<const Report::Example> examples) {
     ReportFacts facts;
     facts.run = &run_;
-    facts.model = &inputs_->model;
+    facts.inputs = inputs_.get();
     facts.trainer = trainer_.get();
+    facts.backend = backend_.get();
+    facts.group = &group_;
     facts.before = before;
     facts.after = after;
-    facts.validation_rows = inputs_->validation_rows;
+    facts.first_step = first_step_;
     facts.steps = status_step_;
     facts.seconds = since(begin_);
     facts.loss = last_loss_;
-    facts.backend = backend_.get();
-    facts.ranks = group_.count();
+    facts.adapter_sha256 = adapter_sha256(trainer_->adapter());
     facts.examples = examples;
     write_file_atomic(std::filesystem::path(run_.output) / "report.html",
                       std::string_view(report_html(facts)));

@@ -9,9 +9,10 @@
 namespace qshard {
 namespace {
 
-constexpr double kWidth = 640, kHeight = 240;
-constexpr double kLeft = 62, kRight = 12, kTop = 30, kBottom = 30;
-constexpr std::size_t kSlices = 300;  // two points each
+constexpr double kWidth = 640, kHeight = 250;
+constexpr double kLeft = 62, kRight = 16, kTop = 34, kBottom = 42;
+constexpr std::size_t kSlices = 300;    // two points each
+constexpr std::size_t kFewPoints = 40;  // are marked one by one
 constexpr const char* kColors[] = {"#2b7de9", "#e8590c", "#2f9e44", "#ae3ec9"};
 
 struct Range {
@@ -89,20 +90,38 @@ std::string path_of(const std::vector<Point>& points, const Range& x, const Rang
     return path;
 }
 
+/// Circles at the points of a short series, which as a line alone would hide how few they are.
+std::string marks_of(const std::vector<Point>& points, const Range& x, const Range& y,
+                     const char* color) {
+    std::string svg;
+    if (points.size() > kFewPoints) return svg;
+    for (const Point& point : points) {
+        if (!std::isfinite(point.value)) continue;
+        svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"2.5\" fill=\"{}\"/>",
+                           x.at(point.step, kLeft, kWidth - kRight),
+                           y.at(point.value, kHeight - kBottom, kTop), color);
+    }
+    return svg;
+}
+
 std::string axes(const Range& x, const Range& y) {
     std::string svg;
     for (double tick : ticks(y)) {
         const double at = y.at(tick, kHeight - kBottom, kTop);
         svg += fmt::format(
             "<line class=\"grid\" x1=\"{0}\" x2=\"{1}\" y1=\"{2:.1f}\" y2=\"{2:.1f}\"/>"
-            "<text class=\"tick\" x=\"{3}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:.4g}</text>",
+            "<text class=\"tick\" x=\"{3}\" y=\"{4:.1f}\" text-anchor=\"end\">{5:.6g}</text>",
             kLeft, kWidth - kRight, at, kLeft - 6, at + 4, tick);
     }
     for (double tick : ticks(x)) {
         svg += fmt::format(
             "<text class=\"tick\" x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{:.6g}</text>",
-            x.at(tick, kLeft, kWidth - kRight), kHeight - kBottom + 18, tick);
+            x.at(tick, kLeft, kWidth - kRight), kHeight - kBottom + 16, tick);
     }
+    svg += fmt::format(
+        "<path class=\"axis\" d=\"M{0} {1}V{2}H{3}\" fill=\"none\"/>"
+        "<text class=\"tick\" x=\"{3}\" y=\"{4}\" text-anchor=\"end\">step</text>",
+        kLeft, kTop - 6, kHeight - kBottom, kWidth - kRight, kHeight - 8);
     return svg;
 }
 
@@ -157,6 +176,7 @@ std::string svg_chart(const std::string& title, const std::vector<Series>& serie
             "<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\" "
             "stroke-linejoin=\"round\"/>",
             path_of(curves[i], x, y), color);
+        svg += marks_of(curves[i], x, y, color);
         if (series.size() < 2) continue;
         svg += fmt::format(
             "<text class=\"tick\" x=\"{}\" y=\"18\" text-anchor=\"end\" "

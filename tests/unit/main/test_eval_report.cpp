@@ -48,6 +48,20 @@ TEST(EvalReport, JsonAndLinesCarryTheSameFigures) {
     EXPECT_EQ(first.at("tuned"), "I am [NAME]");
 }
 
+TEST(EvalReport, TablesForTheReportHaveEveryKindOfMask) {
+    const auto tables = report_tables(kExamples, kSubjects, true);
+    ASSERT_EQ(tables.size(), 2u);
+    using Row = std::vector<std::string>;
+    EXPECT_EQ(tables[0][0], (Row{"", "before", "after"}));
+    EXPECT_EQ(tables[0][1], (Row{"loss", "1.8333", "0.2000"}));
+    EXPECT_EQ(tables[0][3], (Row{"exact match", "0.0 % (0 of 2)", "100.0 % (2 of 2)"}));
+    ASSERT_EQ(tables[1].size(), 4u);
+    EXPECT_EQ(tables[1][1],
+              (Row{"NAME", "0.0 %", "100.0 %", "0.0 %", "100.0 %", "0.000", "1.000", "1", "0"}));
+    EXPECT_EQ(tables[1][2][0], "PHONE");
+    EXPECT_EQ(report_tables(kExamples, kSubjects, false).size(), 1u);
+}
+
 TEST(EvalReport, WithoutAnswersThereIsOnlyTheLoss) {
     const std::vector<EvalExample> examples{{"", ""}};
     const std::vector<EvalSubject> subjects{{"base", {{3.0, 2, {}}}}};

@@ -176,5 +176,57 @@ TEST(HtmlReport, IsOneFileWithoutNetworkAndEscapes) {
     EXPECT_EQ(html.find("<h2>Memory"), std::string::npos) << "empty parts are left out";
 }
 
+TEST(HtmlReport, SettingsAreGroupedAndAllTextIsEscaped) {
+    Report report;
+    report.summary = {{"steps", "1 < 2"}};
+    report.settings = {{"Data & more", {{"train", "<a>.jsonl"}}}};
+    report.evaluation = {{"", "before", "after"}, {"loss", "2", "1"}};
+    report.evaluation_note = "see \"eval\"";
+    const std::string html = html_report(report);
+    for (const char* part : {"<b>1 &lt; 2</b>", "<h3>Data &amp; more</h3>",
+                             "<td>train</td><td>&lt;a&gt;.jsonl</td>", "see &quot;eval&quot;"})
+        EXPECT_NE(html.find(part), std::string::npos) << part << "\n" << html;
+}
+
+TEST(HtmlReport, ALaterEvaluationIsAddedAndReplacesTheOneOfItsSplit) {
+    const auto count = [](const std::string& text, const std::string& part) {
+        std::size_t found = 0;
+        for (std::size_t at = text.find(part); at != std::string::npos;
+             at = text.find(part, at + 1))
+            ++found;
+        return found;
+    };
+    const auto evaluation = [](const char* key, const char* loss) {
+        return LaterEvaluation{
+            key, std::string(key) + ", 7 rows", {{{"", "after"}, {"loss", loss}}}};
+    };
+    const std::string bare = html_report(Report{});
+    EXPECT_EQ(count(bare, "Evaluation, before"), 0u);
+    const auto first = with_evaluation(bare, evaluation("test", "1.5"));
+    ASSERT_TRUE(first);
+    EXPECT_EQ(count(*first, "Evaluation, before"), 1u);
+    const auto second = with_evaluation(*first, evaluation("validation", "2.5"));
+    const auto third = with_evaluation(*second, evaluation("test", "0.5"));
+    EXPECT_EQ(count(*third, "Evaluation, before"), 1u);
+    EXPECT_EQ(count(*third, "test, 7 rows"), 1u);
+    EXPECT_EQ(count(*third, "<td>1.5</td>"), 0u);
+    EXPECT_EQ(count(*third, "<td>0.5</td>"), 1u);
+    EXPECT_EQ(count(*third, "<td>2.5</td>"), 1u);
+    EXPECT_TRUE(third->ends_with("</body></html>\n"));
+    EXPECT_FALSE(with_evaluation("<html>of someone else</html>", evaluation("test", "1")));
+}
+
+TEST(HtmlReport, ShortCurvesHaveMarksAndAxesAreNamed) {
+    const std::string few = svg_chart("loss", {{"evaluation", {1, 2, 3}, {3, 2, 1}}});
+    EXPECT_NE(few.find("<circle"), std::string::npos);
+    EXPECT_NE(few.find(">step</text>"), std::string::npos);
+    Series many{"training", {}, {}};
+    for (int i = 0; i < 500; ++i) {
+        many.steps.push_back(i);
+        many.values.push_back(1.0 / (1 + i));
+    }
+    EXPECT_EQ(svg_chart("loss", {many}).find("<circle"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace qshard
