@@ -1,5 +1,6 @@
 #include "main/train_report.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
