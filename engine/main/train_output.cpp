@@ -297,6 +297,7 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     set_targets(config, run_.adapter, layout, inputs_->model.config());
     config.base_model = run_.model.base;
     state.adapter_config_json = peft_config_text(config);
+    state.counters["data.rows"] = static_cast<double>(inputs_->data->stats().rows);
     state.run_yaml = run_.to_yaml();
     state.identity = identity();
     state.metrics_bytes = metrics_->bytes();

@@ -63,7 +63,7 @@ Report::Group adapter_group(const ReportFacts& f) {
     if (adapter.bias != "none") group.facts.emplace_back("biases", adapter.bias);
     if (adapter.init_from) group.facts.emplace_back("started from", *adapter.init_from);
     group.facts.emplace_back("SHA-256", f.adapter_sha256);
-    if (!f.adapter_from.empty()) group.facts.emplace_back("values of", f.adapter_from);
+    if (!f.which_adapter.empty()) group.facts.emplace_back("values of", f.which_adapter);
     return group;
 }
 

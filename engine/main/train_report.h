@@ -23,7 +23,7 @@ struct ReportFacts {
     std::int64_t steps = 0;        ///< done, of inputs->total_steps
     double seconds = 0, loss = 0;  ///< of this start; of the last step
     std::string adapter_sha256;    ///< of the adapter folder's values
-    std::string adapter_from;      ///< which step's it has, where that is not the last; or ""
+    std::string which_adapter;  ///< which step's values that folder has, with early stopping; or ""
     std::span<const Report::Example> examples;
 };
 /// report.html of the output folder; its curves are those of metrics.jsonl there.

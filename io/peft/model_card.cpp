@@ -115,6 +115,8 @@ void add_settings(Rows& rows, const CheckpointState& state) {
     if (run.data.validation_file) data += "; validation: " + name_of(*run.data.validation_file);
     if (run.data.validation_fraction)
         data += fmt::format("; validation: {} of it", *run.data.validation_fraction);
+    const auto count = state.counters.find("data.rows");
+    if (count != state.counters.end()) data += fmt::format("; {} rows to train on", count->second);
     rows.emplace_back("data", data);
     rows.emplace_back("batch size",
                       fmt::format("{} rows of at most {} tokens{}", run.train.global_batch_size,

@@ -105,6 +105,7 @@ class AdapterIdentity(unittest.TestCase):
         self.call(QSHARD, "export", "out", "--to", "merged-gguf", "--model", TINY / "llama", "base.gguf")
         self.train("base.gguf", "gguf")
         card = (self.folder / "gguf/adapter/README.md").read_text()
+        self.assertIn("`train.jsonl; validation: 0.1 of it; 36 rows to train on`", card)
         self.assertNotIn("base_model", card.split("---\n")[1])
         self.assertIn(f'from_pretrained("{self.folder}", gguf_file="base.gguf")', card)
         self.assertIn(f"llama-cli -m {self.folder}/base.gguf --lora", card)

@@ -84,9 +84,12 @@ TEST(ModelCard, TellsTheShaAndTheSettings) {
     state.run_yaml =
         "model: {base: m}\ndata: {train: [one.jsonl, two.jsonl], validation: v.jsonl}\n"
         "train: {learning_rate: 3.0e-4, warmup_steps: 9}\noutput: out\n";
+    state.counters["data.rows"] = 1234;
     const std::string card = model_card(state, config);
     EXPECT_TRUE(has(card, "| `" + adapter_sha256(state) + "` |")) << card;
-    EXPECT_TRUE(has(card, "| data | `one.jsonl, two.jsonl; validation: v.jsonl` |")) << card;
+    EXPECT_TRUE(
+        has(card, "| data | `one.jsonl, two.jsonl; validation: v.jsonl; 1234 rows to train on` |"))
+        << card;
     EXPECT_TRUE(has(card, "0.0003, cosine, warmup 9 steps")) << card;
     EXPECT_TRUE(has(card, "| steps | `7` |")) << card;
 }
