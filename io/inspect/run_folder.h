@@ -28,6 +28,8 @@ struct RunFolder {
     bool has_adapter = false;             ///< the folder adapter/
     std::string adapter_sha256, adapter_problem;
 
+    /// Whether it has neither checkpoints nor an adapter: the run has just begun, or failed early.
+    bool bare() const { return checkpoints.empty() && !has_adapter; }
     /// "finished: step 20 of 20 at 2026-01-31T12:00:00Z", with the cause if it failed.
     std::string state_text() const;
     /// File name of the newest checkpoint with the adapter folder's values, or "".

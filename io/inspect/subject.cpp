@@ -3,6 +3,7 @@
 #include <array>
 #include <charconv>
 #include <fstream>
+#include <optional>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -70,6 +71,23 @@ void refuse_other_files(const fs::path& path) {
                     path.string(), what));
 }
 
+/// The newest usable checkpoint of a folder; why newer ones are not goes to `rejected`.
+std::optional<Subject> load_newest(const fs::path& path, std::vector<std::string>& rejected) {
+    const auto folder = checkpoints_folder(path);
+    if (!folder) return {};
+    for (const Generation& generation : CheckpointStore(*folder).list()) {
+        try {
+            CheckpointStore::read_verified(generation.file);
+            Subject subject = load_file(generation.file);
+            subject.rejected = rejected;
+            return subject;
+        } catch (const Error& error) {
+            rejected.push_back(naming(generation.file, error.what()));
+        }
+    }
+    return {};
+}
+
 Subject load(const fs::path& path) {
     if (!fs::exists(path)) throw UserError(path.string() + ": no such file or folder");
     const fs::path folder = adapter_folder_of(path);
@@ -77,19 +95,17 @@ Subject load(const fs::path& path) {
         refuse_other_files(path);
         return load_file(path);
     }
-    if (const auto checkpoints = checkpoints_folder(path)) {
-        std::vector<std::string> rejected;
-        const CheckpointStore store(*checkpoints);
-        const auto loaded = store.load_newest([&](const fs::path& file, const std::string& reason) {
-            rejected.push_back(naming(file, reason));
-        });
-        if (loaded) {
-            Subject subject = load_file(loaded->file);
-            subject.rejected = std::move(rejected);
-            return subject;
-        }
+    std::vector<std::string> rejected;
+    if (auto newest = load_newest(path, rejected)) return std::move(*newest);
+    if (fs::exists(folder / kConfigName)) {
+        Subject subject = load_peft(folder);
+        subject.rejected = std::move(rejected);
+        return subject;
     }
-    if (fs::exists(folder / kConfigName)) return load_peft(folder);
+    if (!rejected.empty()) {
+        throw UserError(fmt::format("{}: none of its checkpoints can be used:\n{}", path.string(),
+                                    fmt::join(rejected, "\n")));
+    }
     throw UserError(fmt::format(
         "{}: holds neither checkpoints (step-*.h5) nor a PEFT adapter (adapter_config.json)",
         path.string()));

@@ -75,7 +75,7 @@ void add_lines(Rows& rows, std::string name, const std::string& text) {
 }
 
 /// How the run stands, what it saved, and which of it the adapter folder has.
-void print_run(const RunFolder& run, const Subject& shown) {
+void print_run(const RunFolder& run, const std::filesystem::path& shown) {
     Rows rows;
     add_lines(rows, "  run", run.state_text());
     if (run.has_adapter) {
@@ -97,10 +97,22 @@ void print_run(const RunFolder& run, const Subject& shown) {
                              : fmt::format("{}  {}{}", one.file.filename().string(),
                                            one.problem.empty() ? one.adapter_sha256.substr(0, 16)
                                                                : one.problem,
-                                           one.file == shown.path ? "  (below)" : "")});
+                                           one.file == shown ? "  (below)" : "")});
         if (last) break;
     }
     fmt::print("{}\n{}", run.path.string(), table(rows));
+}
+
+int print_bare_run(const RunFolder& run, bool as_json) {
+    if (as_json) {
+        fmt::print("{}\n", python_json(json::object{{"path", run.path.string()},
+                                                    {"kind", "output folder without checkpoints"},
+                                                    {"run", run.json()}}));
+    } else {
+        print_run(run, "");
+        fmt::print("  checkpoints  none yet\n");
+    }
+    return 0;
 }
 
 void add_training(Rows& rows, const CheckpointState& state) {
@@ -119,13 +131,14 @@ void add_training(Rows& rows, const CheckpointState& state) {
 
 int print_summary(const Options& options) {
     if (is_weight_store(options.path)) return print_store_summary(options);
-    const Subject subject = load_subject(options.path);
     const std::optional<RunFolder> run = read_run_folder(options.path);
+    if (run && run->bare() && run->status) return print_bare_run(*run, options.json);
+    const Subject subject = load_subject(options.path);
     if (options.json) {
         fmt::print("{}\n", python_json(summary_json(subject, run)));
         return 0;
     }
-    if (run) print_run(*run, subject);
+    if (run) print_run(*run, subject.path);
     const CheckpointState& state = subject.state;
     const PeftConfig config = config_of(subject);
     fmt::print("{}\n  {}, {}\n", subject.path.string(), subject.kind_text(),

@@ -140,6 +140,33 @@ TEST_F(InspectTest, AnOutputFolderTellsHowTheRunStands) {
     EXPECT_EQ(inspect(run_.string()).code, 0) << "the rest is shown";
 }
 
+TEST_F(InspectTest, WhatIsLeftOfARunIsShown) {
+    const fs::path bare = folder_.path() / "bare";
+    fs::create_directories(bare);
+    RunStatus status;
+    status.state = "failed";
+    status.total_steps = 40;
+    status.cause = RunCause{0, "", 0, 0, "load", "no memory left"};
+    write_run_status(bare / "run_status.json", status);
+    const Result text = inspect(bare.string());
+    EXPECT_EQ(text.code, 0) << text.out;
+    EXPECT_NE(text.out.find("no memory left"), std::string::npos) << text.out;
+    EXPECT_EQ(
+        parse_strict_json(inspect("--json " + bare.string()).out, "bare").at("run").at("state"),
+        "failed");
+
+    write_peft_adapter(run_ / "adapter", CheckpointStore::load(file(20)));
+    for (const int step : {10, 20}) fs::resize_file(file(step), 100);
+    const Result damaged = inspect(run_.string());
+    EXPECT_EQ(damaged.code, 0) << "the adapter is still there\n" << damaged.out;
+    EXPECT_NE(damaged.out.find("passed over: " + file(10)), std::string::npos) << damaged.out;
+    fs::remove_all(run_ / "adapter");
+    const Result nothing = inspect(run_.string());
+    EXPECT_EQ(nothing.code, 65);
+    for (const int step : {10, 20})
+        EXPECT_NE(nothing.out.find(file(step)), std::string::npos) << nothing.out;
+}
+
 TEST_F(InspectTest, EveryMessageNamesTheFile) {
     std::ofstream(file(20) + ".json") << "{}";
     const Result verify = inspect("verify " + run_.string());
