@@ -1,5 +1,7 @@
 #include "io/inspect/subject.h"
 
+#include <fmt/format.h>
+
 #include <array>
 #include <charconv>
 #include <fstream>
