@@ -201,7 +201,7 @@ int bench_links(std::int64_t largest, bool json) {
 
 void add_compute_flags(Command command, BenchArguments& arguments, bool model) {
     command.option("--backend", arguments.backend.backend, "auto | cpu | cuda | reference")
-        .one_of({"auto", "cpu", "cuda", "reference"});
+        .one_of(backend_words());
     command.option("--threads", arguments.backend.threads, "per rank (default: all cores)")
         .between(1, 4096);
     command.option("--cpu-isa", arguments.backend.cpu_isa,
@@ -218,7 +218,7 @@ void add_compute_flags(Command command, BenchArguments& arguments, bool model) {
     command.option("--micro-batch-size", arguments.micro_batch_size, "rows of a slot (default 2)")
         .between(1, 1 << 16);
     command.option("--compute-dtype", arguments.compute_dtype, "bfloat16 (default) | float32")
-        .one_of({"bfloat16", "float32"});
+        .one_of(compute_dtype_words());
 }
 
 void add_step_flags(Command command, BenchArguments& arguments) {
@@ -230,11 +230,11 @@ void add_step_flags(Command command, BenchArguments& arguments) {
     command
         .option("--placement", arguments.placement,
                 "replicated (default) | gathered | host_streamed (of a GPU)")
-        .one_of({"replicated", "gathered", "host_streamed"});
+        .one_of(words_in(kPlacementWords));
     command.option("--quantization", arguments.quantization, "nf4 (default) | fp4 | int8 | none")
         .one_of(quantization_names());
     command.option("--recompute", arguments.recompute, "auto (default) | always | never")
-        .one_of({"auto", "always", "never"});
+        .one_of(words_in(kRecomputeWords));
 }
 
 }  // namespace

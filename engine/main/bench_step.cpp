@@ -38,8 +38,8 @@ TrainerOptions trainer_options(const BenchArguments& arguments, std::int64_t slo
                                const Backend& backend, int local_ranks) {
     TrainerOptions options;
     options.compute = arguments.compute();
-    options.placement = placement_named(arguments.placement);
-    options.recompute = recompute_named(arguments.recompute);
+    options.placement = meaning(kPlacementWords, arguments.placement);
+    options.recompute = meaning(kRecomputeWords, arguments.recompute);
     options.memory_limit = default_memory_limit(backend, local_ranks);
     options.host_memory_limit = host_memory_limit(local_ranks);
     options.max_slot_tokens = arguments.max_length * arguments.micro_batch_size;

@@ -46,9 +46,9 @@ void InferenceFlags::add_model(Command command) {
 
 void InferenceFlags::add_compute(Command command) {
     command.option("--backend", backend.backend, "auto | cpu | cuda | reference")
-        .one_of({"auto", "cpu", "cuda", "reference"});
+        .one_of(backend_words());
     command.option("--compute-dtype", compute_dtype, "bfloat16 | float32")
-        .one_of({"bfloat16", "float32"});
+        .one_of(compute_dtype_words());
     command
         .option("--quantization", quantization,
                 fmt::format("{} (default: as the adapter was trained, else as the model is)",

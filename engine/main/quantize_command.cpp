@@ -75,7 +75,7 @@ void add_quantize_command(Command program) {
     command
         .option("--compute-dtype", arguments->compute_dtype,
                 "of the runs it is for: bfloat16 (default) | float32")
-        .one_of({"bfloat16", "float32"});
+        .one_of(compute_dtype_words());
     command.option("--threads", arguments->threads, "default: all cores").between(1, 4096);
     command.flag("--json", arguments->json, "for scripts");
     command.action([arguments] { return quantize(*arguments); });

@@ -20,10 +20,7 @@ AdapterOptions adapter_options(const RunFile& run) {
     options.dropout = run.adapter.dropout;
     options.use_rslora = run.adapter.use_rslora;
     options.use_dora = run.adapter.use_dora;
-    const std::string& init = run.adapter.init_lora_weights;
-    options.init = init == "gaussian" ? AdapterInit::kGaussian
-                   : init == "false"  ? AdapterInit::kRandom
-                                      : AdapterInit::kDefault;
+    options.init = meaning(kAdapterInitWords, run.adapter.init_lora_weights);
     options.target_modules = run.adapter.target_modules;
     options.target_pattern = run.adapter.target_pattern;
     options.target_parameters = run.adapter.target_parameters;
@@ -33,7 +30,7 @@ AdapterOptions adapter_options(const RunFile& run) {
     options.rank_pattern = run.adapter.rank_pattern;
     options.alpha_pattern = run.adapter.alpha_pattern;
     options.modules_to_save = run.adapter.modules_to_save;
-    options.bias = bias_named(run.adapter.bias);
+    options.bias = meaning(kAdapterBiasWords, run.adapter.bias);
     return options;
 }
 
@@ -42,22 +39,16 @@ TrainerOptions trainer_options(const RunFile& run, const RunInputs& inputs, Plac
     TrainerOptions options;
     options.compute = dtype_named(run.model.compute_dtype).value();
     options.placement = mode;
-    options.recompute = recompute_named(run.train.recompute);
+    options.recompute = meaning(kRecomputeWords, run.train.recompute);
     options.memory_limit = limits.rank;
     options.host_memory_limit = limits.host;
     options.max_slot_tokens = run.train.micro_batch_size * run.data.max_length;
     options.max_step_slots = slots_of_step(run);
-    options.optimizer.kind = run.train.optimizer == "sgd"       ? OptimizerKind::kSgd
-                             : run.train.optimizer == "rmsprop" ? OptimizerKind::kRmsProp
-                                                                : OptimizerKind::kAdamW;
+    options.optimizer.kind = meaning(kOptimizerWords, run.train.optimizer);
     options.optimizer.beta1 = run.train.betas[0];
     options.optimizer.beta2 = run.train.betas[1];
     options.optimizer.weight_decay = run.train.weight_decay;
-    const std::string& scheduler = run.train.lr_scheduler_type;
-    options.schedule.kind = scheduler == "constant"               ? LrScheduler::kConstant
-                            : scheduler == "linear"               ? LrScheduler::kLinear
-                            : scheduler == "constant_with_warmup" ? LrScheduler::kConstantWithWarmup
-                                                                  : LrScheduler::kCosine;
+    options.schedule.kind = meaning(kLrSchedulerWords, run.train.lr_scheduler_type);
     options.schedule.learning_rate = run.train.learning_rate;
     options.schedule.total_steps = inputs.total_steps;
     options.schedule.warmup_steps = run.train.warmup_steps.value_or(static_cast<std::int64_t>(
@@ -89,7 +80,8 @@ PlacedTrainer place_trainer(const RunFile& run, const RunInputs& inputs, Backend
     };
     const bool alone = group.count() == 1;
     if (run.placement.mode != "auto")
-        return planned(placement_named(run.placement.mode), run.placement.mode + ", as asked for");
+        return planned(meaning(kPlacementWords, run.placement.mode),
+                       run.placement.mode + ", as asked for");
     if (alone && backend.host_accessible()) return planned(PlacementMode::kReplicated, "one rank");
     try {
         return planned(PlacementMode::kReplicated,

@@ -9,23 +9,7 @@
 namespace qshard {
 
 const char* name_of(PlacementMode mode) {
-    switch (mode) {
-        case PlacementMode::kReplicated:
-            return "replicated";
-        case PlacementMode::kGathered:
-            return "gathered";
-        case PlacementMode::kHostStreamed:
-            return "host_streamed";
-    }
-    throw BugError("a placement has a name");
-}
-
-PlacementMode placement_named(std::string_view name) {
-    for (const PlacementMode mode :
-         {PlacementMode::kReplicated, PlacementMode::kGathered, PlacementMode::kHostStreamed}) {
-        if (name == name_of(mode)) return mode;
-    }
-    throw BugError("a placement has that name");
+    return word_of(kPlacementWords, mode);
 }
 
 FrozenBase::FrozenBase(Backend& backend, Communicator& group, const ModelLayout& layout,

@@ -9,14 +9,13 @@
 #include "backend/host_arena.h"
 #include "place/import.h"
 #include "place/weight_sources.h"
+#include "spec/words.h"
 #include "tensor/arena.h"
 
 namespace qshard {
 
-enum class PlacementMode : std::uint8_t { kReplicated, kGathered, kHostStreamed };
 /// "replicated", "gathered" or "host_streamed".
 const char* name_of(PlacementMode mode);
-PlacementMode placement_named(std::string_view name);
 
 /// A rank's part of the frozen base: its memory, how it is filled, and the source that the decoder
 /// reads it from. It stays in the host's memory and is uploaded unit by unit if it is

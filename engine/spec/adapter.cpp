@@ -204,13 +204,6 @@ std::int64_t AdapterLayout::lora_count() const {
     return elements;
 }
 
-AdapterBias bias_named(std::string_view name) {
-    check(name == "none" || name == "all" || name == "lora_only", "biases have that name");
-    return name == "none"  ? AdapterBias::kNone
-           : name == "all" ? AdapterBias::kAll
-                           : AdapterBias::kLoraOnly;
-}
-
 ModuleScales::ModuleScales(const AdapterOptions& options)
     : r_(options.r), alpha_(options.alpha), use_rslora_(options.use_rslora) {
     for (const auto& [key, rank] : options.rank_pattern)

@@ -10,27 +10,10 @@
 #include "spec/model_config.h"
 #include "spec/module_pattern.h"
 #include "spec/weights.h"
+#include "spec/words.h"
 
 /// LoRA adapters: which modules have one, and where its numbers lie in the flat trainable vector.
 namespace qshard {
-
-/// PEFT's init_lora_weights, of those that leave the base as it is.
-enum class AdapterInit : std::uint8_t {
-    kDefault,   ///< true: A uniform in [-1/sqrt(in), 1/sqrt(in)) (kaiming_uniform, a = sqrt 5), B
-                ///< zero
-    kGaussian,  ///< A normal with deviation 1/r, B zero
-    kRandom,  ///< false: B uniform in [-1/sqrt(r), 1/sqrt(r)) too; the adapter changes the model at
-              ///< once
-};
-
-/// PEFT's bias: which biases of the base are trained.
-enum class AdapterBias : std::uint8_t {
-    kNone,
-    kAll,       ///< all: of linears, adapted or not, and of norms
-    kLoraOnly,  ///< lora_only: of adapted linears
-};
-/// BugError unless it is "none", "all" or "lora_only".
-AdapterBias bias_named(std::string_view name);
 
 /// PEFT's LoraConfig, by its names and with its meaning.
 struct AdapterOptions {

@@ -6,12 +6,10 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "spec/words.h"
 #include "tensor/arena.h"
 
 namespace qshard {
-
-enum class OptimizerKind : std::uint8_t { kAdamW, kSgd, kRmsProp };
-enum class LrScheduler : std::uint8_t { kConstant, kConstantWithWarmup, kLinear, kCosine };
 
 struct OptimizerOptions {
     OptimizerKind kind = OptimizerKind::kAdamW;

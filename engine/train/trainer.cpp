@@ -49,13 +49,6 @@ class Clock {
 
 }  // namespace
 
-Recompute recompute_named(std::string_view name) {
-    check(name == "auto" || name == "always" || name == "never", "recomputation has that name");
-    return name == "always"  ? Recompute::kAlways
-           : name == "never" ? Recompute::kNever
-                             : Recompute::kAuto;
-}
-
 /// Everything of a rank that owns a reservation in the arena.
 struct Trainer::Parts {
     std::unique_ptr<FrozenBase> base;

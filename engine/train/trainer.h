@@ -18,10 +18,6 @@
 
 namespace qshard {
 
-enum class Recompute : std::uint8_t { kAuto, kAlways, kNever };
-/// "auto", "always" or "never".
-Recompute recompute_named(std::string_view name);
-
 struct TrainerOptions {
     DType compute = DType::kBF16;
     PlacementMode placement = PlacementMode::kReplicated;

@@ -165,7 +165,7 @@ AdapterOptions adapter_options(const PeftConfig& config, const std::vector<Named
     options.rank_pattern = config.rank_pattern;
     options.alpha_pattern = config.alpha_pattern;
     options.modules_to_save = config.modules_to_save;
-    options.bias = bias_named(config.bias);
+    options.bias = meaning(kAdapterBiasWords, config.bias);
     for (const std::string& module : modules_of(tensors)) {
         const std::string path = parameter_path(module, config);
         auto& targets =

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "io/run/run_reader.h"
 #include "io/run/schema.h"
 
 namespace qshard {
@@ -15,88 +16,6 @@ constexpr std::size_t kMaxFileBytes = std::size_t{1} << 20;
 
 [[noreturn]] void refuse(const std::string& where, const std::string& what) {
     throw UserError(ExitCode::kUsage, fmt::format("{}: {}", where, what));
-}
-
-/// Reads one YAML document into the keys it names.
-class Reader {
-  public:
-    Reader(std::string origin, std::vector<RunKey>& keys)
-        : origin_(std::move(origin)), keys_(keys) {
-        for (const RunKey& key : keys_) paths_.push_back(key.path);
-    }
-
-    void read(const YAML::Node& node, const std::string& prefix) {
-        for (const auto& pair : node) {
-            const std::string name = pair.first.IsScalar() ? pair.first.Scalar() : "";
-            const std::string path = prefix.empty() ? name : prefix + "." + name;
-            const std::string where = place(pair.first);
-            if (const RunKey* key = find(path)) {
-                if (std::find(seen_.begin(), seen_.end(), path) != seen_.end()) {
-                    refuse(where, fmt::format("key \"{}\" is given twice", path));
-                }
-                seen_.push_back(path);
-                take(*key, pair.second, where);
-            } else if (is_section(path)) {
-                if (pair.second.IsNull()) continue;
-                if (!pair.second.IsMap())
-                    refuse(where, fmt::format("\"{}\" is a section: put its keys below it", path));
-                read(pair.second, path);
-            } else {
-                unknown(path, where);
-            }
-        }
-    }
-
-    void take(const std::string& path, const YAML::Node& value, const std::string& where) {
-        const RunKey* key = find(path);
-        if (key == nullptr) unknown(path, where);
-        take(*key, value, where);
-    }
-
-  private:
-    void take(const RunKey& key, const YAML::Node& value, const std::string& where) {
-        try {
-            key.read(value);
-        } catch (const std::string& expected) {
-            std::string found = value.IsScalar() ? value.Scalar() : value.IsNull() ? "nothing" : "";
-            if (found.empty()) found = value.IsMap() ? "a mapping" : "a list";
-            refuse(where, fmt::format("\"{}\" is {}; expected {}", key.path, found, expected));
-        }
-    }
-    [[noreturn]] void unknown(const std::string& path, const std::string& where) const {
-        const auto hint = nearest(path, paths_);
-        refuse(where,
-               fmt::format("unknown key \"{}\"{}", path,
-                           hint ? fmt::format("; did you mean \"{}\"?", *hint) : std::string()));
-    }
-    const RunKey* find(const std::string& path) const {
-        for (const RunKey& key : keys_) {
-            if (key.path == path) return &key;
-        }
-        return nullptr;
-    }
-    bool is_section(const std::string& path) const {
-        for (const RunKey& key : keys_) {
-            if (key.path.starts_with(path + ".")) return true;
-        }
-        return false;
-    }
-    std::string place(const YAML::Node& node) const {
-        return fmt::format("{}:{}", origin_, node.Mark().line + 1);
-    }
-
-    std::string origin_;
-    std::vector<RunKey>& keys_;
-    std::vector<std::string> paths_, seen_;
-};
-
-YAML::Node parse(const std::string& text, const std::string& origin) {
-    try {
-        return YAML::Load(text);
-    } catch (const YAML::Exception& error) {
-        refuse(fmt::format("{}:{}", origin, error.mark.line + 1),
-               fmt::format("not valid YAML: {}", error.msg));
-    }
 }
 
 /// Calls change(path) for every path of the run that is set.
@@ -109,6 +28,51 @@ void change_paths(RunFile& run, Change change) {
     if (run.data.validation_file) change(*run.data.validation_file);
     if (run.data.test) change(*run.data.test);
     change(run.output);
+}
+
+/// Refuses what would be without effect: the user expects one.
+void check_effects(const RunFile& run, const std::string& origin) {
+    const RunFile defaults;
+    const auto useless = [&](bool is, const std::string& what) {
+        if (is) refuse(origin, what);
+    };
+    const bool validates = run.data.validation_file || run.data.validation_fraction.value_or(0) > 0;
+    useless(run.eval.early_stop && (!validates || run.eval.every == 0),
+            fmt::format("\"eval.early_stop\" is {}, but nothing is evaluated: set data.validation "
+                        "and eval.every",
+                        run.eval.early_stop.value_or(0)));
+    useless(run.eval.generate_split == "test" && !run.data.test,
+            "\"eval.generate.split\" is test, but \"data.test\" is missing");
+    useless(run.train.betas != defaults.train.betas && run.train.optimizer != "adamw",
+            fmt::format("\"train.betas\" are of adamw, and train.optimizer is {}",
+                        run.train.optimizer));
+    const bool warms = run.train.warmup_steps.value_or(0) > 0 ||
+                       (!run.train.warmup_steps && run.train.warmup_ratio > 0 &&
+                        run.train.warmup_ratio != defaults.train.warmup_ratio);
+    useless(warms && run.train.lr_scheduler_type == "constant",
+            "\"train.lr_scheduler_type\" constant knows no warm-up, and one is given. Try "
+            "constant_with_warmup.");
+    const bool fills =
+        run.data.format == "template" || (run.data.format == "auto" && run.data.prompt_template);
+    useless(run.data.prompt_template && !fills,
+            fmt::format("\"data.template\" is given, and data.format is {}. Try template.",
+                        run.data.format));
+    useless(run.data.completion_column != defaults.data.completion_column && !fills,
+            fmt::format("\"data.completion_column\" is {}, but only data.format template reads it: "
+                        "set data.template too",
+                        run.data.completion_column));
+    useless(run.adapter.init_from && run.adapter.init_lora_weights != "true",
+            fmt::format("\"adapter.init_lora_weights\" is {}, but the values come from "
+                        "adapter.init_from. Leave out one of them.",
+                        run.adapter.init_lora_weights));
+    const bool never_gpu = run.placement.backend == "cpu" || run.placement.backend == "reference";
+    useless(never_gpu && run.placement.ranks_per_gpu > 1,
+            fmt::format("\"placement.ranks_per_gpu\" is {}, and placement.backend is {}",
+                        run.placement.ranks_per_gpu, run.placement.backend));
+    const bool never_cpu = run.placement.backend == "cuda" || run.placement.backend == "reference";
+    useless(never_cpu && run.placement.cpu_isa != "auto",
+            fmt::format("\"placement.cpu_isa\" is {}, and placement.backend is {}",
+                        run.placement.cpu_isa, run.placement.backend));
 }
 
 void check_together(const RunFile& run, const std::string& origin) {
@@ -129,14 +93,8 @@ void check_together(const RunFile& run, const std::string& origin) {
     if (run.data.format == "template" && !run.data.prompt_template) {
         refuse(origin, "\"data.template\" is missing: data.format is template");
     }
-    for (const std::string& metric : run.eval.generate_metrics) {
-        if (metric != "exact_match" && metric != "masks") {
-            refuse(origin,
-                   fmt::format("\"eval.generate.metrics\" names {}; expected exact_match or masks",
-                               metric));
-        }
-    }
     parse_layers(run.adapter.layers);
+    check_effects(run, origin);
 }
 
 using Units = std::vector<std::pair<std::string, double>>;
@@ -174,6 +132,13 @@ std::string RunFile::identity_yaml() const {
 
 RunFile load_run_file(const std::filesystem::path& path,
                       const std::vector<std::string>& overrides) {
+    if (std::filesystem::is_directory(path)) {
+        const bool inside = std::filesystem::exists(path / "run.yaml");
+        refuse(path.string(),
+               fmt::format("this is a folder; expected a run file{}",
+                           inside ? ". Try " + (path / "run.yaml").string() : std::string()));
+    }
+    if (!std::filesystem::exists(path)) refuse(path.string(), "no such run file");
     std::ifstream file(path, std::ios::binary);
     std::ostringstream content;
     content << file.rdbuf();
@@ -187,17 +152,11 @@ RunFile parse_run_file(const std::string& text, const std::filesystem::path& pat
                        const std::vector<std::string>& overrides) {
     RunFile run;
     std::vector<RunKey> keys = run_keys(run);
-    const YAML::Node root = parse(text, path.string());
-    if (!root.IsMap())
-        refuse(path.string(), "expected a mapping of keys (model:, data:, train:, ...)");
-    Reader reader(path.string(), keys);
-    reader.read(root, "");
-    for (const std::string& set : overrides) {
-        const std::size_t equals = set.find('=');
-        if (equals == std::string::npos) refuse("--set " + set, "expected key.path=value");
-        reader.take(set.substr(0, equals), parse(set.substr(equals + 1), "--set " + set),
-                    "--set " + set);
-    }
+    RunReader reader(path.string(), keys);
+    reader.read(text);
+    for (const std::string& set : overrides) reader.set(set);
+    reader.finish();
+    run.given = reader.given();
     check_together(run, path.string());
     const auto folder = std::filesystem::absolute(path).parent_path();
     change_paths(run,

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -99,6 +100,8 @@ struct RunFile {
         std::string color = "auto";
     } log;
     std::string output;
+    /// Paths of the keys that the file or an override names; the others have their defaults.
+    std::set<std::string> given;
 
     /// The file as YAML, every key, paths absolute: runs again as it is.
     std::string to_yaml() const;
@@ -108,9 +111,10 @@ struct RunFile {
     std::string identity_yaml() const;
 };
 
-/// UserError(kUsage) naming file, line and key: unknown keys (with the nearest known one), wrong
-/// types, values out of range, values not supported yet. `overrides` are "key.path=value". Relative
-/// paths start at the file's folder.
+/// UserError(kUsage) naming file, line and key, of all that is wrong at once: unknown keys (with
+/// the one that was meant), wrong types, values out of range, values not supported yet, settings
+/// that would have no effect. `overrides` are "key.path=value". Relative paths start at the file's
+/// folder.
 RunFile load_run_file(const std::filesystem::path& path, const std::vector<std::string>& overrides);
 
 /// The same for a file's text, such as the run that a checkpoint records; `path` names it in

@@ -4,178 +4,14 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cmath>
-#include <numeric>
 
-#include "base/error.h"
+#include "io/run/key_table.h"
 #include "io/run/run_file.h"
 #include "spec/layout.h"
+#include "spec/words.h"
 
 namespace qshard {
 namespace {
-
-/// Thrown by a reader; the caller adds file, line and key.
-[[noreturn]] void expected(const std::string& what) {
-    throw what;
-}
-
-template <class T>
-T scalar(const YAML::Node& node, const char* what) {
-    T value{};
-    if (!node.IsScalar() || !YAML::convert<T>::decode(node, value)) expected(what);
-    return value;
-}
-
-bool is_null(const YAML::Node& node) {
-    return !node.IsDefined() || node.IsNull();
-}
-
-std::string text(const YAML::Node& node) {
-    return scalar<std::string>(node, "text");
-}
-
-std::vector<std::string> text_list(const YAML::Node& node) {
-    if (node.IsScalar()) return {node.as<std::string>()};
-    if (!node.IsSequence() || node.size() == 0) expected("a word or a list of words");
-    std::vector<std::string> list;
-    for (const YAML::Node& item : node) list.push_back(text(item));
-    return list;
-}
-
-/// Builds the table; each method binds one key to one member.
-class Table {
-  public:
-    std::vector<RunKey> keys;
-
-    Table& identity() {
-        keys.back().identity = true;
-        return *this;
-    }
-    Table& add(std::string path, std::function<void(const YAML::Node&)> read,
-               std::function<YAML::Node()> write) {
-        keys.push_back({std::move(path), false, std::move(read), std::move(write)});
-        return *this;
-    }
-    Table& flag(std::string path, bool& member) {
-        return add(
-            std::move(path),
-            [&member](const YAML::Node& n) { member = scalar<bool>(n, "true or false"); },
-            [&member] { return YAML::Node(member); });
-    }
-    Table& string(std::string path, std::string& member) {
-        return add(
-            std::move(path), [&member](const YAML::Node& n) { member = text(n); },
-            [&member] { return YAML::Node(member); });
-    }
-    Table& optional_string(std::string path, std::optional<std::string>& member) {
-        return add(
-            std::move(path),
-            [&member](const YAML::Node& n) {
-                member = is_null(n) ? std::nullopt : std::optional<std::string>(text(n));
-            },
-            [&member] { return member ? YAML::Node(*member) : YAML::Node(YAML::NodeType::Null); });
-    }
-    /// One of `known`; those of `later` are words of a later version.
-    Table& choice(std::string path, std::string& member, const std::vector<std::string>& known,
-                  const std::vector<std::string>& later = {}) {
-        return add(
-            std::move(path),
-            [&member, known, later](const YAML::Node& n) {
-                const auto value = text(n);
-                if (std::find(later.begin(), later.end(), value) != later.end()) {
-                    expected(fmt::format("{} (\"{}\" is not supported yet)", fmt::join(known, ", "),
-                                         value));
-                }
-                if (std::find(known.begin(), known.end(), value) == known.end()) {
-                    expected(fmt::format("one of: {}", fmt::join(known, ", ")));
-                }
-                member = value;
-            },
-            [&member] { return YAML::Node(member); });
-    }
-    Table& number(std::string path, double& member, double low, double high) {
-        return add(
-            std::move(path),
-            [&member, low, high](const YAML::Node& n) { member = real(n, low, high); },
-            [&member] { return YAML::Node(fmt::format("{}", member)); });
-    }
-    template <class Integer>
-    Table& integer(const std::string& path, Integer& member, std::int64_t low,
-                   std::int64_t high = INT64_MAX) {
-        return add(
-            path,
-            [&member, low, high](const YAML::Node& n) {
-                member = static_cast<Integer>(whole(n, low, high));
-            },
-            [&member] { return YAML::Node(member); });
-    }
-    /// A whole number, or `word` for absent ("auto" or null).
-    Table& optional_integer(std::string path, std::optional<std::int64_t>& member,
-                            const std::string& word, std::int64_t low,
-                            std::int64_t (*parse)(const YAML::Node&) = nullptr) {
-        return add(
-            std::move(path),
-            [=, &member](const YAML::Node& n) {
-                if (is_null(n) || (n.IsScalar() && n.Scalar() == word)) {
-                    member.reset();
-                } else {
-                    member = parse != nullptr ? parse(n) : whole(n, low, INT64_MAX);
-                }
-            },
-            [=, &member] {
-                if (member) return YAML::Node(*member);
-                return word.empty() ? YAML::Node(YAML::NodeType::Null) : YAML::Node(word);
-            });
-    }
-    Table& strings(std::string path, std::vector<std::string>& member) {
-        return add(
-            std::move(path), [&member](const YAML::Node& n) { member = text_list(n); },
-            [&member] { return member.size() == 1 ? YAML::Node(member[0]) : YAML::Node(member); });
-    }
-
-    static double real(const YAML::Node& n, double low, double high) {
-        const auto value = scalar<double>(n, "a number");
-        if (!std::isfinite(value) || value < low || value > high) {
-            expected(fmt::format("a number from {} to {}", low, high));
-        }
-        return value;
-    }
-    static std::int64_t whole(const YAML::Node& n, std::int64_t low, std::int64_t high) {
-        const auto value = scalar<std::int64_t>(n, "a whole number");
-        if (value < low || value > high) {
-            expected(high == INT64_MAX ? fmt::format("a whole number of at least {}", low)
-                                       : fmt::format("a whole number from {} to {}", low, high));
-        }
-        return value;
-    }
-};
-
-std::int64_t bytes_of_node(const YAML::Node& node) {
-    try {
-        return parse_bytes(text(node));
-    } catch (const Error& error) {
-        expected("auto, or bytes such as 24GiB");
-    }
-}
-
-std::int64_t seconds_of_node(const YAML::Node& node) {
-    const std::string value = text(node);
-    std::int64_t seconds = 0, part = 0;
-    bool digit = false;
-    for (char c : value + ":") {
-        if (c >= '0' && c <= '9' && part < 1000000) {
-            part = part * 10 + (c - '0');
-            digit = true;
-        } else if (c == ':' && digit) {
-            seconds = seconds * 60 + part;
-            part = 0;
-            digit = false;
-        } else {
-            expected("auto, seconds, or hours:minutes:seconds");
-        }
-    }
-    return seconds;
-}
 
 void read_train_files(const YAML::Node& node, std::vector<DataFile>& files) {
     files.clear();
@@ -185,16 +21,16 @@ void read_train_files(const YAML::Node& node, std::vector<DataFile>& files) {
             for (const auto& pair : item) {
                 const std::string key = pair.first.IsScalar() ? pair.first.Scalar() : "";
                 if (key == "path") {
-                    file.path = text(pair.second);
+                    file.path = text_of(pair.second);
                 } else if (key == "weight") {
-                    file.weight = Table::real(pair.second, 1e-6, 1e6);
+                    file.weight = real_of(pair.second, 1e-6, 1e6);
                 } else {
                     expected("path and weight");
                 }
             }
             if (file.path.empty()) expected("a path");
         } else {
-            file.path = text(item);
+            file.path = text_of(item);
         }
         files.push_back(file);
     };
@@ -217,26 +53,23 @@ YAML::Node write_train_files(const std::vector<DataFile>& files) {
     return list;
 }
 
-std::vector<std::string> run_quantizations() {
-    std::vector<std::string> words = quantization_names();
-    words.insert(words.begin(), "auto");
-    return words;
-}
-
 /// A list of names, or one text: all-linear, a name, or a regular expression as PEFT has it.
-void add_modules(Table& t, const char* path, std::vector<std::string>& names,
-                 std::string& pattern) {
+void add_modules(KeyTable& t, const char* path, std::vector<std::string>& names,
+                 std::string& pattern, const char* help) {
     t.add(
-         path,
+         path, "a word, a list of words, or a regular expression over whole paths",
          [&names, &pattern](const YAML::Node& n) {
              names.clear();
              pattern.clear();
              if (is_null(n) || (n.IsSequence() && n.size() == 0)) return;
              if (n.IsSequence()) {
-                 names = text_list(n);
+                 names = text_list_of(n);
                  return;
              }
-             const std::string one = text(n);
+             const std::string one = text_of(n);
+             if (one.find(',') != std::string::npos &&
+                 one.find_first_of("(){}[]|*\\") == std::string::npos)
+                 expected("a list, [q_proj, v_proj]; text is one name or a regular expression");
              const bool bare = std::all_of(one.begin(), one.end(), [](unsigned char c) {
                  return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.';
              });
@@ -251,20 +84,22 @@ void add_modules(Table& t, const char* path, std::vector<std::string>& names,
              if (names.empty()) return YAML::Node(YAML::NodeType::Null);
              return names.size() == 1 ? YAML::Node(names[0]) : YAML::Node(names);
          })
-        .identity();
+        .identity()
+        .help(help);
 }
 
 /// A mapping from regular expressions to values, in the order PEFT reads it back: by key.
 template <class Value, class Read>
-void add_pattern(Table& t, const char* path, std::vector<std::pair<std::string, Value>>& pattern,
-                 Read read) {
+void add_pattern(KeyTable& t, const char* path, std::vector<std::pair<std::string, Value>>& pattern,
+                 Read read, const char* help) {
     t.add(
-         path,
+         path, "a mapping from module names or expressions to values",
          [&pattern, read](const YAML::Node& n) {
              pattern.clear();
              if (is_null(n)) return;
              if (!n.IsMap()) expected("a mapping from module names to values");
-             for (const auto& pair : n) pattern.emplace_back(text(pair.first), read(pair.second));
+             for (const auto& pair : n)
+                 pattern.emplace_back(text_of(pair.first), read(pair.second));
              std::sort(pattern.begin(), pattern.end());
          },
          [&pattern] {
@@ -272,80 +107,142 @@ void add_pattern(Table& t, const char* path, std::vector<std::pair<std::string, 
              for (const auto& [key, value] : pattern) map[key] = fmt::format("{}", value);
              return map;
          })
-        .identity();
+        .identity()
+        .help(help);
 }
 
-void add_model_and_adapter(Table& t, RunFile& run) {
-    t.string("model.base", run.model.base).identity();
-    t.choice("model.quantization", run.model.quantization, run_quantizations()).identity();
-    t.flag("model.double_quant", run.model.double_quant).identity();
-    t.choice("model.compute_dtype", run.model.compute_dtype, {"bfloat16", "float32"}).identity();
-    t.optional_string("model.tokenizer", run.model.tokenizer).identity();
-    t.choice("adapter.type", run.adapter.type, {"lora"}).identity();
-    t.integer("adapter.r", run.adapter.r, 1, 1024).identity();
-    t.number("adapter.alpha", run.adapter.alpha, 1e-6, 1e6).identity();
-    t.number("adapter.dropout", run.adapter.dropout, 0, 0.9).identity();
-    add_modules(t, "adapter.target_modules", run.adapter.target_modules,
-                run.adapter.target_pattern);
+void add_model(KeyTable& t, RunFile& run) {
+    t.string("model.base", run.model.base)
+        .identity()
+        .path()
+        .help(
+            "The model to fine-tune: a Hugging Face folder (bitsandbytes 4 bit too), a .gguf file "
+            "or a "
+            "weight store. Required.");
+    std::vector<std::string> quantizations = quantization_names();
+    quantizations.insert(quantizations.begin(), "auto");
+    t.choice("model.quantization", run.model.quantization, quantizations)
+        .identity()
+        .help(
+            "What the frozen linears are stored as. auto: as the model is, nf4 if it is not "
+            "quantized. QLoRA is nf4, LoRA in 16 bits none.");
+    t.flag("model.double_quant", run.model.double_quant)
+        .identity()
+        .help("Quantize the scales of 4-bit blocks too (bnb_4bit_use_double_quant).");
+    t.choice("model.compute_dtype", run.model.compute_dtype, compute_dtype_words())
+        .identity()
+        .help("Activations and products; sums are float32 either way.");
+    t.optional_string("model.tokenizer", run.model.tokenizer)
+        .identity()
+        .path()
+        .help("A tokenizer.json, or a folder with one, instead of the model's own.");
+}
+
+void add_adapter(KeyTable& t, RunFile& run) {
+    t.choice("adapter.type", run.adapter.type, {"lora"})
+        .identity()
+        .help("Low-rank updates of linears; DoRA is use_dora.");
+    t.integer("adapter.r", run.adapter.r, 1, 1024)
+        .identity()
+        .help("Rank of the updates (PEFT's r).");
+    t.number("adapter.alpha", run.adapter.alpha, 1e-6, 1e6)
+        .identity()
+        .help("An update counts alpha / r times (PEFT's lora_alpha).");
+    t.number("adapter.dropout", run.adapter.dropout, 0, 0.9)
+        .identity()
+        .help("Share of an update's inputs that is dropped in training (PEFT's lora_dropout).");
+    add_modules(t, "adapter.target_modules", run.adapter.target_modules, run.adapter.target_pattern,
+                "Linears that get an update: all-linear, names or path suffixes, or an expression; "
+                "as in PEFT.");
     add_modules(t, "adapter.exclude_modules", run.adapter.exclude_modules,
-                run.adapter.exclude_pattern);
+                run.adapter.exclude_pattern, "Linears left out of target_modules.");
     t.add(
-         "adapter.target_parameters",
+         "adapter.target_parameters", "a list of words, or null",
          [&run](const YAML::Node& n) {
              run.adapter.target_parameters.clear();
              if (!is_null(n) && (!n.IsSequence() || n.size() > 0))
-                 run.adapter.target_parameters = text_list(n);
+                 run.adapter.target_parameters = text_list_of(n);
          },
          [&run] { return YAML::Node(run.adapter.target_parameters); })
-        .identity();
-    t.strings("adapter.layers", run.adapter.layers).identity();
-    t.flag("adapter.use_rslora", run.adapter.use_rslora).identity();
+        .identity()
+        .help("Of mixtures, expert tensors that get an update: mlp.experts.down_proj.");
+    t.strings("adapter.layers", run.adapter.layers)
+        .identity()
+        .help(
+            "Decoder layers with updates: all, or numbers and ranges, [0-11, 20] "
+            "(PEFT's layers_to_transform).");
+    t.flag("adapter.use_rslora", run.adapter.use_rslora)
+        .identity()
+        .help("An update counts alpha / sqrt(r) times.");
     // Resolved run files of versions that refused it have null.
     t.add(
-         "adapter.use_dora",
-         [&run](const YAML::Node& n) {
-             run.adapter.use_dora = !is_null(n) && scalar<bool>(n, "true or false");
-         },
+         "adapter.use_dora", "true or false",
+         [&run](const YAML::Node& n) { run.adapter.use_dora = !is_null(n) && flag_of(n); },
          [&run] { return YAML::Node(run.adapter.use_dora); })
-        .identity();
-    add_pattern(t, "adapter.rank_pattern", run.adapter.rank_pattern,
-                [](const YAML::Node& n) { return Table::whole(n, 1, 1024); });
-    add_pattern(t, "adapter.alpha_pattern", run.adapter.alpha_pattern,
-                [](const YAML::Node& n) { return Table::real(n, 1e-6, 1e6); });
+        .identity()
+        .help("DoRA: the length of each row of a weight is trained beside its update.");
+    add_pattern(
+        t, "adapter.rank_pattern", run.adapter.rank_pattern,
+        [](const YAML::Node& n) { return whole_of(n, 1, 1024); },
+        "Ranks other than r, by module: {q_proj: 8}.");
+    add_pattern(
+        t, "adapter.alpha_pattern", run.adapter.alpha_pattern,
+        [](const YAML::Node& n) { return real_of(n, 1e-6, 1e6); },
+        "Alphas other than alpha, by module.");
     t.choice("adapter.init_lora_weights", run.adapter.init_lora_weights,
-             {"true", "gaussian", "false"},
+             words_in(kAdapterInitWords),
              {"orthogonal", "pissa", "olora", "loftq", "eva", "corda", "lora_ga"})
-        .identity();
-    t.choice("adapter.bias", run.adapter.bias, {"none", "all", "lora_only"}).identity();
+        .identity()
+        .help(
+            "Values an update begins with. true: A as Kaiming, B zero; gaussian: A normal; "
+            "false: B not zero. Not used with init_from.");
+    t.choice("adapter.bias", run.adapter.bias, words_in(kAdapterBiasWords))
+        .identity()
+        .help(
+            "Biases of the base that are trained too: none, all, or those of linears with "
+            "updates.");
     t.add(
-         "adapter.modules_to_save",
+         "adapter.modules_to_save", "a word, a list of words, or null",
          [&run](const YAML::Node& n) {
-             run.adapter.modules_to_save = is_null(n) ? std::vector<std::string>() : text_list(n);
+             run.adapter.modules_to_save =
+                 is_null(n) ? std::vector<std::string>() : text_list_of(n);
          },
          [&run] {
              if (run.adapter.modules_to_save.empty()) return YAML::Node(YAML::NodeType::Null);
              return YAML::Node(run.adapter.modules_to_save);
          })
-        .identity();
-    t.optional_string("adapter.init_from", run.adapter.init_from).identity();
+        .identity()
+        .help("Modules trained whole: embed_tokens, lm_head.");
+    t.optional_string("adapter.init_from", run.adapter.init_from)
+        .identity()
+        .path()
+        .help(
+            "Adapter to start from: a PEFT folder, a checkpoint or a run's output folder. The keys "
+            "of "
+            "this section that the run file leaves out are taken from it.");
 }
 
-void add_data(Table& t, RunFile& run) {
+void add_data(KeyTable& t, RunFile& run) {
     t.add(
-         "data.train", [&run](const YAML::Node& n) { read_train_files(n, run.data.train); },
+         "data.train", "a file, or a list of files or {path:, weight:}",
+         [&run](const YAML::Node& n) { read_train_files(n, run.data.train); },
          [&run] { return write_train_files(run.data.train); })
-        .identity();
+        .identity()
+        .path()
+        .help(
+            "Training rows: .jsonl, .json or .csv. A weight of 2 takes a file's rows "
+            "twice an epoch. Required.");
     t.add(
-         "data.validation",
+         "data.validation", "a fraction from 0 to 0.9, a file, or null",
          [&run](const YAML::Node& n) {
              run.data.validation_fraction.reset();
              run.data.validation_file.reset();
              if (is_null(n)) return;
              double fraction = 0;
              if (n.IsScalar() && YAML::convert<double>::decode(n, fraction)) {
-                 run.data.validation_fraction = Table::real(n, 0, 0.9);
+                 run.data.validation_fraction = real_of(n, 0, 0.9);
              } else {
-                 run.data.validation_file = text(n);
+                 run.data.validation_file = text_of(n);
              }
          },
          [&run] {
@@ -354,107 +251,191 @@ void add_data(Table& t, RunFile& run) {
                  return YAML::Node(fmt::format("{}", *run.data.validation_fraction));
              return YAML::Node(YAML::NodeType::Null);
          })
-        .identity();
-    t.optional_string("data.test", run.data.test);
+        .identity()
+        .path()
+        .help("Rows to evaluate on: a share of the training rows held back, or a file.");
+    t.optional_string("data.test", run.data.test)
+        .path()
+        .help("Rows for qshard eval --split test; never trained on.");
     t.choice("data.format", run.data.format,
              {"auto", "messages", "prompt-completion", "instruction", "sharegpt", "text",
               "template", "tokenized", "preference"})
-        .identity();
-    t.optional_string("data.template", run.data.prompt_template).identity();
-    t.string("data.completion_column", run.data.completion_column).identity();
-    t.choice("data.loss_on", run.data.loss_on, {"completion", "all"}).identity();
-    t.integer("data.max_length", run.data.max_length, 2, 1 << 20).identity();
-    t.flag("data.packing", run.data.packing).identity();
-    t.choice("data.overlong", run.data.overlong, {"truncate", "skip", "error"}).identity();
-    t.choice("data.add_bos", run.data.add_bos, {"auto", "true", "false"}).identity();
-    t.flag("data.append_eos", run.data.append_eos).identity();
-    t.flag("data.shuffle", run.data.shuffle).identity();
+        .identity()
+        .help(
+            "What a row is: instruction is Alpaca's, tokenized {input_ids, labels}. auto: by "
+            "the columns.");
+    t.optional_string("data.template", run.data.prompt_template)
+        .identity()
+        .help(
+            "The prompt of format template, with the row's columns in braces: "
+            "\"{question}\\nAnswer:\". "
+            "The chat template is the model's own.");
+    t.string("data.completion_column", run.data.completion_column)
+        .identity()
+        .help("The column with the answer, of format template.");
+    t.choice("data.loss_on", run.data.loss_on, {"completion", "all"})
+        .identity()
+        .help("Tokens that are trained on: answers (assistant turns), or prompts too.");
+    t.integer("data.max_length", run.data.max_length, 2, 1 << 20)
+        .identity()
+        .help("Tokens of a row of a batch; a longer document is overlong.");
+    t.flag("data.packing", run.data.packing)
+        .identity()
+        .help("Several documents in a row; none sees another, positions restart.");
+    t.choice("data.overlong", run.data.overlong, {"truncate", "skip", "error"})
+        .identity()
+        .help("What happens to a document longer than max_length.");
+    t.choice("data.add_bos", run.data.add_bos, {"auto", "true", "false"})
+        .identity()
+        .help(
+            "Begin with the begin-of-sequence token; auto: as the tokenizer says. Chat templates "
+            "write "
+            "their own.");
+    t.flag("data.append_eos", run.data.append_eos)
+        .identity()
+        .help("End completions and texts with the end token. Chat templates write their own.");
+    t.flag("data.shuffle", run.data.shuffle)
+        .identity()
+        .help("Rows in a new order each epoch, drawn by train.seed.");
 }
 
-void add_train(Table& t, RunFile& run) {
-    t.integer("train.seed", run.train.seed, 0).identity();
-    t.number("train.epochs", run.train.epochs, 1e-9, 1e6).identity();
-    t.optional_integer("train.max_steps", run.train.max_steps, "", 1).identity();
-    t.integer("train.micro_batch_size", run.train.micro_batch_size, 1, 1 << 20).identity();
-    t.integer("train.global_batch_size", run.train.global_batch_size, 1, 1 << 20).identity();
-    t.number("train.learning_rate", run.train.learning_rate, 0, 1e3).identity();
-    t.choice("train.lr_scheduler_type", run.train.lr_scheduler_type,
-             {"constant", "linear", "cosine", "constant_with_warmup"})
-        .identity();
-    t.number("train.warmup_ratio", run.train.warmup_ratio, 0, 1).identity();
-    t.optional_integer("train.warmup_steps", run.train.warmup_steps, "", 0).identity();
-    t.choice("train.optimizer", run.train.optimizer, {"adamw", "sgd", "rmsprop"}).identity();
-    t.number("train.weight_decay", run.train.weight_decay, 0, 1e3).identity();
+void add_train(KeyTable& t, RunFile& run) {
+    t.integer("train.seed", run.train.seed, 0)
+        .identity()
+        .help("Of the adapter's first values, the rows' order, dropout and the validation share.");
+    t.number("train.epochs", run.train.epochs, 1e-9, 1e6)
+        .identity()
+        .help("Passes over the training rows, unless max_steps is given.");
+    t.optional_integer("train.max_steps", run.train.max_steps, "", 1)
+        .identity()
+        .help("Optimizer steps, instead of epochs.");
+    t.integer("train.micro_batch_size", run.train.micro_batch_size, 1, 1 << 20)
+        .identity()
+        .help("Rows of max_length computed at once on a rank (per_device_train_batch_size).");
+    t.integer("train.global_batch_size", run.train.global_batch_size, 1, 1 << 20)
+        .identity()
+        .help(
+            "Rows of one optimizer step over all ranks (micro batch x gradient accumulation x "
+            "devices "
+            "elsewhere); a multiple of micro_batch_size.");
+    t.number("train.learning_rate", run.train.learning_rate, 0, 1e3)
+        .identity()
+        .help("The highest of the schedule.");
+    t.choice("train.lr_scheduler_type", run.train.lr_scheduler_type, words_in(kLrSchedulerWords))
+        .identity()
+        .help(
+            "The learning rate over the steps, as transformers has it; constant knows no "
+            "warm-up.");
+    t.number("train.warmup_ratio", run.train.warmup_ratio, 0, 1)
+        .identity()
+        .help("Share of the steps in which the learning rate grows, unless warmup_steps is given.");
+    t.optional_integer("train.warmup_steps", run.train.warmup_steps, "", 0)
+        .identity()
+        .help("Steps in which the learning rate grows, instead of warmup_ratio.");
+    t.choice("train.optimizer", run.train.optimizer, words_in(kOptimizerWords))
+        .identity()
+        .help("Its state is float32. sgd has momentum 0.9, rmsprop alpha 0.99.");
+    t.number("train.weight_decay", run.train.weight_decay, 0, 1e3)
+        .identity()
+        .help("Decay of the adapter's weights, as torch.optim has it; none for biases.");
     t.add(
-         "train.betas",
+         "train.betas", "two numbers, [beta1, beta2]",
          [&run](const YAML::Node& n) {
              if (!n.IsSequence() || n.size() != 2) expected("two numbers, [beta1, beta2]");
-             run.train.betas = {Table::real(n[0], 0, 0.999999), Table::real(n[1], 0, 0.9999999)};
+             run.train.betas = {real_of(n[0], 0, 0.999999), real_of(n[1], 0, 0.9999999)};
          },
          [&run] {
              YAML::Node list;
              for (double beta : run.train.betas) list.push_back(fmt::format("{}", beta));
              return list;
          })
-        .identity();
-    t.number("train.max_grad_norm", run.train.max_grad_norm, 0, 1e9).identity();
-    t.choice("train.recompute", run.train.recompute, {"auto", "always", "never"});
+        .identity()
+        .help("Of adamw (adam_beta1, adam_beta2).");
+    t.number("train.max_grad_norm", run.train.max_grad_norm, 0, 1e9)
+        .identity()
+        .help("The gradient is scaled down to this norm; 0: never.");
+    t.choice("train.recompute", run.train.recompute, words_in(kRecomputeWords))
+        .help(
+            "Gradient checkpointing: compute activations again in the backward pass. auto: where "
+            "memory "
+            "asks for it. The bits stay the same.");
     t.choice("objective.type", run.objective_type, {"sft"},
              {"clm", "dpo", "orpo", "kto", "classification"})
-        .identity();
+        .identity()
+        .help("What is minimized: the loss of the trained tokens.");
 }
 
-void add_rest(Table& t, RunFile& run) {
-    t.choice("placement.mode", run.placement.mode,
-             {"auto", "replicated", "gathered", "host_streamed"}, {"hybrid", "pipeline"});
-    t.choice("placement.backend", run.placement.backend, {"auto", "cpu", "cuda", "reference"});
-    t.integer("placement.ranks_per_gpu", run.placement.ranks_per_gpu, 1, 64);
+void add_placement(KeyTable& t, RunFile& run) {
+    t.choice("placement.mode", run.placement.mode, words_in(kPlacementWords, {"auto"}),
+             {"hybrid", "pipeline"})
+        .help(
+            "Where the base lies: on every rank (DDP), a share on each (ZeRO-3, FSDP), or in the "
+            "host's memory (CPU offload). auto: the first that fits.");
+    t.choice("placement.backend", run.placement.backend, backend_words())
+        .help("What computes. auto: GPUs if there are some; reference is slow and for comparison.");
+    t.integer("placement.ranks_per_gpu", run.placement.ranks_per_gpu, 1, 64)
+        .help("Ranks that may share a GPU.");
     t.choice("placement.transport", run.placement.transport,
-             {"auto", "self", "threads", "mpi", "nccl"});
-    t.optional_integer("placement.threads", run.placement.threads, "auto", 1);
-    t.optional_integer("placement.memory_limit", run.placement.memory_limit, "auto", 1,
-                       bytes_of_node);
-    t.choice("placement.cpu_isa", run.placement.cpu_isa,
-             {"auto", "amx_bf16", "avx512_bf16", "avx512", "avx2", "sse"});
-    t.integer("eval.every", run.eval.every, 0);
-    t.integer("eval.max_rows", run.eval.max_rows, 0);
-    t.choice("eval.generate.split", run.eval.generate_split, {"validation", "test"});
-    t.integer("eval.generate.max_new_tokens", run.eval.generate_max_new_tokens, 0, 1 << 20);
-    t.strings("eval.generate.metrics", run.eval.generate_metrics);
-    t.optional_integer("eval.early_stop", run.eval.early_stop, "", 1);
-    t.integer("checkpoint.every", run.checkpoint.every, 0);
-    t.integer("checkpoint.keep", run.checkpoint.keep, 3, 1 << 20);
-    t.flag("checkpoint.on_signal", run.checkpoint.on_signal);
-    t.optional_integer("checkpoint.time_limit", run.checkpoint.time_limit, "auto", 1,
-                       seconds_of_node);
-    t.integer("log.every", run.log.every, 1);
-    t.flag("log.tensorboard", run.log.tensorboard);
-    t.choice("log.color", run.log.color, {"auto", "always", "never"});
-    t.string("output", run.output);
+             {"auto", "self", "threads", "mpi", "nccl"})
+        .help("How ranks talk: alone, threads of one process (--ranks), MPI, or NCCL.");
+    t.optional_integer("placement.threads", run.placement.threads, "auto", 1)
+        .help("Threads of a rank; auto: its share of the host's cores.");
+    t.optional_integer("placement.memory_limit", run.placement.memory_limit, "auto", 1, bytes_of,
+                       "bytes such as 24GiB")
+        .help("A plan that needs more on a rank is refused before it starts; auto: what is free.");
+    t.choice("placement.cpu_isa", run.placement.cpu_isa, cpu_isa_words())
+        .help("CPU kernels; auto: the best that every rank has.");
 }
 
-std::size_t edit_distance(const std::string& a, const std::string& b) {
-    std::vector<std::size_t> row(b.size() + 1);
-    std::iota(row.begin(), row.end(), 0u);
-    for (std::size_t i = 0; i < a.size(); ++i) {
-        std::size_t diagonal = row[0];
-        row[0] = i + 1;
-        for (std::size_t j = 0; j < b.size(); ++j) {
-            const std::size_t change = diagonal + (a[i] == b[j] ? 0 : 1);
-            diagonal = row[j + 1];
-            row[j + 1] = std::min({row[j] + 1, row[j + 1] + 1, change});
-        }
-    }
-    return row.back();
+void add_rest(KeyTable& t, RunFile& run) {
+    t.integer("eval.every", run.eval.every, 0)
+        .help("Steps between evaluations on data.validation; 0: only before and after training.");
+    t.integer("eval.max_rows", run.eval.max_rows, 0)
+        .help("At most so many validation rows, the first ones; 0: all.");
+    t.choice("eval.generate.split", run.eval.generate_split, {"validation", "test"})
+        .help(
+            "Where the examples at the end of training come from, and what qshard eval takes "
+            "without "
+            "--split.");
+    t.integer("eval.generate.max_new_tokens", run.eval.generate_max_new_tokens, 0, 1 << 20)
+        .help("Tokens of an answer, at most.");
+    t.strings("eval.generate.metrics", run.eval.generate_metrics)
+        .help(
+            "What qshard eval measures in answers: exact_match; masks ([NAME] found, missed, made "
+            "up).");
+    t.optional_integer("eval.early_stop", run.eval.early_stop, "", 1)
+        .help(
+            "Stop after so many evaluations in a row without a better loss "
+            "(early_stopping_patience).");
+    t.integer("checkpoint.every", run.checkpoint.every, 0)
+        .help("Steps between checkpoints; 0: only at the end and on signals.");
+    t.integer("checkpoint.keep", run.checkpoint.keep, 3, 1 << 20)
+        .help("Newest checkpoints that are kept (save_total_limit).");
+    t.flag("checkpoint.on_signal", run.checkpoint.on_signal)
+        .help("On SIGTERM or SIGUSR1 save, and end with exit code 85.");
+    t.optional_integer("checkpoint.time_limit", run.checkpoint.time_limit, "auto", 1, seconds_of,
+                       "seconds, [days-]hours:minutes:seconds")
+        .help(
+            "Save and end with exit code 85 before so much time has passed; auto: Slurm's limit, "
+            "if any.");
+    t.integer("log.every", run.log.every, 1).help("Steps between lines of metrics.jsonl.");
+    t.flag("log.tensorboard", run.log.tensorboard).help("Write OUTPUT/tensorboard.");
+    t.choice("log.color", run.log.color, {"auto", "always", "never"})
+        .help("Colours on standard error; auto: on a terminal, unless NO_COLOR is set.");
+    t.string("output", run.output)
+        .path()
+        .help("Folder for checkpoints, adapter, metrics and report. Required.");
 }
 
 }  // namespace
 
 std::vector<RunKey> run_keys(RunFile& run) {
-    Table table;
-    add_model_and_adapter(table, run);
+    KeyTable table;
+    add_model(table, run);
+    add_adapter(table, run);
     add_data(table, run);
     add_train(table, run);
+    add_placement(table, run);
     add_rest(table, run);
     return std::move(table.keys);
 }
@@ -475,26 +456,6 @@ std::string write_keys(const std::vector<RunKey>& keys, bool identity_only) {
     YAML::Emitter out;
     out << root;
     return std::string(out.c_str()) + "\n";
-}
-
-std::optional<std::string> nearest(const std::string& word, const std::vector<std::string>& known) {
-    std::optional<std::string> best;
-    std::size_t distance = std::max<std::size_t>(3, word.size() * 2 / 5);
-    const std::string mine = word.substr(word.rfind('.') + 1);
-    for (const std::string& candidate : known) {
-        const std::string last = candidate.substr(candidate.rfind('.') + 1);
-        std::size_t d = edit_distance(word, candidate);
-        // A word inside another ("alpha" in "lora_alpha") is nearer than its length says.
-        const bool inside =
-            std::min(last.size(), mine.size()) >= 3 &&
-            (mine.find(last) != std::string::npos || last.find(mine) != std::string::npos);
-        if (inside) d = std::min<std::size_t>(d, 2);
-        if (d < distance) {
-            distance = d;
-            best = candidate;
-        }
-    }
-    return best;
 }
 
 }  // namespace qshard
