@@ -110,6 +110,20 @@ void write_file_atomic(const fs::path& target, std::string_view text) {
     write_file_atomic(target, std::as_bytes(std::span(text.data(), text.size())));
 }
 
+void remove_temporaries(const fs::path& folder) {
+    std::error_code error;
+    for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+        const std::string name = at->path().filename().string();
+        const std::size_t mark = name.find(".tmp-");
+        if (!name.starts_with('.') || mark == std::string::npos) continue;
+        if (name.find_first_not_of("0123456789-", mark + 5) != std::string::npos) continue;
+        if (::unlink(at->path().c_str()) != 0) fail(ExitCode::kIo, "removing", at->path());
+    }
+    if (error && error != std::errc::no_such_file_or_directory) {
+        throw SystemError(fmt::format("listing {}: {}", folder.string(), error.message()));
+    }
+}
+
 void sync_folder(const fs::path& folder) {
     const fs::path name = folder.empty() ? fs::path(".") : folder;
     Fd fd(::open(name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

@@ -40,6 +40,10 @@ class PendingFile {
 void write_file_atomic(const std::filesystem::path& target, std::span<const std::byte> bytes);
 void write_file_atomic(const std::filesystem::path& target, std::string_view text);
 
+/// Removes the temporary files that killed writers left in `folder`, which nobody else may be
+/// writing into. None if there is no such folder.
+void remove_temporaries(const std::filesystem::path& folder);
+
 /// Makes renames and removals inside `folder` durable.
 void sync_folder(const std::filesystem::path& folder);
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <limits>
 #include <tuple>
 
 #include "base/error.h"
@@ -59,14 +60,14 @@ void remove_file(const fs::path& path) {
     if (error) throw SystemError(fmt::format("removing {}: {}", path.string(), error.message()));
 }
 
-/// Temporary files of killed saves; there is one writer, so none of them is in use.
-void remove_leftovers(const fs::path& folder) {
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-        const std::string name = entry.path().filename().string();
-        if (name.starts_with(".step-") && name.find(".tmp-") != std::string::npos) {
-            remove_file(entry.path());
-        }
-    }
+/// The file under the same name in `folder`, as a link where the file system has them. None if
+/// there is no such file.
+void copy_into(const fs::path& folder, const fs::path& file) {
+    const fs::path target = folder / file.filename();
+    std::error_code error;
+    fs::create_hard_link(file, target, error);
+    if (!error || error == std::errc::no_such_file_or_directory) return;
+    write_file_atomic(target, read_file(file, std::size_t{1} << 42));
 }
 
 void expect_same(const fs::path& written, std::span<const std::byte> image) {
@@ -93,9 +94,9 @@ bool same_but_for_time(const CheckpointState& state, const fs::path& file) {
 
 CheckpointStore::CheckpointStore(fs::path folder) : folder_(std::move(folder)) {}
 
-fs::path CheckpointStore::save(CheckpointState state, int keep) {
+fs::path CheckpointStore::save(CheckpointState state, int keep, std::int64_t best_step) {
     make_folder(folder_);
-    remove_leftovers(folder_);
+    remove_temporaries(folder_);  // of killed saves: there is one writer
     // A name with a manifest may be the last durable state, so it is never written over.
     int revision = 0;
     fs::path file;
@@ -106,7 +107,7 @@ fs::path CheckpointStore::save(CheckpointState state, int keep) {
     }
     publish(std::move(state), file);
     verified_.insert(file);
-    prune(std::max(keep, kMinKeep));
+    prune(std::max(keep, kMinKeep), best_step);
     return file;
 }
 
@@ -135,11 +136,55 @@ void CheckpointStore::publish(CheckpointState state, const fs::path& file) const
     sync_folder(folder_);
 }
 
-void CheckpointStore::prune(int keep) {
+std::optional<fs::path> CheckpointStore::go_back_to(const CheckpointState& chosen,
+                                                    const fs::path& file) {
+    std::error_code error;
+    fs::path mine = folder_ / file.filename();
+    if (!fs::equivalent(mine, file, error)) {
+        make_folder(folder_);
+        mine = save(chosen, std::numeric_limits<int>::max());
+    }
+    std::vector<Generation> newer = list();
+    // Newest first, so that a kill in between leaves what the older branch was at some time.
+    std::erase_if(newer,
+                  [&](const Generation& g) { return g.step < chosen.step || g.file == mine; });
+    if (newer.empty()) return {};
+    fs::path aside;
+    for (int number = 1; aside.empty() || fs::exists(aside); ++number)
+        aside = folder_ / fmt::format("abandoned-{}", number);
+    make_folder(aside);
+    sync_folder(folder_);
+    for (const Generation& generation : newer) {
+        // In both folders before it leaves this one; without its manifest it counts for nothing.
+        copy_into(aside, generation.file);
+        copy_into(aside, generation.manifest());
+        sync_folder(aside);
+        remove_file(generation.manifest());
+        remove_file(generation.file);
+        verified_.erase(generation.file);
+    }
+    sync_folder(folder_);
+    return aside;
+}
+
+std::optional<LoadedCheckpoint> CheckpointStore::load_step(std::int64_t step) const {
+    for (const Generation& generation : list()) {
+        if (generation.step != step) continue;
+        try {
+            return LoadedCheckpoint{load(generation.file), generation.file};
+        } catch (const UserError&) {
+            continue;
+        }
+    }
+    return {};
+}
+
+void CheckpointStore::prune(int keep, std::int64_t best_step) {
     int kept = 0;
     bool removed = false;
     for (const Generation& generation : list()) {
         if (!generation.has_manifest) continue;  // not provably ours
+        if (best_step > 0 && generation.step == best_step) continue;
         if (kept == keep) {
             // The manifest goes first: a file without one is never loaded.
             remove_file(generation.manifest());

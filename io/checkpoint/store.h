@@ -39,10 +39,20 @@ class CheckpointStore {
     explicit CheckpointStore(std::filesystem::path folder);
 
     /// Writes, reads back, compares, and only then publishes; then removes all but the newest
-    /// max(keep, 3) verified generations. Returns the file once it is durable. An identical save of
-    /// the same step is left as it is. SystemError: kCannotCreate, or kIo (disk full, failed fsync,
-    /// what was read back differs).
-    std::filesystem::path save(CheckpointState state, int keep = 3);
+    /// max(keep, 3) verified generations and those of `best_step`. Returns the file once it is
+    /// durable. An identical save of the same step is left as it is. SystemError: kCannotCreate, or
+    /// kIo (disk full, failed fsync, what was read back differs).
+    std::filesystem::path save(CheckpointState state, int keep = 3, std::int64_t best_step = 0);
+
+    /// Makes `chosen`, read from `file`, the newest: saves it here if `file` lies elsewhere, and
+    /// moves whatever is newer, with its manifest, into abandoned-1/, abandoned-2/, ... here. A
+    /// kill at any moment leaves `chosen` and all of the moved ones loadable. Returns the folder
+    /// that was made, or nothing if nothing was newer.
+    std::optional<std::filesystem::path> go_back_to(const CheckpointState& chosen,
+                                                    const std::filesystem::path& file);
+
+    /// The newest usable generation of `step`.
+    std::optional<LoadedCheckpoint> load_step(std::int64_t step) const;
 
     /// Newest first; files of other names are not listed.
     std::vector<Generation> list() const;
@@ -61,7 +71,7 @@ class CheckpointStore {
 
   private:
     void publish(CheckpointState state, const std::filesystem::path& file) const;
-    void prune(int keep);
+    void prune(int keep, std::int64_t best_step);
 
     std::filesystem::path folder_;
     std::set<std::filesystem::path> verified_;  // by this object; spares prune() the reading

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <set>
 #include <thread>
 
 #include "base/error.h"
@@ -302,6 +303,51 @@ TEST(Foreign, RefusesExternalFilesLinksAndUnbackedSizes) {
         "soft or external link");
     expect_refused([](hid_t file) { H5Ldelete(file, "adapter/index", H5P_DEFAULT); }, "\"index\"");
     expect_refused([](hid_t file) { H5Adelete(file, "seed"); }, "seed");
+}
+
+TEST(CheckpointStore, TheBestStepIsNeverPruned) {
+    const TempFolder folder;
+    CheckpointStore store(folder.path());
+    for (int step = 1; step <= 7; ++step) store.save(sample_state(step), 3, 2);
+    std::vector<std::int64_t> steps;
+    for (const Generation& generation : store.list()) steps.push_back(generation.step);
+    EXPECT_EQ(steps, (std::vector<std::int64_t>{7, 6, 5, 2}));
+    EXPECT_EQ(store.load_step(2)->state, sample_state(2));
+    EXPECT_FALSE(store.load_step(3).has_value());
+}
+
+TEST(CheckpointStore, GoingBackSetsAsideWhatIsNewerAndLosesNothing) {
+    const TempFolder folder;
+    CheckpointStore store(folder.path() / "run");
+    for (int step = 1; step <= 3; ++step) store.save(sample_state(step));
+    const fs::path second = folder.path() / "run/step-00000002.h5";
+    CheckpointState other = sample_state(2);
+    other.loss = 77;
+    store.save(other);  // a second revision of the step: not the chosen one
+    const auto aside = store.go_back_to(sample_state(2), second);
+    ASSERT_EQ(aside, folder.path() / "run/abandoned-1");
+    EXPECT_EQ(CheckpointStore::load(*aside / "step-00000003.h5"), sample_state(3));
+    EXPECT_EQ(CheckpointStore::load(*aside / "step-00000002.1.h5"), other);
+    EXPECT_EQ(store.load_newest([](auto&, auto& why) { FAIL() << why; })->state, sample_state(2));
+    EXPECT_FALSE(store.go_back_to(sample_state(2), second).has_value()) << "nothing is newer now";
+
+    // From the folder that was set aside, or from another run's: it is saved here first.
+    const auto again = store.go_back_to(sample_state(3), *aside / "step-00000003.h5");
+    EXPECT_FALSE(again.has_value());
+    EXPECT_EQ(store.load_newest([](auto&, auto& why) { FAIL() << why; })->state, sample_state(3));
+}
+
+TEST(AtomicFile, OnlyTemporaryFilesOfKilledWritersAreRemoved) {
+    const TempFolder folder;
+    for (const char* name : {".run.yaml.tmp-411-0", ".a.b.tmp-1-22"}) folder.write(name, "half");
+    for (const char* name : {"run.yaml", ".hidden", ".x.tmp-mine", "a.tmp-1-1"})
+        folder.write(name, "kept");
+    remove_temporaries(folder.path());
+    remove_temporaries(folder.path() / "none");
+    std::set<std::string> left;
+    for (const auto& entry : fs::directory_iterator(folder.path()))
+        left.insert(entry.path().filename());
+    EXPECT_EQ(left, (std::set<std::string>{"run.yaml", ".hidden", ".x.tmp-mine", "a.tmp-1-1"}));
 }
 
 }  // namespace
