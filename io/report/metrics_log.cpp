@@ -48,7 +48,11 @@ std::string digest_of(int fd, std::int64_t bytes, const std::filesystem::path& p
 
 MetricsLog::MetricsLog(std::filesystem::path path, std::int64_t bytes, const std::string& sha256)
     : path_(std::move(path)), fd_(open_log(path_)), bytes_(bytes) {
-    if (bytes > 0 && digest_of(fd_, bytes, path_) != sha256) {
+    if (bytes > 0 && ::lseek(fd_, 0, SEEK_END) == 0) {
+        warning_ = fmt::format("{} has no lines of the steps before the checkpoint; it begins here",
+                               path_.string());
+        bytes_ = 0;
+    } else if (bytes > 0 && digest_of(fd_, bytes, path_) != sha256) {
         const std::filesystem::path aside = path_.string() + ".damaged";
         warning_ = fmt::format(
             "{} does not begin with the {} bytes that the checkpoint recorded; moved to {}",

@@ -13,9 +13,9 @@ namespace qshard {
 class MetricsLog {
   public:
     /// Keeps the first `bytes` bytes, whose SHA-256 is `sha256`, and drops the rest (steps after
-    /// the checkpoint). If the file does not hold them, it is moved to NAME.damaged, a new one
-    /// begins, and warning() says so: a lost curve does not stop a run. SystemError if the file
-    /// cannot be opened or changed.
+    /// the checkpoint). If the file does not hold them, it is moved to NAME.damaged (unless it is
+    /// empty), a new one begins, and warning() says so: a lost curve does not stop a run.
+    /// SystemError if the file cannot be opened or changed.
     explicit MetricsLog(std::filesystem::path path, std::int64_t bytes = 0,
                         const std::string& sha256 = "");
     ~MetricsLog();

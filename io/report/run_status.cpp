@@ -36,6 +36,7 @@ void write_run_status(const std::filesystem::path& file, RunStatus status) {
                                   {"total_steps", status.total_steps},
                                   {"exit_code", status.exit_code},
                                   {"starts_without_progress", status.starts_without_progress},
+                                  {"saved_step", status.saved_step},
                                   {"updated", status.updated},
                                   {"cause", nullptr}};
     if (status.cause) {
@@ -61,6 +62,7 @@ std::optional<RunStatus> read_run_status(const std::filesystem::path& file) {
     status.total_steps = keys.integer("total_steps", 0, kAny).value_or(0);
     status.exit_code = static_cast<int>(keys.integer("exit_code", 0, 255).value_or(0));
     status.starts_without_progress = keys.integer("starts_without_progress", 0, kAny).value_or(0);
+    status.saved_step = keys.integer("saved_step", 0, kAny).value_or(0);
     status.updated = keys.text("updated").value_or("");
     if (const boost::json::object* cause = keys.object("cause")) {
         status.cause = cause_of(*cause, origin + ": cause");

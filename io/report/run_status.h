@@ -26,7 +26,8 @@ struct RunStatus {
     std::int64_t step = 0, total_steps = 0;
     int exit_code = 0;
     std::int64_t starts_without_progress = 0;  ///< three in a row end with exit code 93
-    std::string updated;                       ///< UTC; written by write_run_status() if empty
+    std::int64_t saved_step = 0;  ///< of the newest checkpoint that this folder has or had; 0: none
+    std::string updated;          ///< UTC; written by write_run_status() if empty
     std::optional<RunCause> cause;
 
     bool operator==(const RunStatus&) const = default;

@@ -80,6 +80,7 @@ TEST(RunStatus, RoundTrip) {
     status.total_steps = 200;
     status.exit_code = 75;
     status.starts_without_progress = 1;
+    status.saved_step = 100;
     status.updated = "2025-01-31T12:00:00Z";
     status.cause = RunCause{3, "n07", 4711, 9, "reduce", "no heartbeat for 60 s"};
     write_run_status(file, status);
@@ -132,6 +133,42 @@ TEST(TensorBoard, FileIsASequenceOfFrames) {
     }
     EXPECT_EQ(at, bytes.size());
     EXPECT_EQ(frames, 3u);
+}
+
+TEST(TensorBoard, StepsThatAreTrainedAgainAreForgotten) {
+    const TempFolder folder;
+    fs::path first, second;
+    {
+        EventWriter writer(folder.path());
+        for (int step = 1; step <= 300; ++step) writer.scalar("train/loss", step, step);
+        first = writer.file();
+    }
+    {
+        EventWriter writer(folder.path(), 301);
+        writer.scalar("train/loss", 301, 1);
+        second = writer.file();
+    }
+    EXPECT_LT(first.filename(), second.filename()) << "read in the order of the starts";
+    const std::string whole = slurp(first);
+    std::ofstream(first, std::ios::app) << "torn";
+    forget_events_after(folder.path(), 300);
+    EXPECT_EQ(slurp(first), whole) << "up to the torn record";
+    EXPECT_FALSE(fs::exists(second)) << "no point is left in it";
+    forget_events_after(folder.path(), 129);
+    std::string want = tfrecord_frame(version_event(0));
+    std::size_t at = want.size();
+    for (int step = 1; step <= 129; ++step)
+        at += tfrecord_frame(scalar_event(0, step, "train/loss", 0)).size();
+    EXPECT_EQ(slurp(first), whole.substr(0, at));
+    forget_events_after(folder.path(), 0);
+    EXPECT_TRUE(fs::is_empty(folder.path()));
+    forget_events_after(folder.path() / "none", 0);
+}
+
+TEST(TensorBoard, ARestartIsOneForTensorBoard) {
+    // Event(wall_time=1.5, step=300, session_log=SessionLog(status=SessionLog.START)), serialized
+    // by tensorboard 2.x.
+    EXPECT_EQ(hex(restart_event(1.5, 300)), "09000000000000f83f10ac023a020801");
 }
 
 TEST(SvgChart, DrawsGapsTicksAndNoScripts) {
