@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "base/error.h"
@@ -113,6 +114,24 @@ std::int64_t seconds_of(const YAML::Node& node) {
     seconds += days * 24 * 3600;
     if (seconds < 1) expected(kExpected);
     return seconds;
+}
+
+bool is_date(const std::string& word) {
+    if (word.size() != 10 || word[4] != '-' || word[7] != '-') return false;
+    int parts[3] = {};
+    for (std::size_t i = 0, part = 0; i < word.size(); ++i) {
+        if (i == 4 || i == 7) {
+            ++part;
+        } else if (word[i] < '0' || word[i] > '9') {
+            return false;
+        } else {
+            parts[part] = parts[part] * 10 + (word[i] - '0');
+        }
+    }
+    return std::chrono::year_month_day(std::chrono::year(parts[0]),
+                                       std::chrono::month(static_cast<unsigned>(parts[1])),
+                                       std::chrono::day(static_cast<unsigned>(parts[2])))
+        .ok();
 }
 
 KeyTable& KeyTable::add(std::string path, std::string values,

@@ -28,6 +28,8 @@ std::int64_t whole_of(const YAML::Node& node, std::int64_t low, std::int64_t hig
 /// "24GiB" to bytes; "1:30:00", "2-00:00:00" (days first) or seconds to seconds.
 std::int64_t bytes_of(const YAML::Node& node);
 std::int64_t seconds_of(const YAML::Node& node);
+/// YYYY-MM-DD, of a day that there is.
+bool is_date(const std::string& word);
 
 /// Each method adds one key bound to one member.
 class KeyTable {
@@ -38,6 +40,12 @@ class KeyTable {
     KeyTable& identity() {
         keys.back().identity = true;
         return *this;
+    }
+    /// The same, and a run keeps it from its start to its end (RunKey::fixed, RunKey::shown_by).
+    KeyTable& fixed(const char* shown_by = "") {
+        keys.back().fixed = true;
+        keys.back().shown_by = shown_by;
+        return identity();
     }
     /// Of the key added last: it names a file or folder.
     KeyTable& path() {

@@ -123,6 +123,12 @@ std::string RunFile::to_yaml() const {
     return write_keys(run_keys(copy), false);
 }
 
+std::string RunFile::to_yaml_inside() const {
+    RunFile copy = *this;
+    copy.output = ".";
+    return copy.to_yaml();
+}
+
 std::string RunFile::identity_yaml() const {
     RunFile copy = *this;
     change_paths(copy,
@@ -159,8 +165,10 @@ RunFile parse_run_file(const std::string& text, const std::filesystem::path& pat
     run.given = reader.given();
     check_together(run, path.string());
     const auto folder = std::filesystem::absolute(path).parent_path();
-    change_paths(run,
-                 [&](std::string& name) { name = (folder / name).lexically_normal().string(); });
+    change_paths(run, [&](std::string& name) {
+        const auto whole = (folder / name).lexically_normal();
+        name = (whole.has_filename() ? whole : whole.parent_path()).string();  // "out/", "."
+    });
     return run;
 }
 

@@ -58,6 +58,9 @@ struct RunFile {
         std::string overlong = "truncate";
         std::string add_bos = "auto";
         bool append_eos = true, shuffle = true;
+        /// What strftime_now of a chat template says, YYYY-MM-DD; absent: the day of the first
+        /// start, which the run then keeps.
+        std::optional<std::string> template_date;
     } data;
     struct Train {
         std::uint64_t seed = 42;
@@ -105,6 +108,9 @@ struct RunFile {
 
     /// The file as YAML, every key, paths absolute: runs again as it is.
     std::string to_yaml() const;
+    /// The same to lie inside the output folder: `output` is the folder it lies in, so that a moved
+    /// folder goes on where it is.
+    std::string to_yaml_inside() const;
     /// What decides the adapter's bits, as YAML: everything but placement, evaluation, logging,
     /// checkpoints and output. Paths are reduced to file names, so that a moved folder keeps its
     /// identity: what the files hold has digests of its own.

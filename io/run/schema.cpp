@@ -84,7 +84,7 @@ void add_modules(KeyTable& t, const char* path, std::vector<std::string>& names,
              if (names.empty()) return YAML::Node(YAML::NodeType::Null);
              return names.size() == 1 ? YAML::Node(names[0]) : YAML::Node(names);
          })
-        .identity()
+        .fixed("tensors")
         .help(help);
 }
 
@@ -107,13 +107,13 @@ void add_pattern(KeyTable& t, const char* path, std::vector<std::pair<std::strin
              for (const auto& [key, value] : pattern) map[key] = fmt::format("{}", value);
              return map;
          })
-        .identity()
+        .fixed()
         .help(help);
 }
 
 void add_model(KeyTable& t, RunFile& run) {
     t.string("model.base", run.model.base)
-        .identity()
+        .fixed("base_sha256")
         .path()
         .help(
             "The model to fine-tune: a Hugging Face folder (bitsandbytes 4 bit too), a .gguf file "
@@ -122,34 +122,32 @@ void add_model(KeyTable& t, RunFile& run) {
     std::vector<std::string> quantizations = quantization_names();
     quantizations.insert(quantizations.begin(), "auto");
     t.choice("model.quantization", run.model.quantization, quantizations)
-        .identity()
+        .fixed()
         .help(
             "What the frozen linears are stored as. auto: as the model is, nf4 if it is not "
             "quantized. QLoRA is nf4, LoRA in 16 bits none.");
     t.flag("model.double_quant", run.model.double_quant)
-        .identity()
+        .fixed()
         .help("Quantize the scales of 4-bit blocks too (bnb_4bit_use_double_quant).");
     t.choice("model.compute_dtype", run.model.compute_dtype, compute_dtype_words())
-        .identity()
+        .fixed()
         .help("Activations and products; sums are float32 either way.");
     t.optional_string("model.tokenizer", run.model.tokenizer)
-        .identity()
+        .fixed("data_sha256")
         .path()
         .help("A tokenizer.json, or a folder with one, instead of the model's own.");
 }
 
 void add_adapter(KeyTable& t, RunFile& run) {
     t.choice("adapter.type", run.adapter.type, {"lora"})
-        .identity()
+        .fixed()
         .help("Low-rank updates of linears; DoRA is use_dora.");
-    t.integer("adapter.r", run.adapter.r, 1, 1024)
-        .identity()
-        .help("Rank of the updates (PEFT's r).");
+    t.integer("adapter.r", run.adapter.r, 1, 1024).fixed().help("Rank of the updates (PEFT's r).");
     t.number("adapter.alpha", run.adapter.alpha, 1e-6, 1e6)
-        .identity()
+        .fixed()
         .help("An update counts alpha / r times (PEFT's lora_alpha).");
     t.number("adapter.dropout", run.adapter.dropout, 0, 0.9)
-        .identity()
+        .fixed()
         .help("Share of an update's inputs that is dropped in training (PEFT's lora_dropout).");
     add_modules(t, "adapter.target_modules", run.adapter.target_modules, run.adapter.target_pattern,
                 "Linears that get an update: all-linear, names or path suffixes, or an expression; "
@@ -164,22 +162,22 @@ void add_adapter(KeyTable& t, RunFile& run) {
                  run.adapter.target_parameters = text_list_of(n);
          },
          [&run] { return YAML::Node(run.adapter.target_parameters); })
-        .identity()
+        .fixed("tensors")
         .help("Of mixtures, expert tensors that get an update: mlp.experts.down_proj.");
     t.strings("adapter.layers", run.adapter.layers)
-        .identity()
+        .fixed("tensors")
         .help(
             "Decoder layers with updates: all, or numbers and ranges, [0-11, 20] "
             "(PEFT's layers_to_transform).");
     t.flag("adapter.use_rslora", run.adapter.use_rslora)
-        .identity()
+        .fixed()
         .help("An update counts alpha / sqrt(r) times.");
     // Resolved run files of versions that refused it have null.
     t.add(
          "adapter.use_dora", "true or false",
          [&run](const YAML::Node& n) { run.adapter.use_dora = !is_null(n) && flag_of(n); },
          [&run] { return YAML::Node(run.adapter.use_dora); })
-        .identity()
+        .fixed()
         .help("DoRA: the length of each row of a weight is trained beside its update.");
     add_pattern(
         t, "adapter.rank_pattern", run.adapter.rank_pattern,
@@ -192,12 +190,12 @@ void add_adapter(KeyTable& t, RunFile& run) {
     t.choice("adapter.init_lora_weights", run.adapter.init_lora_weights,
              words_in(kAdapterInitWords),
              {"orthogonal", "pissa", "olora", "loftq", "eva", "corda", "lora_ga"})
-        .identity()
+        .fixed()
         .help(
             "Values an update begins with. true: A as Kaiming, B zero; gaussian: A normal; "
             "false: B not zero. Not used with init_from.");
     t.choice("adapter.bias", run.adapter.bias, words_in(kAdapterBiasWords))
-        .identity()
+        .fixed()
         .help(
             "Biases of the base that are trained too: none, all, or those of linears with "
             "updates.");
@@ -211,10 +209,10 @@ void add_adapter(KeyTable& t, RunFile& run) {
              if (run.adapter.modules_to_save.empty()) return YAML::Node(YAML::NodeType::Null);
              return YAML::Node(run.adapter.modules_to_save);
          })
-        .identity()
+        .fixed()
         .help("Modules trained whole: embed_tokens, lm_head.");
     t.optional_string("adapter.init_from", run.adapter.init_from)
-        .identity()
+        .fixed()
         .path()
         .help(
             "Adapter to start from: a PEFT folder, a checkpoint or a run's output folder. The keys "
@@ -227,7 +225,7 @@ void add_data(KeyTable& t, RunFile& run) {
          "data.train", "a file, or a list of files or {path:, weight:}",
          [&run](const YAML::Node& n) { read_train_files(n, run.data.train); },
          [&run] { return write_train_files(run.data.train); })
-        .identity()
+        .fixed("data_sha256")
         .path()
         .help(
             "Training rows: .jsonl, .json or .csv. A weight of 2 takes a file's rows "
@@ -251,7 +249,7 @@ void add_data(KeyTable& t, RunFile& run) {
                  return YAML::Node(fmt::format("{}", *run.data.validation_fraction));
              return YAML::Node(YAML::NodeType::Null);
          })
-        .identity()
+        .fixed("data_sha256")
         .path()
         .help("Rows to evaluate on: a share of the training rows held back, or a file.");
     t.optional_string("data.test", run.data.test)
@@ -260,48 +258,59 @@ void add_data(KeyTable& t, RunFile& run) {
     t.choice("data.format", run.data.format,
              {"auto", "messages", "prompt-completion", "instruction", "sharegpt", "text",
               "template", "tokenized", "preference"})
-        .identity()
+        .fixed("data_sha256")
         .help(
             "What a row is: instruction is Alpaca's, tokenized {input_ids, labels}. auto: by "
             "the columns.");
     t.optional_string("data.template", run.data.prompt_template)
-        .identity()
+        .fixed("data_sha256")
         .help(
             "The prompt of format template, with the row's columns in braces: "
             "\"{question}\\nAnswer:\". "
             "The chat template is the model's own.");
     t.string("data.completion_column", run.data.completion_column)
-        .identity()
+        .fixed("data_sha256")
         .help("The column with the answer, of format template.");
     t.choice("data.loss_on", run.data.loss_on, {"completion", "all"})
-        .identity()
+        .fixed("data_sha256")
         .help("Tokens that are trained on: answers (assistant turns), or prompts too.");
     t.integer("data.max_length", run.data.max_length, 2, 1 << 20)
-        .identity()
+        .fixed("data_sha256")
         .help("Tokens of a row of a batch; a longer document is overlong.");
     t.flag("data.packing", run.data.packing)
-        .identity()
+        .fixed("data_sha256")
         .help("Several documents in a row; none sees another, positions restart.");
     t.choice("data.overlong", run.data.overlong, {"truncate", "skip", "error"})
-        .identity()
+        .fixed("data_sha256")
         .help("What happens to a document longer than max_length.");
     t.choice("data.add_bos", run.data.add_bos, {"auto", "true", "false"})
-        .identity()
+        .fixed("data_sha256")
         .help(
             "Begin with the begin-of-sequence token; auto: as the tokenizer says. Chat templates "
             "write "
             "their own.");
     t.flag("data.append_eos", run.data.append_eos)
-        .identity()
+        .fixed("data_sha256")
         .help("End completions and texts with the end token. Chat templates write their own.");
     t.flag("data.shuffle", run.data.shuffle)
-        .identity()
+        .fixed("data_sha256")
         .help("Rows in a new order each epoch, drawn by train.seed.");
+    t.add(
+         "data.template_date", "auto, or a date such as 2026-01-31",
+         [&run](const YAML::Node& n) {
+             run.data.template_date.reset();
+             if (is_null(n) || text_of(n) == "auto") return;
+             run.data.template_date = text_of(n);
+             if (!is_date(text_of(n))) expected("auto, or a date such as 2026-01-31");
+         },
+         [&run] { return YAML::Node(run.data.template_date.value_or("auto")); })
+        .fixed("data_sha256")
+        .help("The date that chat templates print; auto: the day of the first start.");
 }
 
 void add_train(KeyTable& t, RunFile& run) {
     t.integer("train.seed", run.train.seed, 0)
-        .identity()
+        .fixed()
         .help("Of the adapter's first values, the rows' order, dropout and the validation share.");
     t.number("train.epochs", run.train.epochs, 1e-9, 1e6)
         .identity()
@@ -310,10 +319,10 @@ void add_train(KeyTable& t, RunFile& run) {
         .identity()
         .help("Optimizer steps, instead of epochs.");
     t.integer("train.micro_batch_size", run.train.micro_batch_size, 1, 1 << 20)
-        .identity()
+        .fixed()
         .help("Rows of max_length computed at once on a rank (per_device_train_batch_size).");
     t.integer("train.global_batch_size", run.train.global_batch_size, 1, 1 << 20)
-        .identity()
+        .fixed()
         .help(
             "Rows of one optimizer step over all ranks (micro batch x gradient accumulation x "
             "devices "
@@ -333,7 +342,7 @@ void add_train(KeyTable& t, RunFile& run) {
         .identity()
         .help("Steps in which the learning rate grows, instead of warmup_ratio.");
     t.choice("train.optimizer", run.train.optimizer, words_in(kOptimizerWords))
-        .identity()
+        .fixed()
         .help("Its state is float32. sgd has momentum 0.9, rmsprop alpha 0.99.");
     t.number("train.weight_decay", run.train.weight_decay, 0, 1e3)
         .identity()
@@ -361,7 +370,7 @@ void add_train(KeyTable& t, RunFile& run) {
             "asks for it. The bits stay the same.");
     t.choice("objective.type", run.objective_type, {"sft"},
              {"clm", "dpo", "orpo", "kto", "classification"})
-        .identity()
+        .fixed()
         .help("What is minimized: the loss of the trained tokens.");
 }
 

@@ -22,6 +22,11 @@ struct RunKey {
     bool is_path = false;                         ///< names a file or folder
     std::function<void(const YAML::Node&)> read;  ///< throws std::string: what was expected
     std::function<YAML::Node()> write;
+    /// Another value makes another run, which a checkpoint refuses...
+    bool fixed = false;
+    /// ...but only if what a checkpoint records under this name differs, too: a data key that
+    /// leaves the rows as they are changes nothing. Empty: the value alone decides.
+    const char* shown_by = "";
 };
 
 /// Keys bound to the members of `run`.

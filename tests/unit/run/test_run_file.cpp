@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "io/run/run_changes.h"
 #include "io/run/run_file.h"
 #include "tests/temp_folder.h"
 
@@ -154,6 +155,55 @@ TEST_F(RunFileTest, ErrorsNameFileLineKeyAndTheNearestKnownKey) {
               std::string::npos);
     EXPECT_NE(error(good_, {"placement.memory_limit=much"}).find("24GiB"), std::string::npos);
     EXPECT_NE(error(good_, {"adapter.layers=[x]"}).find("0-11"), std::string::npos);
+}
+
+TEST_F(RunFileTest, ChangesAreNamedWithBothValuesAndAMoveIsNone) {
+    const RunFile here = load(good_ + "adapter: {init_from: x/adapter}\n");
+    RunFile there =
+        parse_run_file(good_ + "adapter: {init_from: /y/adapter}\n", "/else/run.yaml", {});
+    EXPECT_TRUE(changed_keys(there, here).empty());
+    there = load(good_, {"train.learning_rate=1e-5", "adapter.r=4", "data.packing=false",
+                         "placement.threads=2", "adapter.init_from=other"});
+    std::vector<std::string> said;
+    for (const ChangedKey& key : changed_keys(there, here)) {
+        said.push_back(
+            fmt::format("{} {} {} {} {}", key.path, key.there, key.here, key.fixed, key.shown_by));
+    }
+    EXPECT_EQ(said,
+              (std::vector<std::string>{
+                  "adapter.r 4 16 true ", "adapter.init_from other adapter true ",
+                  "data.packing false true true data_sha256",
+                  "train.learning_rate 1e-05 0.0002 false ", "placement.threads 2 auto false "}));
+}
+
+TEST_F(RunFileTest, ARecordedRunOfAnotherVersionIsReadAsFarAsItIsKnown) {
+    const RecordedRun recorded = parse_recorded_run(
+        "model: {base: /m}\ntrain: {seed: 7, momentum: 0.5, epochs: many}\nfuture: {key: 1}\n");
+    EXPECT_EQ(recorded.run.train.seed, 7u);
+    EXPECT_EQ(recorded.unknown,
+              (std::vector<std::string>{"train.momentum", "train.epochs", "future"}));
+    for (const char* bad : {"", "- 1", "{"}) EXPECT_THROW(parse_recorded_run(bad), UserError);
+    const RunFile run = load(good_, {"data.template_date=2024-02-29"});
+    EXPECT_TRUE(changed_keys(parse_recorded_run(run.to_yaml()).run, run).empty());
+}
+
+TEST_F(RunFileTest, ARunFileInsideItsOutputFolderMovesWithIt) {
+    const RunFile run = load(good_);
+    EXPECT_EQ(parse_run_file(run.to_yaml_inside(), "/new/place/run.yaml", {}).output, "/new/place");
+    EXPECT_EQ(parse_run_file(run.to_yaml_inside(), "/new/place/run.yaml", {}).model.base,
+              run.model.base);
+    EXPECT_EQ(load(good_, {"output=out/"}).output, run.output);
+}
+
+TEST_F(RunFileTest, TheDateOfATemplateIsADay) {
+    EXPECT_FALSE(load(good_).data.template_date);
+    EXPECT_FALSE(load(good_, {"data.template_date=auto"}).data.template_date);
+    EXPECT_EQ(load(good_, {"data.template_date=2024-02-29"}).data.template_date, "2024-02-29");
+    for (const char* bad : {"2023-02-29", "2024-2-9", "today", "2024/02/09", "2024-13-01"}) {
+        EXPECT_NE(error(good_, {fmt::format("data.template_date={}", bad)})
+                      .find("expected auto, or a date"),
+                  std::string::npos);
+    }
 }
 
 TEST(ParseBandwidth, BitsAndBytes) {
