@@ -33,6 +33,9 @@ class MergedWeights final : public WeightReader {
     DType source_dtype(const WeightSpec& weight) const override;
     void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override;
     std::string sha256() const override { return weights_.sha256(); }
+    bool has_sha256(const std::string& recorded) const override {
+        return weights_.has_sha256(recorded);
+    }
     std::int64_t file_bytes() const override { return weights_.file_bytes(); }
 
   private:
@@ -64,6 +67,9 @@ class QuantizedWeights final : public WeightReader {
     }
     void read(const WeightSpec& weight, std::int64_t first, std::span<float> out) const override;
     std::string sha256() const override { return weights_.sha256(); }
+    bool has_sha256(const std::string& recorded) const override {
+        return weights_.has_sha256(recorded);
+    }
     std::int64_t file_bytes() const override { return weights_.file_bytes(); }
 
   private:

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 #include <cmath>
+#include <map>
 
 #include "base/error.h"
 #include "spec/families.h"
@@ -123,6 +125,31 @@ constexpr std::string_view kHarmless[] = {"_attn_implementation",
                                           "use_return_dict",
                                           "use_sdpa",
                                           "xla_device"};
+
+bool is_decisive(std::string_view key) {
+    if (key == "bos_token_id" || key == "eos_token_id" || key == "pad_token_id") return false;
+    return key == "rms_norm_eps" || std::ranges::find(kHarmless, key) == std::end(kHarmless);
+}
+
+/// `value` with the members of its objects sorted, and those left out that decide nothing.
+std::string sorted_text(const boost::json::value& value) {
+    if (const auto* array = value.if_array()) {
+        std::string text = "[";
+        for (const boost::json::value& item : *array) text += sorted_text(item) + ",";
+        return text + "]";
+    }
+    const auto* object = value.if_object();
+    if (object == nullptr) return boost::json::serialize(value);
+    std::map<std::string, std::string> members;
+    for (const auto& item : *object) {
+        const std::string key(item.key());
+        if (is_decisive(key)) members[key] = sorted_text(item.value());
+    }
+    std::string text = "{";
+    for (const auto& [key, member] : members)
+        text += boost::json::serialize(boost::json::string(key)) + ":" + member + ",";
+    return text + "}";
+}
 
 std::int64_t dimension(JsonKeys& keys, std::string_view key, std::int64_t high,
                        std::int64_t absent) {
@@ -426,6 +453,10 @@ ModelConfig model_config_from_json(std::string_view text, const std::string& ori
     const boost::json::value document = parse_strict_json(text, origin, {.non_finite = true});
     if (!document.is_object()) throw UserError(origin + ": expected a JSON object");
     return parse(document.get_object(), origin);
+}
+
+std::string decisive_config(std::string_view text, const std::string& origin) {
+    return sorted_text(parse_strict_json(text, origin, {.non_finite = true}));
 }
 
 }  // namespace qshard

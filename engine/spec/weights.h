@@ -143,6 +143,8 @@ class WeightReader {
     /// Identifies the source's content: SHA-256 over names, sizes and headers of its files (not
     /// over all data).
     virtual std::string sha256() const = 0;
+    /// Whether `recorded` is that digest, as this version or an earlier one computes it.
+    virtual bool has_sha256(const std::string& recorded) const { return recorded == sha256(); }
     /// Bytes of the files that hold the weights.
     virtual std::int64_t file_bytes() const = 0;
 

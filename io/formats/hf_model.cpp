@@ -131,16 +131,11 @@ class HuggingFaceModel : public WeightReader {
     }
 
     std::string sha256() const override {
-        Sha256 digest;
-        digest.update(fmt::format("safetensors {}\n", files_.size()));
-        digest.update(config_text_);
-        for (const auto& [name, file] : files_) {
-            std::string header(static_cast<std::size_t>(file.header_bytes()), '\0');
-            file.file().read(0, header.data(), header.size());
-            digest.update(fmt::format("\n{} {}\n", name, file.file().bytes()));
-            digest.update(header);
-        }
-        return digest.hex();
+        return sha256_with(decisive_config(config_text_, path_of("config.json")));
+    }
+    bool has_sha256(const std::string& recorded) const override {
+        // Earlier checkpoints and stores took config.json byte by byte.
+        return recorded == sha256() || recorded == sha256_with(config_text_);
     }
 
     std::int64_t file_bytes() const override {
@@ -151,6 +146,19 @@ class HuggingFaceModel : public WeightReader {
     }
 
   private:
+    std::string sha256_with(const std::string& config) const {
+        Sha256 digest;
+        digest.update(fmt::format("safetensors {}\n", files_.size()));
+        digest.update(config);
+        for (const auto& [name, file] : files_) {
+            std::string header(static_cast<std::size_t>(file.header_bytes()), '\0');
+            file.file().read(0, header.data(), header.size());
+            digest.update(fmt::format("\n{} {}\n", name, file.file().bytes()));
+            digest.update(header);
+        }
+        return digest.hex();
+    }
+
     std::string path_of(std::string_view name) const { return (folder_.path() / name).string(); }
 
     /// Elements [first, first + out.size()) as they lie in the file.

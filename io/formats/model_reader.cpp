@@ -142,7 +142,7 @@ class StoreModel final : public WeightReader, private StoredUnits {
         const StoreTable& table = store_.table();
         bool fits = layout_digest(layout_) == table.layout_sha256 &&
                     table.units.size() == layout_.units.size() &&
-                    source_->sha256() == table.source_sha256;
+                    source_->has_sha256(table.source_sha256);
         for (std::size_t u = 0; fits && u < layout_.units.size(); ++u)
             fits = table.units[u].bytes == layout_.units[u].bytes;
         if (!fits) {
@@ -183,6 +183,9 @@ class StoreModel final : public WeightReader, private StoredUnits {
             .dequantize(raw.data(), std::ssize(out), out.data());
     }
     std::string sha256() const override { return source_->sha256(); }
+    bool has_sha256(const std::string& recorded) const override {
+        return source_->has_sha256(recorded);
+    }
     std::int64_t file_bytes() const override {
         return static_cast<std::int64_t>(store_.file()->bytes());
     }
