@@ -145,7 +145,7 @@ AdapterLayout fit_adapter(const AdapterFile& adapter, const WeightReader& model)
             adapter.path.string(), adapter.state.tensors.size(), matched));
     }
     const auto base = adapter.state.identity.find("base_sha256");
-    if (base != adapter.state.identity.end() && base->second != model.sha256()) {
+    if (base != adapter.state.identity.end() && !model.has_sha256(base->second)) {
         const auto name = adapter.state.identity.find("base_name");
         throw UserError(fmt::format(
             "{} was trained on another base:\n        base_sha256: {} there{}, {} here\n        "

@@ -67,6 +67,10 @@ Work open_work(const Arguments& arguments) {
     std::vector<std::string> paths = arguments.adapters;
     if (paths.empty()) paths.push_back(work.run.output);
     for (const std::string& path : paths) work.adapters.push_back(read_adapter_file(path));
+    // The date that the first adapter was trained with, where that is known.
+    auto date = work.run.data.template_date;
+    if (!date && work.adapters[0].run) date = work.adapters[0].run->data.template_date;
+    if (date) fix_template_date(work.model, *date);
     Split split = read_split(work.run, arguments.split, work.model);
     work.rows = std::move(split.rows);
     work.pairs = std::move(split.pairs);

@@ -1,6 +1,7 @@
 #include "main/run_data.h"
 
 #include <cmath>
+#include <ctime>
 
 #include "main/inference_session.h"
 #include "main/train_examples.h"
@@ -101,6 +102,22 @@ WeightForm base_form(const RunFile::Model& model) {
     return {storage, is_four_bit(storage) && model.double_quant};
 }
 
+std::string local_date() {
+    const std::time_t now = std::time(nullptr);
+    std::tm parts{};
+    localtime_r(&now, &parts);
+    char text[16];
+    std::strftime(text, sizeof text, "%Y-%m-%d", &parts);
+    return text;
+}
+
+void fix_template_date(TextModel& model, const std::string& date) {
+    if (!model.chat || !model.chat->uses_clock()) return;
+    std::tm parts{};
+    check(strptime(date.c_str(), "%Y-%m-%d", &parts) != nullptr, "a date is YYYY-MM-DD");
+    model.chat->pin_clock(timegm(&parts));
+}
+
 /// What is worth knowing of the data before anything is computed. UserError if something that was
 /// asked for could never happen.
 void RunInputs::note_data(const RunFile& run, const Dataset& dataset) {
@@ -123,7 +140,11 @@ void RunInputs::note_data(const RunFile& run, const Dataset& dataset) {
             "data.validation: one row cannot be shared out, so none is held back");
 }
 
-RunInputs::RunInputs(RunFile& run) : model(open_text_model(run.model.base, run.model.tokenizer)) {
+RunInputs::RunInputs(RunFile& run, const std::string& today)
+    : model(open_text_model(run.model.base, run.model.tokenizer)) {
+    if (model.chat && model.chat->uses_clock() && !run.data.template_date)
+        run.data.template_date = today;
+    if (run.data.template_date) fix_template_date(model, *run.data.template_date);
     resolve_quantization(run.model, *model.source.weights);
     const std::int64_t limit = context_limit(model.config());
     if (run.data.max_length > limit) {

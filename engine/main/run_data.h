@@ -29,6 +29,11 @@ class ModelEncoder {
     std::unique_ptr<RowEncoder> encoder_;
 };
 
+/// Today as data.template_date has it, in local time, as transformers has it.
+std::string local_date();
+/// Makes the model's chat template say `date` (YYYY-MM-DD) for today, if it asks.
+void fix_template_date(TextModel& model, const std::string& date);
+
 DatasetOptions dataset_options(const RunFile& run);
 BatchOptions batch_options(const RunFile& run);
 /// Slots of a full step.
@@ -42,9 +47,10 @@ WeightForm base_form(const RunFile::Model& model);
 
 /// What a run reads before it computes anything.
 struct RunInputs {
-    /// Opens model and data, and resolves what the run file leaves to the model. UserError if they
-    /// do not go together.
-    explicit RunInputs(RunFile& run);
+    /// Opens model and data, and resolves what the run file leaves to the model. `today` is the
+    /// date for a chat template that asks for it, if the run file has none. UserError if they do
+    /// not go together.
+    explicit RunInputs(RunFile& run, const std::string& today = local_date());
 
     TextModel model;
     std::unique_ptr<TrainingSet> data;

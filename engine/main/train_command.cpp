@@ -12,7 +12,9 @@ void add_train_command(Command program) {
                    "override a key of the run file: key.path=value (may repeat)");
     command.option(
         "--resume", arguments->resume,
-        "auto: go on from the output folder's newest good checkpoint; never; or a checkpoint file");
+        "auto: go on from the output folder's newest good checkpoint; never; or a checkpoint file, "
+        "or "
+        "a folder with some: go back to it (what is newer in the output folder is set aside)");
     command.flag("--dry-run", arguments->dry_run,
                  "check the run file, open model and data, print the plan; train nothing");
     command

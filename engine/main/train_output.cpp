@@ -11,25 +11,13 @@
 #include "main/train_screen.h"
 #include "main/version.h"
 
-/// The part of TrainRun that deals with the output folder: whose run it is, resuming, saving.
+/// The part of TrainRun that writes into the output folder while it trains.
 namespace qshard {
 namespace {
 
 constexpr SectionKind kStart{"start", 0};
 constexpr SectionKind kSave{"save", 600};
 constexpr double kSilenceSeconds = 60;
-
-/// What is not in every run's identity: patterns, modules_to_save, bias.
-std::string options_text(const RunFile::Adapter& adapter) {
-    std::string text;
-    for (const auto& [key, rank] : adapter.rank_pattern)
-        text += fmt::format(" r({})={}", key, rank);
-    for (const auto& [key, alpha] : adapter.alpha_pattern)
-        text += fmt::format(" alpha({})={}", key, alpha);
-    for (const std::string& name : adapter.modules_to_save) text += " saved=" + name;
-    if (adapter.bias != "none") text += " bias=" + adapter.bias;
-    return text;
-}
 
 /// What makes PEFT choose the modules of `layout`. It has no layers beside a pattern or all-linear,
 /// names alone would choose modules of a wrapped model's vision part too, and of a pattern it keeps
@@ -65,207 +53,60 @@ void TrainRun::prepare_output() {
     const std::filesystem::path output = run_.output;
     agree(group_, "preparing the output folder", [&] {
         if (!speaks()) return;
-        make_folder(output);
         store_ = std::make_unique<CheckpointStore>(output / "checkpoints");
-        const bool wanted = arguments_.resume != "never";
-        if (arguments_.resume != "auto" && wanted) {
-            resumed_ = CheckpointStore::load(arguments_.resume);
-        } else if (!store_->list().empty()) {
-            if (!wanted) {
-                throw UserError(
-                    ExitCode::kUsage,
-                    fmt::format(
-                        "{} holds checkpoints and --resume never was given. Choose another output "
-                        "folder, or remove it.",
-                        output.string()));
-            }
-            auto loaded = store_->load_newest(
-                [](const std::filesystem::path& file, const std::string& reason) {
-                    std::fprintf(stderr, "refused %s: %s; trying the one before\n", file.c_str(),
-                                 reason.c_str());
-                });
-            if (loaded) resumed_ = std::move(loaded->state);
-        }
-        if (resumed_) check_identity(*resumed_);
-        const auto status = read_run_status(output / "run_status.json");
-        starts_without_progress_ = status ? status->starts_without_progress + 1 : 1;
+        const CheckpointState* resumed = found_.checkpoint ? &found_.checkpoint->state : nullptr;
+        if (found_.chosen) go_back();
+        status_step_ = durable_step_ = resumed != nullptr ? resumed->step : 0;
+        starts_without_progress_ = found_.status ? found_.status->starts_without_progress + 1 : 1;
         metrics_ = std::make_unique<MetricsLog>(output / "metrics.jsonl",
-                                                resumed_ ? resumed_->metrics_bytes : 0,
-                                                resumed_ ? resumed_->metrics_sha256 : "");
-        if (!metrics_->warning().empty()) std::fprintf(stderr, "%s\n", metrics_->warning().c_str());
-        write_file_atomic(output / "run.yaml", std::string_view(run_.to_yaml()));
-        if (run_.log.tensorboard) events_ = std::make_unique<EventWriter>(output / "tensorboard");
-        status_step_ = resumed_ ? resumed_->step : 0;
+                                                resumed != nullptr ? resumed->metrics_bytes : 0,
+                                                resumed != nullptr ? resumed->metrics_sha256 : "");
+        if (!metrics_->warning().empty())
+            std::fprintf(stderr, "warning: %s\n", metrics_->warning().c_str());
+        write_file_atomic(output / "run.yaml", std::string_view(run_.to_yaml_inside()));
+        forget_events_after(output / "tensorboard", status_step_);
+        if (run_.log.tensorboard) {
+            events_ = std::make_unique<EventWriter>(output / "tensorboard", status_step_ + 1);
+        }
         write_status("running", 0, std::nullopt);
     });
+    // Any rank may have to write the status of the end.
+    starts_without_progress_ = group_.all_gather_value(starts_without_progress_)[0];
+    durable_step_ = group_.all_gather_value(durable_step_)[0];
     output_ready_ = true;
-    if (group_.count() > 1 && launch_ != nullptr) {
-        watchdog_ = std::make_unique<Watchdog>(group_, Watchdog::Options{kSilenceSeconds, 5},
-                                               [this](const Culprit& culprit) { lost(culprit); });
-        if (watchdog_->unheard() > 0 && speaks()) {
-            std::fprintf(stderr,
-                         "warning: heartbeats of %d ranks do not arrive (UDP blocked?); a silent "
-                         "rank will not "
-                         "be noticed\n",
-                         watchdog_->unheard());
-        }
-        watchdog_->enter(kStart, 0);
-    }
+    start_watchdog();
     if (run_.checkpoint.on_signal) install_signal_flags();
 }
 
-std::map<std::string, std::string> TrainRun::identity() const {
-    const AdapterLayout& adapter = trainer_->adapter_layout();
-    return {
-        {"base_sha256", inputs_->model.source.weights->sha256()},
-        {"data_sha256", inputs_->data->sha256()},
-        {"tokenizer_sha256", inputs_->model.tokenizer ? inputs_->model.tokenizer->sha256() : ""},
-        {"adapter", fmt::format("{} r={} alpha={} dropout={} rslora={} targets={} elements={}{}",
-                                run_.adapter.use_dora ? "dora" : "lora", run_.adapter.r,
-                                run_.adapter.alpha, run_.adapter.dropout, run_.adapter.use_rslora,
-                                adapter.targets.size(), adapter.count, options_text(run_.adapter))},
-        {"seed", fmt::format("{}", run_.train.seed)},
-        {"optimizer", run_.train.optimizer},
-        {"quantization",
-         fmt::format("{}{} {}", run_.model.quantization,
-                     base_form(run_.model).double_quant ? "+dq" : "", run_.model.compute_dtype)},
-        {"batches", fmt::format("micro {} global {} length {}", run_.train.micro_batch_size,
-                                run_.train.global_batch_size, run_.data.max_length)},
-        {"kernels", fmt::format("{} {}", backend_->name(), backend_->isa())},
-        {"run_sha256", sha256_hex(run_.identity_yaml())},
-        {"base_name", run_.model.base},
-        {"base_fingerprint", base_fingerprint_},
-        {"engine_version", engine_version()}};
+/// The checkpoint that --resume named becomes the newest, and what its run did after it is set
+/// aside. Rank 0 only.
+void TrainRun::go_back() {
+    const std::filesystem::path output = run_.output;
+    const LoadedCheckpoint& chosen = *found_.checkpoint;
+    const auto aside = store_->go_back_to(chosen.state, chosen.file);
+    if (!aside) return;
+    branched_from_ = lineage_name(chosen.state);
+    const std::filesystem::path curve = output / "metrics.jsonl";
+    if (std::filesystem::exists(curve))
+        write_file_atomic(*aside / "metrics.jsonl", read_file(curve, std::size_t{1} << 40));
+    std::fprintf(stderr,
+                 "going back to step %lld: the checkpoints after it, and metrics.jsonl, are now in "
+                 "%s; remove that folder when you do not need them\n",
+                 static_cast<long long>(chosen.state.step), aside->c_str());
 }
 
-void TrainRun::check_identity(const CheckpointState& state) const {
-    const auto mine = identity();
-    std::string differing;
-    for (const char* key : {"base_sha256", "data_sha256", "adapter", "seed", "optimizer",
-                            "quantization", "batches"}) {
-        const auto it = state.identity.find(key);
-        const std::string theirs = it == state.identity.end() ? "(absent)" : it->second;
-        if (theirs != mine.at(key)) {
-            differing += fmt::format("\n        {}: {} there, {} here", key, theirs, mine.at(key));
-        }
-    }
-    if (!differing.empty()) {
-        throw UserError(fmt::format(
-            "{} holds a checkpoint of another run:{}\n        Choose another output folder.",
-            run_.output, differing));
-    }
-    const auto kernels = state.identity.find("kernels");
-    if (kernels != state.identity.end() && kernels->second != mine.at("kernels")) {
+void TrainRun::start_watchdog() {
+    if (group_.count() == 1 || launch_ == nullptr) return;
+    watchdog_ = std::make_unique<Watchdog>(group_, Watchdog::Options{kSilenceSeconds, 5},
+                                           [this](const Culprit& culprit) { lost(culprit); });
+    if (watchdog_->unheard() > 0 && speaks()) {
         std::fprintf(stderr,
-                     "warning: the checkpoint was made with kernels \"%s\", this run has \"%s\": "
-                     "it goes on, but "
-                     "its bits may differ from an uninterrupted run's\n",
-                     kernels->second.c_str(), mine.at("kernels").c_str());
+                     "warning: heartbeats of %d ranks do not arrive (UDP blocked?); a silent "
+                     "rank will not "
+                     "be noticed\n",
+                     watchdog_->unheard());
     }
-    const auto run_sha = state.identity.find("run_sha256");
-    if (run_sha != state.identity.end() && run_sha->second != mine.at("run_sha256")) {
-        std::fprintf(stderr,
-                     "note: settings changed since the checkpoint (see run.yaml in it); the new "
-                     "ones hold from "
-                     "here on\n");
-    }
-}
-
-/// Rank 0's state on every rank.
-void TrainRun::share(CheckpointState& state) {
-    struct Numbers {
-        std::int64_t step, data_step, nonfinite, in_a_row;
-    } numbers{state.step, state.data_step, state.nonfinite_steps, state.nonfinite_in_a_row};
-    group_.broadcast(std::as_writable_bytes(std::span(&numbers, 1)), 0).wait();
-    state.step = numbers.step;
-    state.data_step = numbers.data_step;
-    state.nonfinite_steps = numbers.nonfinite;
-    state.nonfinite_in_a_row = numbers.in_a_row;
-    const auto count = static_cast<std::size_t>(trainer_->adapter_layout().count);
-    state.adapter.resize(count);
-    group_.broadcast(std::as_writable_bytes(std::span(state.adapter)), 0).wait();
-    for (const std::string& name : trainer_->optimizer().state_names()) {
-        std::vector<float>& moment = state.optimizer[name];
-        moment.resize(count);
-        group_.broadcast(std::as_writable_bytes(std::span(moment)), 0).wait();
-    }
-}
-
-/// The initial adapter from a PEFT folder, a checkpoint or an output folder.
-void TrainRun::start_from(const std::string& path) {
-    const AdapterFile file = read_adapter_file(path);
-    const AdapterLayout theirs = fit_adapter(file, *inputs_->model.source.weights);
-    const AdapterLayout& mine = trainer_->adapter_layout();
-    const auto bare_name = [](const AdapterTensor& t) { return unwrapped_name(t.name); };
-    const bool same =
-        theirs.count == mine.count &&
-        std::equal(theirs.targets.begin(), theirs.targets.end(), mine.targets.begin(),
-                   mine.targets.end(),
-                   [](const AdapterTarget& a, const AdapterTarget& b) {
-                       return unwrapped_name(a.module) == unwrapped_name(b.module) && a.r == b.r &&
-                              a.scale == b.scale && a.has_magnitudes() == b.has_magnitudes();
-                   }) &&
-        std::ranges::equal(tensors_of(theirs), tensors_of(mine), {}, bare_name, bare_name);
-    if (!same) {
-        throw UserError(fmt::format(
-            "the adapter {} has {}r {} and alpha {} on {} modules, this run {}r {} and alpha {} on "
-            "{}: set adapter.r, alpha, use_rslora, use_dora, their patterns, target_modules, "
-            "layers, modules_to_save and bias as it was trained",
-            path, theirs.options.use_dora ? "DoRA, " : "", theirs.options.r, theirs.options.alpha,
-            theirs.targets.size(), mine.options.use_dora ? "DoRA, " : "", mine.options.r,
-            mine.options.alpha, mine.targets.size()));
-    }
-    initial_adapter_ = flat_values(file, theirs);
-}
-
-void TrainRun::resume() {
-    const AdapterLayout& adapter = trainer_->adapter_layout();
-    initial_adapter_.resize(static_cast<std::size_t>(adapter.count));
-    initialize_adapter(adapter, run_.train.seed, initial_adapter_);
-    trainer_->fill_from_base(initial_adapter_);
-    agree(group_, "loading the adapter to start from", [&] {
-        if (run_.adapter.init_from) start_from(*run_.adapter.init_from);
-    });
-    const bool resuming = group_.all_gather_value<int>(resumed_ ? 1 : 0)[0] != 0;
-    if (!resuming) {
-        trainer_->set_adapter(initial_adapter_);
-        return;
-    }
-    agree(group_, "checking the base", [&] {
-        if (!resumed_) return;
-        const auto it = resumed_->identity.find("base_fingerprint");
-        if (it != resumed_->identity.end() && it->second != base_fingerprint_) {
-            throw UserError(
-                fmt::format("the quantized base is not the checkpoint's (fingerprint {} there, "
-                            "{} here): the "
-                            "model's files changed, or this build quantizes differently",
-                            it->second, base_fingerprint_));
-        }
-        for (const std::string& name : trainer_->optimizer().state_names()) {
-            const auto found = resumed_->optimizer.find(name);
-            if (found == resumed_->optimizer.end() ||
-                found->second.size() != initial_adapter_.size()) {
-                throw UserError(fmt::format(
-                    "the checkpoint has no optimizer state \"{}\" for this adapter", name));
-            }
-        }
-    });
-    CheckpointState state;
-    if (resumed_) state = std::move(*resumed_);
-    resumed_.reset();
-    share(state);
-    trainer_->set_adapter(state.adapter);
-    trainer_->optimizer().load(state.optimizer);
-    first_step_ = state.step;
-    nonfinite_steps_ = state.nonfinite_steps;
-    nonfinite_in_a_row_ = state.nonfinite_in_a_row;
-    if (speaks()) {
-        last_loss_ = state.loss;
-        saved_step_ = state.step;
-        std::fprintf(stderr, "resuming from step %lld of %lld\n",
-                     static_cast<long long>(first_step_),
-                     static_cast<long long>(inputs_->total_steps));
-    }
+    watchdog_->enter(kStart, 0);
 }
 
 CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
@@ -299,7 +140,9 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     state.adapter_config_json = peft_config_text(config);
     state.counters["data.rows"] = static_cast<double>(inputs_->data->stats().rows);
     state.run_yaml = run_.to_yaml();
-    state.identity = identity();
+    state.identity = identity_of(facts());
+    if (!branched_from_.empty()) state.identity["branched_from"] = branched_from_;
+    early_.write(state.counters);
     state.metrics_bytes = metrics_->bytes();
     state.metrics_sha256 = metrics_->sha256();
     state.loss = loss;
@@ -330,11 +173,14 @@ void TrainRun::save(std::int64_t step, double loss) {
         metrics_->append(
             fmt::format(R"({{"step":{},"adapter_sha256":"{}"}})", step, sha256.substr(0, 16)));
         metrics_->sync();
-        store_->save(make_state(step, loss), static_cast<int>(run_.checkpoint.keep));
-        saved_step_ = step;
+        store_->save(make_state(step, loss), static_cast<int>(run_.checkpoint.keep),
+                     early_.best_step());
+        saved_step_ = durable_step_ = step;
         starts_without_progress_ = 0;
         write_status("running", 0, std::nullopt);
     });
+    durable_step_ = step;
+    starts_without_progress_ = 0;
 }
 
 }  // namespace qshard

@@ -86,8 +86,8 @@ Report::Group data_group(const ReportFacts& f) {
     group.facts.emplace_back(
         "cut and dropped",
         fmt::format("{} truncated to {} tokens, {} dropped for their length, {} without loss",
-                    grouped(stats.truncated), data.max_length, grouped(stats.skipped),
-                    grouped(stats.untrained)));
+                    grouped(stats.truncated.count), data.max_length, grouped(stats.skipped.count),
+                    grouped(stats.answer_cut.count + stats.without_loss.count)));
     if (f.inputs->validation_rows > 0) {
         group.facts.emplace_back(
             "validation",

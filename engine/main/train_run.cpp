@@ -10,11 +10,7 @@
 
 #include "comm/agree.h"
 #include "comm/signals.h"
-#include "io/checkpoint/atomic_file.h"
-#include "io/peft/adapter_folder.h"
 #include "main/run_plan.h"
-#include "main/train_examples.h"
-#include "main/train_report.h"
 #include "main/train_screen.h"
 
 namespace qshard {
@@ -39,14 +35,20 @@ TrainRun::TrainRun(const TrainArguments& arguments, RunFile run, Communicator& g
       group_(group),
       local_ranks_(local_ranks),
       launch_(launch),
-      style_(TerminalStyle::of_stderr(run_.log.color)) {}
+      style_(TerminalStyle::of_stderr(run_.log.color)),
+      early_(run_.eval.early_stop) {}
 
 TrainRun::~TrainRun() = default;
 
 void TrainRun::execute() {
     try {
+        check_settings();
+        if (!arguments_.dry_run) claim_output();
+        share_template_date();
         open();
         plan();
+        if (!arguments_.dry_run) check_resumed();
+        if (!arguments_.dry_run && nothing_to_do()) return;
         if (speaks()) print_start();
         if (arguments_.dry_run) return;
         prepare_output();
@@ -70,9 +72,30 @@ void TrainRun::execute() {
     }
 }
 
+/// Of the run file alone, so every rank says the same.
+void TrainRun::check_settings() const {
+    const auto limit = run_.checkpoint.time_limit;
+    if (limit && static_cast<double>(*limit) <= kSaveReserveSeconds) {
+        throw AgreedError(
+            ExitCode::kUsage,
+            fmt::format("checkpoint.time_limit is {} s, of which the last {:.0f} s are kept for "
+                        "saving: nothing would be left to train in. Expected more than that, or "
+                        "auto (Slurm's limit).",
+                        *limit, kSaveReserveSeconds));
+    }
+    const bool validates =
+        run_.data.validation_fraction.value_or(0) > 0 || run_.data.validation_file;
+    if (run_.eval.early_stop && (run_.eval.every == 0 || !validates)) {
+        throw AgreedError(
+            ExitCode::kUsage,
+            fmt::format("eval.early_stop is {}, but nothing is evaluated: set {}",
+                        *run_.eval.early_stop, validates ? "eval.every" : "data.validation"));
+    }
+}
+
 void TrainRun::open() {
     agree(group_, "reading model and data",
-          [this] { inputs_ = std::make_unique<RunInputs>(run_); });
+          [this] { inputs_ = std::make_unique<RunInputs>(run_, template_date_); });
     for (const std::string& other : group_.all_gather_strings(inputs_->data->sha256())) {
         if (other == inputs_->data->sha256()) continue;
         throw AgreedError(
@@ -152,7 +175,7 @@ void TrainRun::load_model() {
 void TrainRun::train_loop() {
     ProgressBar bar("training  ", inputs_->total_steps, style_, speaks());
     bar.start_at(first_step_);
-    for (std::int64_t step = first_step_; step < inputs_->total_steps; ++step) {
+    for (std::int64_t step = first_step_; step < inputs_->total_steps && !early_.stops(); ++step) {
         StepResult result;
         {
             const Section section(watchdog_.get(), kStep, step);
@@ -172,19 +195,24 @@ void TrainRun::train_loop() {
         const bool last = step + 1 == inputs_->total_steps;
         const bool stop = !last && stop_requested(result.seconds.total);
         const bool due = run_.checkpoint.every > 0 && (step + 1) % run_.checkpoint.every == 0;
-        if (due || last || stop || stop_early_) save(step + 1, result.loss);
+        if (due || last || stop || early_.stops() || is_best_) save(step + 1, result.loss);
         if (stop) {
             bar.finish();
+            if (speaks() && run_.checkpoint.time_limit && step == first_step_) {
+                std::fprintf(stderr,
+                             "warning: checkpoint.time_limit %lld s leaves time for one step a "
+                             "start\n",
+                             static_cast<long long>(*run_.checkpoint.time_limit));
+            }
             throw AgreedError(
                 ExitCode::kPreempted,
                 fmt::format(
                     "saved step {} of {} as asked (signal or time limit); start again to go on",
                     step + 1, inputs_->total_steps));
         }
-        if (stop_early_) {
+        if (early_.stops()) {
             bar.message(fmt::format("stopping early: no better evaluation in {} evaluations",
                                     *run_.eval.early_stop));
-            break;
         }
     }
 }
@@ -203,10 +231,12 @@ void TrainRun::after_step(const StepResult& result, std::int64_t step, ProgressB
         bar.update(step + 1, fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s", step + 1,
                                          inputs_->total_steps, result.loss, rate));
     }
-    if (inputs_->validation.empty() || run_.eval.every == 0 || (step + 1) % run_.eval.every != 0 ||
-        step + 1 == inputs_->total_steps) {
+    is_best_ = false;
+    if (inputs_->validation.empty() || run_.eval.every == 0 || (step + 1) % run_.eval.every != 0)
         return;
-    }
+    // The end evaluates anyway; but a run that goes on later with more steps stops where one that
+    // never ended does.
+    if (step + 1 == inputs_->total_steps && !early_.on()) return;
     const EvalResult eval = evaluate_validation();
     if (speaks()) {
         metrics_->append(fmt::format(R"({{"step":{},"eval_loss":{},"eval_tokens":{}}})", step + 1,
@@ -214,11 +244,7 @@ void TrainRun::after_step(const StepResult& result, std::int64_t step, ProgressB
         if (events_) events_->scalar("eval/loss", step + 1, eval.loss);
         bar.message(fmt::format("step {}: validation loss {:.4f}", step + 1, eval.loss));
     }
-    const bool better = !evaluated_ || eval.loss < best_loss_;
-    if (better) best_loss_ = eval.loss;
-    evaluated_ = true;
-    evaluations_without_gain_ = better ? 0 : evaluations_without_gain_ + 1;
-    stop_early_ = run_.eval.early_stop && evaluations_without_gain_ >= *run_.eval.early_stop;
+    is_best_ = early_.on() && early_.add(step + 1, eval.loss);
 }
 
 void TrainRun::log_step(const StepResult& result, std::int64_t step) {
@@ -262,79 +288,9 @@ void TrainRun::write_status(const std::string& state, int exit_code,
     status.total_steps = inputs_->total_steps;
     status.exit_code = exit_code;
     status.starts_without_progress = starts_without_progress_;
+    status.saved_step = durable_step_;
     status.cause = std::move(cause);
     write_run_status(std::filesystem::path(run_.output) / "run_status.json", status);
-}
-
-void TrainRun::finish() {
-    EvalResult before, after;
-    if (!inputs_->validation.empty()) {
-        after = evaluate_validation();
-        const std::vector<float> trained = trainer_->adapter();
-        std::vector<float> none(trained.size(), 0.0f);
-        {
-            const Section section(watchdog_.get(), kEvaluate, status_step_);
-            trainer_->fill_from_base(none);
-        }
-        trainer_->set_adapter(none);
-        before = evaluate_validation();
-        trainer_->set_adapter(trained);
-    }
-    std::vector<Report::Example> examples;
-    {
-        const Section section(watchdog_.get(), kEvaluate, status_step_);
-        examples = answer_examples(*trainer_, *backend_, group_, inputs_->model, inputs_->examples,
-                                   run_.eval.generate_max_new_tokens, memory_limit_);
-    }
-    agree(group_, "writing the results", [&] {
-        if (!speaks()) return;
-        const std::filesystem::path output = run_.output;
-        CheckpointState state =
-            make_state(status_step_ == 0 ? first_step_ : status_step_, last_loss_);
-        state.optimizer.clear();  // no part of the adapter's folder
-        if (!inputs_->validation.empty()) {
-            metrics_->append(fmt::format(
-                R"({{"step":{},"eval_loss":{},"eval_loss_base":{},"eval_tokens":{}}})", state.step,
-                json_number(after.loss), json_number(before.loss), after.supervised_tokens));
-            metrics_->sync();
-        }
-        write_peft_adapter(output / "adapter", state);
-        write_report(before, after, examples);
-        write_status("finished", 0, std::nullopt);
-        EndScreen screen;
-        screen.run = &run_;
-        screen.before = before;
-        screen.after = after;
-        screen.validation_rows = inputs_->validation_rows;
-        screen.width = terminal_width(STDOUT_FILENO);
-        screen.adapter_sha256 = adapter_sha256(state);
-        screen.steps = state.step;
-        screen.seconds = since(begin_);
-        screen.examples = examples;
-        std::fputs(end_screen(screen).c_str(), stdout);
-        std::fflush(stdout);
-    });
-    if (watchdog_) watchdog_->stop();
-}
-
-void TrainRun::write_report(const EvalResult& before, const EvalResult& after,
-                            std::span<const Report::Example> examples) {
-    ReportFacts facts;
-    facts.run = &run_;
-    facts.inputs = inputs_.get();
-    facts.trainer = trainer_.get();
-    facts.backend = backend_.get();
-    facts.group = &group_;
-    facts.before = before;
-    facts.after = after;
-    facts.first_step = first_step_;
-    facts.steps = status_step_;
-    facts.seconds = since(begin_);
-    facts.loss = last_loss_;
-    facts.adapter_sha256 = adapter_sha256(trainer_->adapter());
-    facts.examples = examples;
-    write_file_atomic(std::filesystem::path(run_.output) / "report.html",
-                      std::string_view(report_html(facts)));
 }
 
 }  // namespace qshard

@@ -8,13 +8,17 @@
 
 #include "comm/launch.h"
 #include "comm/watchdog.h"
+#include "io/checkpoint/folder_lock.h"
 #include "io/checkpoint/store.h"
 #include "io/report/html_report.h"
 #include "io/report/metrics_log.h"
 #include "io/report/run_status.h"
 #include "io/report/tensorboard.h"
+#include "main/early_stop.h"
+#include "main/output_folder.h"
 #include "main/progress.h"
 #include "main/run_data.h"
+#include "main/run_identity.h"
 #include "main/session.h"
 #include "train/trainer.h"
 
@@ -23,7 +27,7 @@ namespace qshard {
 struct TrainArguments {
     std::string run_file;
     std::vector<std::string> overrides;
-    std::string resume = "auto";  ///< auto | never | a checkpoint file
+    std::string resume = "auto";  ///< auto | never | a checkpoint file | a folder with some
     bool dry_run = false;
     int ranks = 1;  ///< as threads of this process
 };
@@ -39,10 +43,18 @@ class TrainRun {
     void execute();
 
   private:
+    void check_settings() const;
+    void claim_output();
+    void share_template_date();
     void open();
     void plan();
     void print_start() const;
+    std::string finished_adapter() const;
+    bool nothing_to_do();
+    void check_resumed();
     void prepare_output();
+    void go_back();
+    void start_watchdog();
     void load_model();
     void resume();
     void start_from(const std::string& path);
@@ -55,14 +67,14 @@ class TrainRun {
     void save(std::int64_t step, double loss);
     void check_agreement(const std::string& sha256);
     void finish();
+    std::optional<CheckpointState> take_best(EvalResult& after);
+    void evaluate_base(EvalResult& before);
     void write_report(const EvalResult& before, const EvalResult& after,
-                      std::span<const Report::Example> examples);
+                      std::span<const Report::Example> examples, const std::string& which_adapter);
     void write_status(const std::string& state, int exit_code, std::optional<RunCause> cause);
     void lost(const Culprit& culprit);
     CheckpointState make_state(std::int64_t step, double loss) const;
-    std::map<std::string, std::string> identity() const;
-    void check_identity(const CheckpointState& state) const;
-    std::string checkpoint_name() const;
+    RunFacts facts() const;
     bool speaks() const { return group_.rank() == 0; }
 
     const TrainArguments arguments_;
@@ -73,6 +85,7 @@ class TrainRun {
     const TerminalStyle style_;
     std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
 
+    std::string template_date_;  ///< of a chat template that asks for one, the same on every rank
     std::unique_ptr<RunInputs> inputs_;
     std::unique_ptr<Backend> backend_;
     std::unique_ptr<Trainer> trainer_;
@@ -81,19 +94,21 @@ class TrainRun {
     std::int64_t first_step_ = 0;
     std::string base_fingerprint_;
     std::vector<float> initial_adapter_;
-    std::optional<CheckpointState> resumed_;  ///< rank 0 only
+    FoundRun found_;             ///< rank 0 only
+    std::string branched_from_;  ///< lineage_name() of where this branch began, or ""
     std::int64_t nonfinite_steps_ = 0, nonfinite_in_a_row_ = 0;
-    double best_loss_ = 0;
-    std::int64_t evaluations_without_gain_ = 0;
-    bool evaluated_ = false, stop_early_ = false;
+    EarlyStop early_;
+    bool is_best_ = false;  ///< the last evaluation is the best so far
     double slowest_step_ = 0, last_loss_ = 0;
     std::int64_t saved_step_ = -1;
 
-    std::unique_ptr<CheckpointStore> store_;  ///< rank 0 only, like the rest
+    std::unique_ptr<FolderLock> lock_;  ///< rank 0 only, like the rest
+    std::unique_ptr<CheckpointStore> store_;
     std::unique_ptr<MetricsLog> metrics_;
     std::unique_ptr<EventWriter> events_;
     bool output_ready_ = false;
     std::int64_t status_step_ = 0, starts_without_progress_ = 0;
+    std::int64_t durable_step_ = 0;  ///< of the newest checkpoint; 0: none
     std::unique_ptr<Watchdog> watchdog_;
 };
 

@@ -125,6 +125,10 @@ std::string start_screen(const StartScreen& s) {
                     100 * s.inputs->data->packing_efficiency(), s.inputs->data->steps_per_epoch(),
                     s.inputs->data->steps_per_epoch() == 1 ? "" : "s"));
     text += row("placement", placement_text(s));
+    if (s.inputs->model.chat && s.inputs->model.chat->uses_clock()) {
+        text += row("date", fmt::format("the chat template asks for it: fixed at {}",
+                                        run.data.template_date.value_or("")));
+    }
     text += "memory of a rank, planned:\n";
     text += memory_table(*s.trainer, s.memory_limit);
     return wrapped(text, s.width, kLabelColumns);
@@ -147,6 +151,12 @@ std::string metrics_line(const StepResult& r, std::int64_t step) {
     return line;
 }
 
+std::string adapter_row(const std::string& output, const std::string& adapter_sha256) {
+    return row("adapter", fmt::format("{}  (SHA-256 of its values {})",
+                                      (std::filesystem::path(output) / "adapter").string(),
+                                      adapter_sha256.substr(0, 16)));
+}
+
 std::string end_screen(const EndScreen& s) {
     const std::string adapter = (std::filesystem::path(s.run->output) / "adapter").string();
     std::string text =
@@ -166,10 +176,9 @@ std::string end_screen(const EndScreen& s) {
             labelled_text("before", example.before) + labelled_text("after", example.after) + "\n";
     }
     text += wrapped(examples, s.width, kExampleColumns);
-    const std::string files =
-        row("adapter", fmt::format("{}  (SHA-256 of its values {})", adapter,
-                                   s.adapter_sha256.substr(0, 16))) +
-        row("report", (std::filesystem::path(s.run->output) / "report.html").string());
+    std::string files = adapter_row(s.run->output, s.adapter_sha256);
+    if (!s.which_adapter.empty()) files += row("", s.which_adapter);
+    files += row("report", (std::filesystem::path(s.run->output) / "report.html").string());
     text += wrapped(files, s.width, kLabelColumns);
     text += fmt::format(
         "next:\n  qshard eval {}\n  qshard generate --model {} --adapter {} --prompt '...'\n",

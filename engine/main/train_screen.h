@@ -31,12 +31,15 @@ struct EndScreen {
     EvalResult before, after;
     std::int64_t validation_rows = 0;
     std::string adapter_sha256;
+    std::string which_adapter;  ///< with early stopping: of which step adapter/ is
     std::int64_t steps = 0;
     double seconds = 0;
     std::span<const Report::Example> examples;
     int width = 0;  ///< of the terminal; 0: lines are not wrapped
 };
 std::string end_screen(const EndScreen& screen);
+/// The line of adapter/ in the folder `output`.
+std::string adapter_row(const std::string& output, const std::string& adapter_sha256);
 
 /// The line of metrics.jsonl for one step.
 std::string metrics_line(const StepResult& result, std::int64_t step);
