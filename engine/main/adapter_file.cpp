@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <span>
 
 #include "base/error.h"
 #include "io/checkpoint/foreign.h"
 #include "io/checkpoint/store.h"
 #include "io/peft/adapter_folder.h"
+#include "main/early_stop.h"
 
 namespace qshard {
 namespace {
@@ -60,14 +62,47 @@ AdapterFile of_peft(const fs::path& folder) {
     return adapter;
 }
 
+/// Whether the PEFT folder holds the values of the state.
+bool holds(const fs::path& peft_folder, const CheckpointState& state) {
+    if (!fs::exists(peft_folder / "adapter_config.json")) return false;
+    const PeftAdapter peft = read_peft_adapter(peft_folder);
+    const auto values_of = [](const auto& adapter, const NamedTensor& tensor) {
+        return std::span(adapter).subspan(static_cast<std::size_t>(tensor.offset),
+                                          static_cast<std::size_t>(tensor.count()));
+    };
+    return std::ranges::all_of(state.tensors, [&](const NamedTensor& mine) {
+        const auto theirs = std::ranges::find(peft.tensors, mine.name, &NamedTensor::name);
+        return theirs != peft.tensors.end() && theirs->shape == mine.shape &&
+               std::ranges::equal(values_of(peft.values, *theirs), values_of(state.adapter, mine));
+    });
+}
+
+/// With early stopping the best checkpoint stands for the run, as in adapter/, unless that holds
+/// the newest.
+LoadedCheckpoint best_or_newest(LoadedCheckpoint newest, const CheckpointStore& store,
+                                const fs::path& output) {
+    const std::int64_t best_step = best_step_of(newest.state.counters);
+    if (best_step == 0 || best_step == newest.state.step ||
+        holds(output / "adapter", newest.state)) {
+        return newest;
+    }
+    auto best = store.load_step(best_step);
+    if (!best) return newest;
+    fmt::print(stderr, "taking step {}, whose evaluation is the best; the newest is step {}\n",
+               best_step, newest.state.step);
+    return std::move(*best);
+}
+
 std::optional<AdapterFile> newest_checkpoint(const fs::path& folder) {
     for (const fs::path& candidate : {folder / "checkpoints", folder}) {
         if (!fs::is_directory(candidate) || CheckpointStore(candidate).list().empty()) continue;
-        auto loaded = CheckpointStore(candidate).load_newest(
-            [](const fs::path& file, const std::string& reason) {
-                fmt::print(stderr, "qshard: passed over {}: {}\n", file.string(), reason);
-            });
-        if (loaded) return of_checkpoint(std::move(loaded->state), loaded->file);
+        const CheckpointStore store(candidate);
+        auto loaded = store.load_newest([](const fs::path& file, const std::string& reason) {
+            fmt::print(stderr, "qshard: passed over {}: {}\n", file.string(), reason);
+        });
+        if (!loaded) continue;
+        LoadedCheckpoint chosen = best_or_newest(std::move(*loaded), store, candidate / "..");
+        return of_checkpoint(std::move(chosen.state), chosen.file);
     }
     return std::nullopt;
 }

@@ -142,7 +142,9 @@ FoundRun find_run(const fs::path& output, const std::string& resume, const Say& 
         remove_temporaries(folder);
     FoundRun found;
     found.status = status_of(output, say);
-    const CheckpointStore store(output / "checkpoints");
+    CheckpointStore store(output / "checkpoints");
+    if (const auto aside = store.finish_going_back())
+        say(fmt::format("the going back that was interrupted is done: see {}", aside->string()));
     const bool has_checkpoints = !store.list().empty();
     if (resume == "never" && has_checkpoints) {
         throw UserError(

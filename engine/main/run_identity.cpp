@@ -134,7 +134,7 @@ std::vector<std::string> check_same_run(const CheckpointFacts& checkpoint,
                         recorded(checkpoint, "kernels"), mine.kernels));
     }
     if (!found.changed.empty()) {
-        notes.push_back(fmt::format("note: settings differ from the checkpoint's, from here on: {}",
+        notes.push_back(fmt::format("note: settings differ from the checkpoint's: {}",
                                     fmt::join(found.changed, ", ")));
     }
     const auto sets_length = [](const std::string& change) {

@@ -81,14 +81,11 @@ void TrainRun::prepare_output() {
 /// The checkpoint that --resume named becomes the newest, and what its run did after it is set
 /// aside. Rank 0 only.
 void TrainRun::go_back() {
-    const std::filesystem::path output = run_.output;
     const LoadedCheckpoint& chosen = *found_.checkpoint;
-    const auto aside = store_->go_back_to(chosen.state, chosen.file);
-    if (!aside) return;
+    const auto aside = store_->go_back_to(chosen.state, chosen.file,
+                                          std::filesystem::path(run_.output) / "metrics.jsonl");
     branched_from_ = lineage_name(chosen.state);
-    const std::filesystem::path curve = output / "metrics.jsonl";
-    if (std::filesystem::exists(curve))
-        write_file_atomic(*aside / "metrics.jsonl", read_file(curve, std::size_t{1} << 40));
+    if (!aside) return;
     std::fprintf(stderr,
                  "going back to step %lld: the checkpoints after it, and metrics.jsonl, are now in "
                  "%s; remove that folder when you do not need them\n",

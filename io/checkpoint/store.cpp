@@ -60,14 +60,25 @@ void remove_file(const fs::path& path) {
     if (error) throw SystemError(fmt::format("removing {}: {}", path.string(), error.message()));
 }
 
+fs::path abandoned(const fs::path& folder, int number) {
+    return folder / fmt::format("abandoned-{}", number);
+}
+
+/// The number of the last such folder; 0 if there is none.
+int last_abandoned(const fs::path& folder) {
+    int number = 0;
+    while (fs::exists(abandoned(folder, number + 1))) ++number;
+    return number;
+}
+
 /// The file under the same name in `folder`, as a link where the file system has them. None if
 /// there is no such file.
 void copy_into(const fs::path& folder, const fs::path& file) {
     const fs::path target = folder / file.filename();
     std::error_code error;
+    if (!fs::exists(file, error)) return;
     fs::create_hard_link(file, target, error);
-    if (!error || error == std::errc::no_such_file_or_directory) return;
-    write_file_atomic(target, read_file(file, std::size_t{1} << 42));
+    if (error) write_file_atomic(target, read_file(file, std::size_t{1} << 42));
 }
 
 void expect_same(const fs::path& written, std::span<const std::byte> image) {
@@ -137,24 +148,30 @@ void CheckpointStore::publish(CheckpointState state, const fs::path& file) const
 }
 
 std::optional<fs::path> CheckpointStore::go_back_to(const CheckpointState& chosen,
-                                                    const fs::path& file) {
+                                                    const fs::path& file, const fs::path& log) {
     std::error_code error;
     fs::path mine = folder_ / file.filename();
     if (!fs::equivalent(mine, file, error)) {
         make_folder(folder_);
         mine = save(chosen, std::numeric_limits<int>::max());
     }
-    std::vector<Generation> newer = list();
-    // Newest first, so that a kill in between leaves what the older branch was at some time.
-    std::erase_if(newer,
-                  [&](const Generation& g) { return g.step < chosen.step || g.file == mine; });
-    if (newer.empty()) return {};
-    fs::path aside;
-    for (int number = 1; aside.empty() || fs::exists(aside); ++number)
-        aside = folder_ / fmt::format("abandoned-{}", number);
+    if (newer_than(mine).empty()) return {};
+    const fs::path aside = abandoned(folder_, last_abandoned(folder_) + 1);
     make_folder(aside);
-    sync_folder(folder_);
-    for (const Generation& generation : newer) {
+    if (fs::exists(log))  // no link: it is written on
+        write_file_atomic(aside / log.filename(), read_file(log, std::size_t{1} << 40));
+    write_file_atomic(intent(), std::string_view(mine.filename().string()));
+    return finish_going_back();
+}
+
+std::optional<fs::path> CheckpointStore::finish_going_back() {
+    if (!fs::exists(intent())) return {};
+    const std::vector<std::byte> text = read_file(intent(), kMaxManifestBytes);
+    const std::string name(reinterpret_cast<const char*>(text.data()), text.size());
+    const int last = last_abandoned(folder_);
+    if (last == 0 || !parse_name(name)) return {};
+    const fs::path aside = abandoned(folder_, last);
+    for (const Generation& generation : newer_than(folder_ / name)) {
         // In both folders before it leaves this one; without its manifest it counts for nothing.
         copy_into(aside, generation.file);
         copy_into(aside, generation.manifest());
@@ -163,8 +180,16 @@ std::optional<fs::path> CheckpointStore::go_back_to(const CheckpointState& chose
         remove_file(generation.file);
         verified_.erase(generation.file);
     }
+    remove_file(intent());
     sync_folder(folder_);
     return aside;
+}
+
+std::vector<Generation> CheckpointStore::newer_than(const fs::path& file) const {
+    std::vector<Generation> found = list();
+    const std::int64_t step = parse_name(file.filename().string())->step;
+    std::erase_if(found, [&](const Generation& g) { return g.step < step || g.file == file; });
+    return found;
 }
 
 std::optional<LoadedCheckpoint> CheckpointStore::load_step(std::int64_t step) const {

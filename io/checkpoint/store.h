@@ -45,11 +45,15 @@ class CheckpointStore {
     std::filesystem::path save(CheckpointState state, int keep = 3, std::int64_t best_step = 0);
 
     /// Makes `chosen`, read from `file`, the newest: saves it here if `file` lies elsewhere, and
-    /// moves whatever is newer, with its manifest, into abandoned-1/, abandoned-2/, ... here. A
-    /// kill at any moment leaves `chosen` and all of the moved ones loadable. Returns the folder
-    /// that was made, or nothing if nothing was newer.
+    /// moves whatever is newer, with its manifest, into abandoned-1/, abandoned-2/, ... here,
+    /// beside a copy of `log` as far as there is one. A kill at any moment leaves `chosen` and all
+    /// of the moved ones loadable. Returns the folder that was made, or nothing if nothing was
+    /// newer.
     std::optional<std::filesystem::path> go_back_to(const CheckpointState& chosen,
-                                                    const std::filesystem::path& file);
+                                                    const std::filesystem::path& file,
+                                                    const std::filesystem::path& log);
+    /// Ends what a go_back_to() that was killed has begun; else nothing. Before load_newest().
+    std::optional<std::filesystem::path> finish_going_back();
 
     /// The newest usable generation of `step`.
     std::optional<LoadedCheckpoint> load_step(std::int64_t step) const;
@@ -71,6 +75,9 @@ class CheckpointStore {
 
   private:
     void publish(CheckpointState state, const std::filesystem::path& file) const;
+    std::filesystem::path intent() const { return folder_ / "going-back-to"; }
+    /// All but `file`, one of this folder, that are of its step or later.
+    std::vector<Generation> newer_than(const std::filesystem::path& file) const;
     void prune(int keep, std::int64_t best_step);
 
     std::filesystem::path folder_;

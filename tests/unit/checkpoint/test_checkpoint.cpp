@@ -324,17 +324,41 @@ TEST(CheckpointStore, GoingBackSetsAsideWhatIsNewerAndLosesNothing) {
     CheckpointState other = sample_state(2);
     other.loss = 77;
     store.save(other);  // a second revision of the step: not the chosen one
-    const auto aside = store.go_back_to(sample_state(2), second);
+    const fs::path log = folder.write("metrics.jsonl", "{}\n");
+    const auto aside = store.go_back_to(sample_state(2), second, log);
     ASSERT_EQ(aside, folder.path() / "run/abandoned-1");
     EXPECT_EQ(CheckpointStore::load(*aside / "step-00000003.h5"), sample_state(3));
     EXPECT_EQ(CheckpointStore::load(*aside / "step-00000002.1.h5"), other);
     EXPECT_EQ(store.load_newest([](auto&, auto& why) { FAIL() << why; })->state, sample_state(2));
-    EXPECT_FALSE(store.go_back_to(sample_state(2), second).has_value()) << "nothing is newer now";
+    EXPECT_TRUE(fs::exists(*aside / "metrics.jsonl"));
+    EXPECT_FALSE(store.go_back_to(sample_state(2), second, log).has_value())
+        << "nothing is newer now";
+    EXPECT_FALSE(store.finish_going_back().has_value());
 
     // From the folder that was set aside, or from another run's: it is saved here first.
-    const auto again = store.go_back_to(sample_state(3), *aside / "step-00000003.h5");
+    const auto again = store.go_back_to(sample_state(3), *aside / "step-00000003.h5", log);
     EXPECT_FALSE(again.has_value());
     EXPECT_EQ(store.load_newest([](auto&, auto& why) { FAIL() << why; })->state, sample_state(3));
+}
+
+TEST(CheckpointStore, AnInterruptedGoingBackIsEndedByTheNextStart) {
+    const TempFolder folder;
+    CheckpointStore store(folder.path());
+    for (int step = 1; step <= 4; ++step) store.save(sample_state(step), 9);
+    // As a kill leaves it after the first of three: linked, its manifest gone.
+    folder.write("going-back-to", "step-00000001.h5");
+    fs::create_directory(folder.path() / "abandoned-1");
+    for (const char* name : {"step-00000004.h5", "step-00000004.h5.json"})
+        fs::create_hard_link(folder.path() / name, folder.path() / "abandoned-1" / name);
+    fs::remove(folder.path() / "step-00000004.h5.json");
+    const auto aside = store.finish_going_back();
+    ASSERT_EQ(aside, folder.path() / "abandoned-1");
+    for (int step = 2; step <= 4; ++step) {
+        EXPECT_EQ(CheckpointStore::load(*aside / fmt::format("step-{:08}.h5", step)),
+                  sample_state(step));
+    }
+    EXPECT_EQ(store.load_newest([](auto&, auto& why) { FAIL() << why; })->state, sample_state(1));
+    EXPECT_FALSE(store.finish_going_back().has_value());
 }
 
 TEST(AtomicFile, OnlyTemporaryFilesOfKilledWritersAreRemoved) {
