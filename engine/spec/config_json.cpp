@@ -348,37 +348,35 @@ void parse_experts(JsonKeys& keys, const Family& family, ModelConfig& config) {
 }
 
 void parse_tokens(JsonKeys& keys, ModelConfig& config) {
-    const auto token = [&](std::string_view key) -> std::optional<std::int32_t> {
-        const std::optional<std::int64_t> id = keys.integer(key, -1, kMaxToken);
-        if (!id || *id < 0) return std::nullopt;  // -1 stands for "none" in some files
-        return static_cast<std::int32_t>(*id);
-    };
-    config.bos_id = token("bos_token_id");
-    config.pad_id = token("pad_token_id");
-    const boost::json::value* eos = keys.find("eos_token_id");
-    if (eos != nullptr && eos->is_array()) {
-        for (const boost::json::value& id : eos->get_array()) {
-            if (!id.is_int64() || id.get_int64() < 0 || id.get_int64() > kMaxToken) {
-                keys.fail("eos_token_id", "a token id or a list of them");
-            }
-            config.eos_ids.push_back(static_cast<std::int32_t>(id.get_int64()));
-        }
-    } else if (const std::optional<std::int32_t> id = token("eos_token_id")) {
-        config.eos_ids.push_back(*id);
-    }
+    SpecialIds ids = special_ids(keys, config.vocabulary);
+    config.bos_id = ids.bos;
+    config.pad_id = ids.pad;
+    config.eos_ids = std::move(ids.eos);
+}
+
+/// Whether a switch of an old bitsandbytes configuration is on, however it was written.
+bool is_on(const boost::json::value* value) {
+    if (value == nullptr) return false;
+    if (value->is_bool()) return value->get_bool();
+    if (value->is_string()) return value->get_string() == "true" || value->get_string() == "True";
+    return value->is_int64() && value->get_int64() != 0;
 }
 
 /// Which weights bitsandbytes quantized, and how, the tensors tell.
 void refuse_other_quantizers(JsonKeys& keys) {
-    if (const boost::json::object* quantization = keys.object("quantization_config")) {
-        JsonKeys inner(*quantization, keys.origin() + ": \"quantization_config\"");
-        if (inner.text("quant_method") == "bitsandbytes") return;
-        throw UserError(
-            fmt::format("{}: the checkpoint is already quantized ({}), which is not supported\n"
-                        "Use the original model (it is quantized when it is loaded), or one that "
-                        "bitsandbytes quantized.",
-                        keys.origin(), inner.text("quant_method").value_or("unknown method")));
-    }
+    const boost::json::object* quantization = keys.object("quantization_config");
+    if (quantization == nullptr || quantization->empty()) return;
+    JsonKeys inner(*quantization, keys.origin() + ": \"quantization_config\"");
+    const std::string method = inner.text("quant_method").value_or("");
+    if (method == "bitsandbytes") return;
+    // Before transformers 4.32 the method had no name; transformers still goes by these.
+    if (method.empty() && (is_on(inner.find("load_in_4bit")) || is_on(inner.find("load_in_8bit"))))
+        return;
+    throw UserError(fmt::format(
+        "{}: the checkpoint is already quantized ({}), which is not supported\n"
+        "Use the original model (it is quantized when it is loaded), or one that "
+        "bitsandbytes quantized.",
+        keys.origin(), method.empty() ? "by a method that quant_method does not name" : method));
 }
 
 /// Keys of published files that say what the family does anyway. Transformers' classes do not read
@@ -420,6 +418,11 @@ ModelConfig parse(const boost::json::object& object, const std::string& origin) 
         if (family_of_model_type(inner_type) != nullptr) {
             ModelConfig config = parse(*text_config, origin + ": \"text_config\"");
             if (config.eos_ids.empty()) parse_tokens(keys, config);
+            // Before transformers 5 the text part said it, and where it says nothing its default
+            // does not count.
+            const std::optional<bool> tied = keys.boolean("tie_word_embeddings");
+            const bool said = inner.find("tie_word_embeddings") != nullptr;
+            if (tied) config.tied_head = *tied || (said && config.tied_head);
             config.wrapped = true;
             return config;
         }
@@ -448,6 +451,36 @@ ModelConfig parse(const boost::json::object& object, const std::string& origin) 
 }
 
 }  // namespace
+
+SpecialIds special_ids(JsonKeys& keys, std::int64_t vocabulary) {
+    const auto checked = [&](std::string_view key, const boost::json::value& value) {
+        if (!value.is_int64() || value.get_int64() < 0 || value.get_int64() > kMaxToken)
+            keys.fail(key, "a token id or a list of them");
+        if (value.get_int64() >= vocabulary) {
+            throw UserError(fmt::format(
+                "{}: \"{}\" is {}, but the embedding has {} rows (ids 0 to {})\nGive the model "
+                "whose embedding was resized for that token, or correct the id.",
+                keys.origin(), key, value.get_int64(), vocabulary, vocabulary - 1));
+        }
+        return static_cast<std::int32_t>(value.get_int64());
+    };
+    const auto one = [&](std::string_view key) -> std::optional<std::int32_t> {
+        const boost::json::value* value = keys.find(key);
+        if (value == nullptr || *value == -1) return std::nullopt;  // "none" in some files
+        return checked(key, *value);
+    };
+    SpecialIds ids;
+    ids.bos = one("bos_token_id");
+    ids.pad = one("pad_token_id");
+    const boost::json::value* eos = keys.find("eos_token_id");
+    if (eos != nullptr && eos->is_array()) {
+        for (const boost::json::value& id : eos->get_array())
+            ids.eos.push_back(checked("eos_token_id", id));
+    } else if (const std::optional<std::int32_t> id = one("eos_token_id")) {
+        ids.eos.push_back(*id);
+    }
+    return ids;
+}
 
 ModelConfig model_config_from_json(std::string_view text, const std::string& origin) {
     const boost::json::value document = parse_strict_json(text, origin, {.non_finite = true});

@@ -145,6 +145,8 @@ class WeightReader {
     virtual std::string sha256() const = 0;
     /// Whether `recorded` is that digest, as this version or an earlier one computes it.
     virtual bool has_sha256(const std::string& recorded) const { return recorded == sha256(); }
+    /// What a user should know of how the files were read, a line each.
+    virtual std::vector<std::string> notes() const { return {}; }
     /// Bytes of the files that hold the weights.
     virtual std::int64_t file_bytes() const = 0;
 

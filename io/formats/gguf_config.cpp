@@ -320,6 +320,13 @@ void set_tokens(const GgufFile& file, ModelConfig& config) {
         if (!id || *id < 0 || *id >= config.vocabulary) return std::nullopt;
         return static_cast<std::int32_t>(*id);
     };
+    for (const char* key : {"tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"}) {
+        const std::optional<std::int64_t> id = file.integer(key);
+        if (!id || *id < config.vocabulary || *id >= std::int64_t{0xFFFFFFFF}) continue;
+        throw UserError(fmt::format("{}: \"{}\" is {}, but the embedding has {} rows (ids 0 to {})",
+                                    file.name(), key, *id, config.vocabulary,
+                                    config.vocabulary - 1));
+    }
     config.bos_id = token("tokenizer.ggml.bos_token_id");
     config.pad_id = token("tokenizer.ggml.padding_token_id");
     std::vector<std::int32_t> ends;

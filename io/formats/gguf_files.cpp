@@ -34,9 +34,7 @@ std::filesystem::path sibling(const std::filesystem::path& first, std::int64_t n
     return path;
 }
 
-InputFile recorded(const std::filesystem::path& path, const std::shared_ptr<ReadLog>& log,
-                   std::string name) {
-    InputFile file(path);
+InputFile recorded(InputFile file, const std::shared_ptr<ReadLog>& log, std::string name) {
     if (log) file.record(log, std::move(name));
     return file;
 }
@@ -46,8 +44,11 @@ InputFile recorded(const std::filesystem::path& path, const std::shared_ptr<Read
 std::shared_ptr<const GgufFile> open_gguf_files(const std::filesystem::path& first,
                                                 const std::shared_ptr<ReadLog>& log) {
     return std::make_shared<const GgufFile>(
-        recorded(first, log, kept_name(1, 1)), [&](std::int64_t number, std::int64_t count) {
-            return recorded(sibling(first, number, count), log, kept_name(number, count));
+        recorded(InputFile(first), log, kept_name(1, 1)),
+        [&](std::int64_t number, std::int64_t count) {
+            const std::filesystem::path path = sibling(first, number, count);
+            return recorded(InputFile::inside(path.parent_path(), path.filename().string()), log,
+                            kept_name(number, count));
         });
 }
 

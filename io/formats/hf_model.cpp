@@ -16,6 +16,7 @@
 #include "io/formats/bnb_weight.h"
 #include "io/formats/dequantized.h"
 #include "io/formats/gguf_dequant.h"
+#include "io/formats/hf_head.h"
 #include "io/formats/safetensors.h"
 #include "spec/config_json.h"
 #include "spec/families.h"
@@ -64,21 +65,55 @@ bool is_buffer(std::string_view name) {
            name.ends_with(".attn.masked_bias");
 }
 
+/// Parts of models that are known and have nothing to do with the text model's logits: encoders of
+/// images and sound and what joins them to the text, and heads of other tasks.
+bool is_known_part(std::string_view name) {
+    static constexpr std::array<std::string_view, 18> kParts = {"vision_tower",
+                                                                "vision_model",
+                                                                "vision_encoder",
+                                                                "visual",
+                                                                "vision_embed_tokens",
+                                                                "embed_vision",
+                                                                "image_newline",
+                                                                "multi_modal_projector",
+                                                                "mm_projector",
+                                                                "audio_tower",
+                                                                "audio_model",
+                                                                "embed_audio",
+                                                                "connector",
+                                                                "aligner",
+                                                                "score",
+                                                                "classifier",
+                                                                "v_head",
+                                                                "value_head"};
+    for (const std::string_view wrapper : {"model.", "base_model."}) {
+        if (name.starts_with(wrapper)) name.remove_prefix(wrapper.size());
+    }
+    return std::ranges::any_of(kParts,
+                               [&](std::string_view part) {
+                                   return name.starts_with(part) && name.size() > part.size() &&
+                                          name[part.size()] == '.';
+                               }) ||
+           name == "image_newline";
+}
+
 class HuggingFaceModel : public WeightReader {
   public:
-    explicit HuggingFaceModel(const ModelFolder& folder) : folder_(folder) {
+    HuggingFaceModel(const ModelFolder& folder, std::optional<bool> tied_in_store)
+        : folder_(folder) {
         config_text_ = folder.open("config.json").text(kMaxConfig);
         config_ = model_config_from_json(config_text_, path_of("config.json"));
         open_files();
         choose_prefix();
-        if (find(under(prefix_, spec_name(Role::kHead))).tensor == nullptr)
-            config_.tied_head = true;
+        choose_head(tied_in_store);
         locate(embedding_weights(config_));
         for (std::int64_t l = 0; l < config_.layers; ++l) locate(layer_weights(config_, l));
         locate(head_weights(config_));
         refuse_unknown();
         override_eos();
     }
+
+    std::vector<std::string> notes() const override { return notes_; }
 
     const ModelConfig& config() const override { return config_; }
 
@@ -221,9 +256,11 @@ class HuggingFaceModel : public WeightReader {
         }
         if (!folder_.has(kIndexName)) {
             throw UserError(fmt::format(
-                "{}: found neither {} nor {}\nOther formats (pickled .bin and .pt files) are never "
-                "read: save the model with safe_serialization=True.",
-                folder_.path().string(), kSingleName, kIndexName));
+                "{}: found neither {} nor {}\n{}", folder_.path().string(), kSingleName, kIndexName,
+                folder_.has_unfinished_download()
+                    ? "A download into that folder was not finished: start hf download again."
+                    : "Other formats (pickled .bin and .pt files) are never read: save the model "
+                      "with safe_serialization=True."));
         }
         open_shards();
     }
@@ -269,14 +306,49 @@ class HuggingFaceModel : public WeightReader {
         }
     }
 
+    /// By the embedding, or where a file has it under the head's name only, by the last norm.
     void choose_prefix() {
-        const std::string embedding = spec_name(Role::kEmbed);
-        for (const Prefix& prefix : kPrefixes) {
-            prefix_ = prefix;
-            if (all_.contains(under(prefix, embedding))) return;
+        for (const Role role : {Role::kEmbed, Role::kFinalNorm}) {
+            for (const Prefix& prefix : kPrefixes) {
+                prefix_ = prefix;
+                if (all_.contains(under(prefix, spec_name(role)))) return;
+            }
         }
-        throw UserError(fmt::format("{}: no tensor \"{}\"", folder_.path().string(), embedding));
+        throw UserError(
+            fmt::format("{}: no tensor \"{}\"", folder_.path().string(), spec_name(Role::kEmbed)));
     }
+
+    void choose_head(std::optional<bool> tied_in_store) {
+        HeadFacts facts;
+        facts.origin = folder_.path().string();
+        facts.head_name = under(prefix_, spec_name(Role::kHead));
+        facts.embedding_name = under(prefix_, spec_name(Role::kEmbed));
+        facts.head = find(facts.head_name);
+        facts.embedding = find(facts.embedding_name);
+        facts.tied_in_config = config_.tied_head;
+        facts.tied_in_store = tied_in_store;
+        for (const auto& [name, file] : files_) {
+            const auto stands_for = [&](const std::string& absent, const std::string& present) {
+                const auto it = file.metadata().find(absent);
+                return it != file.metadata().end() && it->second == present;
+            };
+            facts.tied_in_metadata |= stands_for(facts.head_name, facts.embedding_name) ||
+                                      stands_for(facts.embedding_name, facts.head_name);
+        }
+        const HeadOfFiles found = head_of_files(facts);
+        config_.tied_head = found.tied;
+        if (found.stored_as_head) embedding_name_ = facts.head_name;
+        if (!found.note.empty()) notes_.push_back(found.note);
+    }
+
+    /// A weight's name in the files.
+    std::string name_in_files(const WeightSpec& weight) const {
+        if (weight.role == Role::kEmbed && !embedding_name_.empty()) return embedding_name_;
+        return under(prefix_, weight.name);
+    }
+
+    /// The file that a tensor is in.
+    std::string file_of(const TensorInFile& found) const { return found.file->file().name(); }
 
     /// By the name in the files.
     TensorInFile find(const std::string& name) const {
@@ -286,7 +358,7 @@ class HuggingFaceModel : public WeightReader {
 
     void locate(const std::vector<WeightSpec>& weights) {
         for (const WeightSpec& weight : weights) {
-            const std::string name = under(prefix_, weight.name);
+            const std::string name = name_in_files(weight);
             Located located;
             if (weight.linear) {
                 const auto use = [this](const std::string& part) {
@@ -304,25 +376,56 @@ class HuggingFaceModel : public WeightReader {
 
     TensorInFile plain_tensor(const WeightSpec& weight, const std::string& name) const {
         const TensorInFile found = find(name);
-        if (found.tensor == nullptr)
-            throw UserError(
-                fmt::format("{}: the tensor \"{}\" is missing", folder_.path().string(), name));
+        if (found.tensor == nullptr) refuse_missing(name);
         std::vector<std::int64_t> expected = {weight.cols};
         if (weight.rows > 1 || weight.linear)
             expected.insert(weight.transposed ? expected.end() : expected.begin(), weight.rows);
-        if (found.tensor->shape != expected) {
-            throw UserError(fmt::format(
-                "{}: the tensor \"{}\" has shape [{}], expected [{}]", folder_.path().string(),
-                name, fmt::join(found.tensor->shape, ", "), fmt::join(expected, ", ")));
-        }
+        if (found.tensor->shape != expected) refuse_shape(weight, name, found, expected);
         const SafetensorsType type = found.tensor->type;
         if (type != SafetensorsType::kF32 && type != SafetensorsType::kF16 &&
             type != SafetensorsType::kBF16) {
             throw UserError(
                 fmt::format("{}: the tensor \"{}\" has dtype {}; F32, F16 and BF16 are supported",
-                            folder_.path().string(), name, name_of(type)));
+                            file_of(found), name, name_of(type)));
         }
         return found;
+    }
+
+    [[noreturn]] void refuse_missing(const std::string& name) const {
+        const bool wrapped_in_lora = std::ranges::any_of(all_, [](const auto& entry) {
+            return entry.first.find(".lora_A.") != std::string::npos ||
+                   entry.first.find(".base_layer.") != std::string::npos;
+        });
+        const std::string where =
+            files_.size() == 1 ? files_.begin()->second.file().name()
+                               : fmt::format("{} ({} files)", path_of(kIndexName), files_.size());
+        throw UserError(fmt::format(
+            "{}: the tensor \"{}\" is missing\n{}", where, name,
+            wrapped_in_lora
+                ? "It holds a model with LoRA inside (lora_A, base_layer): save it again "
+                  "after PEFT's merge_and_unload(), or give base and adapter apart."
+                : "config.json describes a model that has it: is the download complete, "
+                  "and is config.json this model's?"));
+    }
+
+    [[noreturn]] void refuse_shape(const WeightSpec& weight, const std::string& name,
+                                   const TensorInFile& found,
+                                   const std::vector<std::int64_t>& expected) const {
+        const std::vector<std::int64_t>& shape = found.tensor->shape;
+        std::string advice;
+        const bool rows_only = shape.size() == 2 && shape[1] == weight.cols;
+        if ((weight.role == Role::kEmbed || weight.role == Role::kHead) && rows_only) {
+            advice = fmt::format(
+                "\nconfig.json has vocab_size {}: if the embedding was resized, set it to {} (and "
+                "save the resized tokenizer beside it).",
+                config_.vocabulary, shape[0]);
+        } else if (all_.contains(name + ".absmax") || found.tensor->type == SafetensorsType::kU8) {
+            advice =
+                "\nIt is quantized: embeddings, heads and norms are read in 16 or 32 bits only.";
+        }
+        throw UserError(fmt::format("{}: the tensor \"{}\" has shape [{}], expected [{}]{}",
+                                    file_of(found), name, fmt::join(shape, ", "),
+                                    fmt::join(expected, ", "), advice));
     }
 
     /// A weight of the text model that the config does not account for means that the model
@@ -330,6 +433,7 @@ class HuggingFaceModel : public WeightReader {
     void refuse_unknown() {
         const std::string head = under(prefix_, spec_name(Role::kHead));
         used_.insert(head);
+        std::vector<std::string> unread;
         std::vector<std::string> modules = {
             under(prefix_, family_named(config_.family).layer_prefix)};
         for (const std::string& name : {head, under(prefix_, spec_name(Role::kFinalNorm)),
@@ -345,10 +449,17 @@ class HuggingFaceModel : public WeightReader {
                 throw UserError(
                     fmt::format("{}: the tensor \"{}\" is not part of a \"{}\" model as "
                                 "config.json describes it",
-                                folder_.path().string(), name, config_.family));
+                                file_of(entry.second), name, config_.family));
             }
+            if (!ours && !used_.contains(name) && !is_known_part(name)) unread.push_back(name);
         }
         used_.clear();
+        if (unread.empty()) return;
+        const std::size_t shown = std::min<std::size_t>(unread.size(), 3);
+        notes_.push_back(fmt::format(
+            "{}: nothing reads {} of its tensors ({}{}): they are left out",
+            folder_.path().string(), unread.size(), fmt::join(std::span(unread).first(shown), ", "),
+            shown < unread.size() ? ", ..." : ""));
     }
 
     /// generation_config.json knows best where an answer ends: chat models add the end of a turn.
@@ -357,22 +468,10 @@ class HuggingFaceModel : public WeightReader {
         const std::string origin = path_of("generation_config.json");
         const boost::json::value document = parse_strict_json(
             folder_.open("generation_config.json").text(kMaxConfig), origin, {.non_finite = true});
-        const boost::json::value* eos =
-            document.is_object() ? document.get_object().if_contains("eos_token_id") : nullptr;
-        if (eos == nullptr || eos->is_null()) return;
-        std::vector<std::int32_t> ids;
-        const auto add = [&](const boost::json::value& id) {
-            if (!id.is_int64() || id.get_int64() < 0 || id.get_int64() >= config_.vocabulary) {
-                throw UserError(origin + ": \"eos_token_id\" must be a token id or a list of them");
-            }
-            ids.push_back(static_cast<std::int32_t>(id.get_int64()));
-        };
-        if (eos->is_array()) {
-            for (const boost::json::value& id : eos->get_array()) add(id);
-        } else {
-            add(*eos);
-        }
-        config_.eos_ids = ids;
+        if (!document.is_object()) throw UserError(origin + ": expected a JSON object");
+        JsonKeys keys(document.get_object(), origin);
+        const SpecialIds ids = special_ids(keys, config_.vocabulary);
+        if (!ids.eos.empty()) config_.eos_ids = ids.eos;
     }
 
     ModelFolder folder_;
@@ -381,14 +480,17 @@ class HuggingFaceModel : public WeightReader {
     std::map<std::string, SafetensorsFile> files_;
     std::map<std::string, TensorInFile, std::less<>> all_;
     Prefix prefix_;
+    std::string embedding_name_;  ///< in the files, where it has the head's
+    std::vector<std::string> notes_;
     std::unordered_map<std::string, Located> located_;
     std::set<std::string> used_;  // only while the model is opened
 };
 
 }  // namespace
 
-std::unique_ptr<WeightReader> open_hugging_face_model(const ModelFolder& folder) {
-    return std::make_unique<HuggingFaceModel>(folder);
+std::unique_ptr<WeightReader> open_hugging_face_model(const ModelFolder& folder,
+                                                      std::optional<bool> tied_in_store) {
+    return std::make_unique<HuggingFaceModel>(folder, tied_in_store);
 }
 
 }  // namespace qshard

@@ -9,6 +9,8 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "io/formats/hub_cache.h"
+#include "io/formats/placeholder.h"
 
 namespace qshard {
 namespace {
@@ -30,6 +32,28 @@ bool is_bare_name(std::string_view name) {
     };
     return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
            std::all_of(name.begin(), name.end(), allowed);
+}
+
+/// UserError for a link of a folder that leads out of it, but to the blobs of its own model in
+/// Hugging Face's cache.
+void check_link(const std::filesystem::path& folder, const std::filesystem::path& path) {
+    std::error_code error;
+    const std::filesystem::path target = std::filesystem::canonical(path, error);
+    if (error) {
+        throw UserError(fmt::format(
+            "{} is a link to {}, where no file can be read ({})\nDownload or copy the file again.",
+            path.string(), std::filesystem::read_symlink(path, error).string(), error.message()));
+    }
+    const std::filesystem::path root =
+        std::filesystem::canonical(folder.empty() ? "." : folder, error);
+    if (!error && is_within(target, root)) return;
+    if (!error && is_blob_of_snapshot(target, root)) return;
+    throw UserError(fmt::format(
+        "{0} is a link that leads out of its folder, to {1}\nOnly links of Hugging Face's cache "
+        "are followed out of a folder, so that nothing else is copied into stores and exports. "
+        "Put the file itself there (cp --remove-destination {1} {0}), or give the folder that has "
+        "the files.",
+        path.string(), target.string()));
 }
 
 }  // namespace
@@ -73,7 +97,11 @@ InputFile::InputFile(int descriptor, std::string name)
 }
 
 InputFile::InputFile(const std::filesystem::path& path)
-    : InputFile(open_or_fail(path), path.string()) {}
+    : InputFile(open_or_fail(path), path.string()) {
+    std::string begin(std::min<std::uint64_t>(bytes_, kPlaceholderBytes), '\0');
+    read(0, begin.data(), begin.size());
+    refuse_placeholder(begin, name_);
+}
 
 InputFile::InputFile(std::shared_ptr<const InputFile> keeper, PartialFile kept, std::string name)
     : name_(std::move(name)),
@@ -88,7 +116,14 @@ InputFile InputFile::beneath(const std::filesystem::path& folder, std::string_vi
             "letters, digits, '.', '_' and '-'.",
             folder.string(), name.substr(0, 300)));
     }
-    return InputFile(folder / name);
+    return inside(folder, name);
+}
+
+InputFile InputFile::inside(const std::filesystem::path& folder, std::string_view name) {
+    const std::filesystem::path path = folder / name;
+    std::error_code error;
+    if (std::filesystem::is_symlink(path, error)) check_link(folder, path);
+    return InputFile(path);
 }
 
 InputFile::~InputFile() {
@@ -129,6 +164,10 @@ void InputFile::read(std::uint64_t offset, void* out, std::size_t bytes) const {
             bytes_, offset, offset + bytes));
     }
     if (log_) log_->add(log_key_, offset, bytes);
+    peek(offset, out, bytes);
+}
+
+void InputFile::peek(std::uint64_t offset, void* out, std::size_t bytes) const {
     if (keeper_) return read_kept(offset, out, bytes);
     auto* next = static_cast<char*>(out);
     while (bytes > 0) {

@@ -43,11 +43,15 @@ class ReadLog {
 /// mapped: a file that shrinks under us is an error, not a signal.
 class InputFile {
   public:
-    /// Follows symbolic links. UserError if absent or not a regular file.
+    /// A path that the user gave: symbolic links are followed. UserError if absent, not a regular
+    /// file, or only what stands for one (placeholder.h).
     explicit InputFile(const std::filesystem::path& path);
-    /// The file `name` of a model folder, where the name comes from a file of the folder. UserError
-    /// unless it is a bare name of [A-Za-z0-9._-]{1,255}. The folder's links are followed wherever
-    /// they lead: those of the Hugging Face cache, of git-annex, or to a store of models.
+    /// The file `name` of a folder that the user gave. A link is followed to files of the same
+    /// folder and, in a snapshot of the Hugging Face cache, to that model's blobs; UserError for
+    /// one that leads elsewhere, so that nothing from outside is read and copied on.
+    static InputFile inside(const std::filesystem::path& folder, std::string_view name);
+    /// The same where the name comes from a file of the folder. UserError unless it is a bare name
+    /// of [A-Za-z0-9._-]{1,255}.
     static InputFile beneath(const std::filesystem::path& folder, std::string_view name);
     /// Takes over a descriptor of a regular file.
     InputFile(int descriptor, std::string name);
@@ -65,6 +69,8 @@ class InputFile {
     /// Bytes [offset, offset + bytes). UserError if the file ends before; SystemError if reading
     /// fails.
     void read(std::uint64_t offset, void* out, std::size_t bytes) const;
+    /// The same, but not noted: for what is looked at once and whose result is kept.
+    void peek(std::uint64_t offset, void* out, std::size_t bytes) const;
     /// The whole file. UserError if it is longer than `limit`.
     std::string text(std::size_t limit) const;
 

@@ -11,6 +11,17 @@ bool ModelFolder::has(std::string_view name) const {
     return std::filesystem::is_regular_file(path_ / name);
 }
 
+bool ModelFolder::has_unfinished_download() const {
+    std::error_code error;
+    for (const char* folder : {".", ".cache/huggingface/download"}) {
+        for (const auto& entry : std::filesystem::directory_iterator(path_ / folder, error)) {
+            const auto ending = entry.path().extension();
+            if (ending == ".incomplete" || ending == ".part" || ending == ".aria2") return true;
+        }
+    }
+    return false;
+}
+
 InputFile ModelFolder::open(std::string_view name) const {
     if (store_) return kept(std::string(name));
     return recorded(InputFile::beneath(path_, name), name);

@@ -21,6 +21,8 @@ class ModelFolder {
         : path_(store->name()), store_(std::move(store)), kept_(std::move(kept)) {}
 
     bool has(std::string_view name) const;
+    /// Whether the Hub's programs began a download into the directory and did not end it.
+    bool has_unfinished_download() const;
     /// A file whose name may come from another file: InputFile::beneath().
     InputFile open(std::string_view name) const;
     /// The files of a folder in it, in order; none if there is no such folder.

@@ -102,12 +102,14 @@ NamedTemplates templates_of(const ModelFolder& folder,
     throw UserError(message);
 }
 
-ModelSource open_folder(const ModelFolder& folder) {
+ModelSource open_folder(const ModelFolder& folder,
+                        std::optional<bool> tied_in_store = std::nullopt) {
     ModelSource source;
     source.kind = "safetensors";
-    source.weights = open_hugging_face_model(folder);
+    source.weights = open_hugging_face_model(folder, tied_in_store);
     source.tokenizer_json = text_of(folder, "tokenizer.json", kMaxTokenizer);
     source.tokenizer_config = text_of(folder, "tokenizer_config.json", kMaxTemplate);
+    source.special_tokens_map = text_of(folder, "special_tokens_map.json", kMaxTemplate);
     source.chat_templates = templates_of(folder, source.tokenizer_config);
     return source;
 }
@@ -189,6 +191,7 @@ class StoreModel final : public WeightReader, private StoredUnits {
     std::int64_t file_bytes() const override {
         return static_cast<std::int64_t>(store_.file()->bytes());
     }
+    std::vector<std::string> notes() const override { return source_->notes(); }
     const StoredUnits* stored_units() const override { return this; }
 
   private:
@@ -222,8 +225,10 @@ ModelSource open_store(InputFile file) {
     WeightStore store(std::move(file));
     const StoreTable& table = store.table();
     const ModelFolder kept(store.file(), table.files);
-    ModelSource source =
-        table.source_kind == "gguf" ? open_gguf(open_kept_gguf_files(kept)) : open_folder(kept);
+    const bool tied = std::ranges::none_of(
+        table.units, [](const StoredUnit& unit) { return unit.name == "head"; });
+    ModelSource source = table.source_kind == "gguf" ? open_gguf(open_kept_gguf_files(kept))
+                                                     : open_folder(kept, tied);
     source.kind = "store";
     source.weights = std::make_unique<StoreModel>(std::move(store), std::move(source.weights));
     return source;
@@ -248,11 +253,8 @@ ModelSource open_model_source(const std::filesystem::path& path,
     std::error_code error;
     const auto status = std::filesystem::status(path, error);
     if (!std::filesystem::exists(status)) {
-        std::string message = fmt::format("there is no model at {}", path.string());
-        if (const auto cached = find_in_hub_cache(path))
-            message += fmt::format("\nHugging Face's cache has one of that name; give {}",
-                                   cached->string());
-        throw UserError(message);
+        throw UserError(
+            fmt::format("there is no model at {}{}", path.string(), advice_on_missing(path)));
     }
     const bool folder = std::filesystem::is_directory(status);
     if (folder && std::filesystem::status(path / "config.json", error).type() ==

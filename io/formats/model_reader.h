@@ -29,7 +29,7 @@ struct ModelSource {
     /// By name: "default", "tool_use", ...; empty if the model has none.
     std::map<std::string, std::string> chat_templates;
     std::optional<ModelText> tokenizer_json;  ///< of a folder
-    std::optional<ModelText> tokenizer_config;
+    std::optional<ModelText> tokenizer_config, special_tokens_map;
 };
 
 /// Opens a .gguf file (or the first of several), a weight store, or a folder with config.json and

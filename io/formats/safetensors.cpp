@@ -104,7 +104,8 @@ void check_tiling(const std::map<std::string, SafetensorsTensor, std::less<>>& t
         }
         if (range.bytes > data_bytes - end) {
             throw UserError(
-                fmt::format("{}: a tensor ends after the file's {} bytes of data: is it truncated?",
+                fmt::format("{}: a tensor ends after the file's {} bytes of data: is it truncated?"
+                            "\nWas its download finished? Get it again.",
                             name, data_bytes));
         }
         end += range.bytes;
@@ -133,15 +134,22 @@ std::int64_t SafetensorsTensor::count() const {
 
 SafetensorsFile::SafetensorsFile(InputFile file) : file_(std::move(file)) {
     const std::string& name = file_.name();
-    if (file_.bytes() < 8) throw UserError(name + ": too short for a safetensors file");
+    if (file_.bytes() < 8) {
+        throw UserError(fmt::format(
+            "{}: {} bytes are too short for a safetensors file\nWas its download finished? Get it "
+            "again.",
+            name, file_.bytes()));
+    }
     std::array<std::uint8_t, 8> prefix{};
     file_.read(0, prefix.data(), prefix.size());
     std::uint64_t length = 0;
     for (std::size_t i = 8; i-- > 0;) length = length << 8 | prefix[i];
     if (length > kMaxHeader || length > file_.bytes() - 8) {
-        throw UserError(
-            fmt::format("{}: a safetensors header of {} bytes; the file has {} and the limit is {}",
-                        name, length, file_.bytes(), kMaxHeader));
+        throw UserError(fmt::format(
+            "{}: a safetensors header of {} bytes; the file has {} and the limit is {}\n{}", name,
+            length, file_.bytes(), kMaxHeader,
+            length > kMaxHeader ? "It is no safetensors file, or damaged."
+                                : "It is truncated: was its download finished? Get it again."));
     }
     header_bytes_ = 8 + length;
     std::string header(static_cast<std::size_t>(length), '\0');
@@ -156,6 +164,7 @@ SafetensorsFile::SafetensorsFile(InputFile file) : file_(std::move(file)) {
     for (const auto& [key, value] : document.get_object()) {
         const std::string_view key_text = key;
         if (key_text == "__metadata__") {
+            if (value.is_null()) continue;  // none, as for the reference implementation
             if (!value.is_object()) throw UserError(name + ": __metadata__ is not an object");
             for (const auto& [field, text] : value.get_object()) {
                 if (!text.is_string())

@@ -61,6 +61,12 @@ TEST(ModelSource, WhatTheHubCacheHasIsNamed) {
     expect_refused([&] { open_model(model); }, (repository / "snapshots/222").string(),
                    "a name of the hub");
     expect_refused([&] { open_model("/nonexistent/tiny"); }, "there is no model at", "no such");
+    expect_refused([&] { open_model("/nonexistent/runs/owner/another"); },
+                   "hf download owner/another --local-dir another", "an id of the hub");
+    expect_refused([&] { open_model("someone/another"); }, "hf download someone/another",
+                   "an id as --model has it");
+    EXPECT_EQ(advice_on_missing("/nonexistent/models/llama.gguf"), "") << "a file, no id";
+    EXPECT_EQ(advice_on_missing("a/deeper/path/x"), "");
     EXPECT_EQ(name_of_folder(repository / "snapshots/222"), "tiny");
     EXPECT_EQ(name_of_folder(folder.path() / "hub/"), "hub");
     {

@@ -94,6 +94,7 @@ TEST(Safetensors, HostileFilesAreRefused) {
              four)},
         {"data past the end", "truncated",
          container(one(R"("dtype":"U8","shape":[5],"data_offsets":[0,5])"), four)},
+        {"metadata that is a list", "not an object", container(R"({"__metadata__":[]})", "")},
         {"metadata that is no text", "strings", container(R"({"__metadata__":{"a":1}})", "")},
         {"a long name", "longer", container("{\"" + std::string(513, 'n') + "\":{}}", "")},
         {"deep nesting", "JSON",
@@ -103,4 +104,11 @@ TEST(Safetensors, HostileFilesAreRefused) {
     for (const Hostile& c : cases) {
         expect_refused([&] { SafetensorsFile file(memory_file(c.bytes)); }, c.message, c.what);
     }
+}
+
+TEST(Safetensors, MetadataMayBeNull) {
+    const SafetensorsFile file(memory_file(container(
+        R"({"__metadata__":null,"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", "x")));
+    EXPECT_TRUE(file.metadata().empty());
+    EXPECT_NE(file.find("a"), nullptr);
 }
