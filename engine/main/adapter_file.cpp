@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "io/checkpoint/foreign.h"
 #include "io/checkpoint/store.h"
+#include "io/formats/hub_cache.h"
 #include "io/peft/adapter_folder.h"
 #include "main/early_stop.h"
 
@@ -58,6 +59,7 @@ AdapterFile of_peft(const fs::path& folder) {
     adapter.state.tensors = std::move(peft.tensors);
     adapter.state.adapter = std::move(peft.values);
     adapter.state.adapter_config_json = std::move(peft.config_json);
+    adapter.copies = std::move(peft.copies);
     adapter.run = run_beside(fs::absolute(folder).lexically_normal() / "../run.yaml");
     return adapter;
 }
@@ -116,8 +118,8 @@ std::optional<AdapterFile> peft_inside(const fs::path& folder) {
 
 AdapterFile read(const fs::path& path, bool checkpoint_first) {
     if (!fs::exists(path)) {
-        throw UserError(
-            fmt::format("cannot open the adapter {}: no such file or folder", path.string()));
+        throw UserError(fmt::format("cannot open the adapter {}: no such file or folder{}",
+                                    path.string(), advice_on_missing(path)));
     }
     if (!fs::is_directory(path)) return of_file(path);
     auto found = checkpoint_first ? newest_checkpoint(path) : peft_inside(path);
@@ -131,6 +133,27 @@ AdapterFile read(const fs::path& path, bool checkpoint_first) {
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
     return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+/// UserError if its configuration chooses modules of the model that it has no tensors for.
+void refuse_missing_modules(const AdapterFile& adapter, const ModelConfig& config) {
+    const PeftConfig peft =
+        parse_peft_config(adapter.state.adapter_config_json, adapter.path.string());
+    const std::set<std::string> chosen = chosen_modules(peft, config);
+    std::vector<std::string> missing;
+    for (const std::string& module : chosen) {
+        if (std::ranges::count(adapter.options.target_modules, module) == 0)
+            missing.push_back(module);
+    }
+    if (missing.empty()) return;
+    const std::size_t shown = std::min<std::size_t>(missing.size(), 3);
+    throw UserError(fmt::format(
+        "{} lacks {} of the {} modules that its adapter_config.json chooses in this model: "
+        "{}{}\nThe "
+        "file is incomplete, or was made for another model. To use what it has, name just that in "
+        "target_modules (and layers_to_transform) of adapter_config.json.",
+        adapter.path.string(), missing.size(), chosen.size(),
+        fmt::join(std::span(missing).first(shown), ", "), shown < missing.size() ? ", ..." : ""));
 }
 
 }  // namespace
@@ -179,6 +202,8 @@ AdapterLayout fit_adapter(const AdapterFile& adapter, const WeightReader& model)
             "{} was made for another model: it has {} tensors, of which this model can use {}",
             adapter.path.string(), adapter.state.tensors.size(), matched));
     }
+    refuse_missing_modules(adapter, config);
+    check_embedding_copies(adapter.copies, model);
     const auto base = adapter.state.identity.find("base_sha256");
     if (base != adapter.state.identity.end() && !model.has_sha256(base->second)) {
         const auto name = adapter.state.identity.find("base_name");

@@ -91,6 +91,7 @@ void merge(const Arguments& arguments, const AdapterFile& adapter) {
         refuse(fmt::format("{} is a weight store; give --model with what it was made from",
                            source.path.string()));
     }
+    print_notes(source.weights->notes(), true);
     const AdapterLayout layout = fit_adapter(adapter, *source.weights);
     const std::vector<float> values = flat_values(adapter, layout);
     ProgressBar bar("merging", 100, TerminalStyle::of_stderr("auto"), true);
@@ -101,8 +102,7 @@ void merge(const Arguments& arguments, const AdapterFile& adapter) {
     if (arguments.format == "merged-hf") {
         FolderFiles files = source.kind == "gguf" ? folder_files_of_gguf(source, options.dtype)
                                                   : folder_files_like(source.path, options.dtype);
-        if (merged.config().tied_head != source.weights->config().tied_head)
-            files.config["tie_word_embeddings"] = merged.config().tied_head;
+        files.config["tie_word_embeddings"] = merged.config().tied_head;
         write_hugging_face_model(arguments.out, merged, files, options);
         if (source.kind == "gguf" && !files.others.contains("tokenizer.json")) {
             bar.message(
@@ -123,6 +123,9 @@ void merge(const Arguments& arguments, const AdapterFile& adapter) {
 int export_adapter(const Arguments& arguments) {
     const AdapterFile adapter = read_newest_checkpoint(arguments.checkpoint);
     if (arguments.format == "peft") {
+        // What is left out must be the base's own.
+        if (adapter.copies.file != nullptr)
+            fit_adapter(adapter, *open_base(arguments, adapter).weights);
         write_peft_adapter(arguments.out, adapter.state);
         fmt::print("{}: PEFT adapter of step {}, from {}\n", arguments.out, adapter.state.step,
                    adapter.path.string());

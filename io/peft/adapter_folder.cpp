@@ -13,6 +13,7 @@
 #include "io/formats/safetensors_writer.h"
 #include "io/peft/expert_tensors.h"
 #include "io/peft/former_experts.h"
+#include "io/peft/tensor_keys.h"
 #include "io/peft/tensor_names.h"
 
 namespace qshard {
@@ -20,7 +21,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kMagnitude = ".lora_magnitude_vector";
 constexpr std::string_view kWeight = ".weight", kBias = ".bias";
 constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
 
@@ -41,13 +41,6 @@ bool is_saved(std::string_view key, const PeftConfig& config) {
                                [key](const std::string& name) { return key.ends_with(name); });
 }
 
-/// Some versions of PEFT wrote magnitudes with the ending of the other tensors.
-std::string today(std::string key) {
-    if (!key.ends_with(std::string(kMagnitude) + std::string(kWeight))) return key;
-    key.resize(key.size() - kWeight.size());
-    return key;
-}
-
 /// Its shape, a vector for magnitudes (which were once written as [1, out] or [out, 1]).
 std::vector<std::int64_t> checked_shape(const std::string& key, const SafetensorsTensor& tensor,
                                         const PeftConfig& config, const std::string& file) {
@@ -62,8 +55,8 @@ std::vector<std::int64_t> checked_shape(const std::string& key, const Safetensor
         throw UserError(fmt::format(
             "{}: tensor \"{}\" is not supported; only lora_A.weight and lora_B.weight of linear "
             "modules are, their lora_magnitude_vector if adapter_config.json says use_dora, "
-            "weights of its modules_to_save and the biases that its bias says (no others, no LoRA "
-            "on embeddings)",
+            "weights of its modules_to_save, copies of the base's embedding and head, and the "
+            "biases that its bias says (no others, no LoRA on embeddings)",
             file, key));
     }
     std::vector<std::int64_t> shape = tensor.shape;
@@ -180,6 +173,67 @@ std::vector<std::string> PeftAdapter::modules() const {
     return {found.begin(), found.end()};
 }
 
+std::set<std::string> chosen_modules(const PeftConfig& config, const ModelConfig& model) {
+    std::set<std::string> chosen;
+    if (model.experts > 0) return chosen;
+    AdapterOptions options;
+    options.layers = config.layers_to_transform;
+    options.exclude_modules = config.exclude_modules;
+    options.exclude_pattern = config.exclude_pattern;
+    const auto add = [&] {
+        try {
+            for (const AdapterTarget& target : make_adapter_layout(model, options).targets)
+                chosen.insert(target.module);
+        } catch (const UserError&) {  // a name or pattern for other models: it chooses nothing here
+        }
+    };
+    if (config.target_pattern == "all-linear") {
+        options.target_modules = {config.target_pattern};
+        add();
+    } else if (!config.target_pattern.empty()) {
+        options.target_pattern = config.target_pattern;
+        add();
+    }
+    for (const std::string& name : config.target_modules) {
+        options.target_modules = {name};
+        add();
+    }
+    return chosen;
+}
+
+namespace {
+
+/// Tensors under today's names; copies of embeddings are kept apart, unread.
+LooseTensors read_tensors(const std::shared_ptr<const SafetensorsFile>& file,
+                          PeftAdapter& adapter) {
+    const std::string& path = file->file().name();
+    LooseTensors loose;
+    std::set<std::string> adapters;
+    for (const auto& [key, tensor] : file->tensors()) {
+        const TensorKey made = tensor_key(key);
+        if (made.copy_of_base) continue;
+        if (is_embedding_name(made.name) && !is_lora(made.name) &&
+            !is_saved(made.name, adapter.config)) {
+            adapter.copies.file = file;
+            adapter.copies.tensors.emplace(key, tensor);
+            continue;
+        }
+        const bool fresh = loose.emplace(made.name, LooseTensor()).second;
+        if (!fresh) {
+            throw UserError(
+                fmt::format("{}: two tensors are the adapter's \"{}\", one of them \"{}\"", path,
+                            made.name, key));
+        }
+        if (!made.adapter.empty()) adapters.insert(made.adapter);
+        refuse_several_adapters(adapters, path);
+        loose[made.name] = {checked_shape(made.name, tensor, adapter.config, path),
+                            widened(*file, key, tensor)};
+    }
+    return loose;
+}
+
+}  // namespace
+
 PeftAdapter read_peft_adapter(const fs::path& folder) {
     PeftAdapter adapter;
     const fs::path config_path = folder / "adapter_config.json";
@@ -191,16 +245,12 @@ PeftAdapter read_peft_adapter(const fs::path& folder) {
                         "with safe_serialization=True.",
                         folder.string()));
     }
-    adapter.config_json = InputFile(config_path).text(kMaxConfigBytes);
+    adapter.config_json = InputFile::inside(folder, "adapter_config.json").text(kMaxConfigBytes);
     adapter.config = parse_peft_config(adapter.config_json, config_path.string());
-    const SafetensorsFile file{InputFile(weights_path)};
-    adapter.sha256 = digest_of(file.file());
-    LooseTensors loose;
-    for (const auto& [key, tensor] : file.tensors()) {
-        const std::string name = today(key);
-        loose[name] = {checked_shape(name, tensor, adapter.config, weights_path.string()),
-                       widened(file, key, tensor)};
-    }
+    const auto file = std::make_shared<const SafetensorsFile>(
+        InputFile::inside(folder, "adapter_model.safetensors"));
+    adapter.sha256 = digest_of(file->file());
+    LooseTensors loose = read_tensors(file, adapter);
     if (fuse_former_experts(loose, adapter.config, weights_path.string()))
         adapter.config_json = peft_config_text(adapter.config);
     loose = checkpoint_tensors(loose, adapter.config, weights_path.string());

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "io/checkpoint/state.h"
+#include "io/peft/embedding_copies.h"
 #include "io/peft/peft_config.h"
 #include "spec/adapter.h"
 
@@ -20,6 +22,7 @@ struct PeftAdapter {
                                        ///< experts as checkpoints have them (expert_tensors.h)
     std::vector<float> values;         ///< bf16 and fp16 files are widened exactly
     std::string sha256;                ///< of adapter_model.safetensors
+    EmbeddingCopies copies;            ///< to be checked against the base
 
     /// "model.layers.0.self_attn.q_proj" of every adapted module, sorted: as target_modules these
     /// select exactly the modules the file has, whatever list, pattern or exclusion PEFT chose them
@@ -36,6 +39,10 @@ PeftAdapter read_peft_adapter(const std::filesystem::path& folder);
 /// The configuration with exactly the modules that `tensors` are of, whatever list, pattern or
 /// exclusion PEFT chose them by.
 AdapterOptions adapter_options(const PeftConfig& config, const std::vector<NamedTensor>& tensors);
+
+/// The modules of a model that the configuration's own words choose, whatever a file has: what PEFT
+/// would give an adapter. Of mixtures none, whose parameters are known by their tensors alone.
+std::set<std::string> chosen_modules(const PeftConfig& config, const ModelConfig& model);
 
 /// Writes the state's adapter. Every file appears whole or not at all; the folder is created. Loads
 /// in PEFT.

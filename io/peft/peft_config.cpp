@@ -21,9 +21,11 @@ constexpr std::int64_t kMaxLayers = 100000;
 
 /// Keys that change nothing in the mathematics, or only together with a feature that is refused
 /// below.
-constexpr std::array<std::string_view, 7> kHarmless = {
-    "auto_mapping",    "inference_mode",    "peft_version",  "megatron_core",
-    "megatron_config", "qalora_group_size", "runtime_config"};
+constexpr std::array<std::string_view, 10> kHarmless = {
+    "auto_mapping", "inference_mode", "peft_version", "megatron_core", "megatron_config",
+    "qalora_group_size", "runtime_config",
+    // Of initialisations: they mattered before the first step.
+    "eva_config", "corda_config", "lora_ga_config"};
 
 bool is_off(const json::value& value) {
     if (const json::object* object = value.if_object()) return object->empty();

@@ -8,6 +8,7 @@ namespace qshard {
 
 inline constexpr std::string_view kPeftPrefix = "base_model.model.";
 inline constexpr std::string_view kLoraA = ".lora_A.weight", kLoraB = ".lora_B.weight";
+inline constexpr std::string_view kMagnitude = ".lora_magnitude_vector";
 
 /// Whether it is one of LoRA's, magnitudes included.
 inline bool is_lora(std::string_view name) {

@@ -3,8 +3,11 @@
 #include <fstream>
 #include <numeric>
 
+#include "base/dtype.h"
 #include "base/error.h"
+#include "io/checkpoint/atomic_file.h"
 #include "io/checkpoint/store.h"
+#include "io/formats/safetensors_writer.h"
 #include "io/peft/adapter_folder.h"
 #include "main/adapter_file.h"
 #include "main/random_model.h"
@@ -107,6 +110,68 @@ TEST_F(AdapterFileTest, TextPartAndModelThatAlsoTakesImagesShareAdapters) {
         const AdapterTarget& last = layout.targets.back();
         EXPECT_EQ(layout.find(1, Role::kDown), &last);
     }
+}
+
+TEST_F(AdapterFileTest, ModulesThatTheConfigurationChoosesMustBeThere) {
+    // All tensors of layer 1's q_proj are gone.
+    CheckpointState partial = state_;
+    std::erase_if(partial.tensors, [](const NamedTensor& tensor) {
+        return tensor.name.find("layers.1.self_attn.q_proj") != std::string::npos;
+    });
+    write_peft_adapter(folder_ / "adapter", partial);
+    const auto message = [&] {
+        try {
+            fit_adapter(read_adapter_file(folder_ / "adapter"), model_);
+        } catch (const UserError& error) {
+            return std::string(error.what());
+        }
+        return std::string();
+    };
+    EXPECT_NE(message().find("lacks 1 of the 4 modules"), std::string::npos) << message();
+    EXPECT_NE(message().find("model.layers.1.self_attn.q_proj"), std::string::npos) << message();
+    // Where the configuration chooses no more than is there, nothing lacks.
+    PeftConfig config = parse_peft_config(partial.adapter_config_json, "test");
+    config.target_modules.clear();
+    config.target_pattern = R"(.*(down_proj|layers\.0\.self_attn\.q_proj))";
+    partial.adapter_config_json = peft_config_text(config);
+    write_peft_adapter(folder_ / "adapter", partial);
+    EXPECT_EQ(message(), "");
+}
+
+TEST_F(AdapterFileTest, EmbeddingsBesideAnAdapterMustBeTheBases) {
+    const WeightSpec embedding = embedding_weights(model_.config()).front();
+    std::vector<float> values(static_cast<std::size_t>(embedding.count()));
+    model_.read(embedding, 0, values);
+    const auto outcome = [&](std::vector<float> copy, std::int64_t rows) {
+        write_peft_adapter(folder_ / "adapter", state_);
+        std::vector<FloatTensorView> views;
+        for (const NamedTensor& tensor : state_.tensors) {
+            views.push_back({tensor.name, tensor.shape,
+                             std::span(state_.adapter)
+                                 .subspan(static_cast<std::size_t>(tensor.offset),
+                                          static_cast<std::size_t>(tensor.count()))});
+        }
+        copy.resize(static_cast<std::size_t>(rows * embedding.cols));
+        views.push_back(
+            {"base_model.model.model.embed_tokens.weight", {rows, embedding.cols}, copy});
+        write_file_atomic(folder_ / "adapter/adapter_model.safetensors",
+                          safetensors_bytes(std::move(views)));
+        try {
+            const AdapterFile file = read_adapter_file(folder_ / "adapter");
+            EXPECT_EQ(flat_values(file, fit_adapter(file, model_)), state_.adapter);
+        } catch (const UserError& error) {
+            return std::string(error.what());
+        }
+        return std::string("fits");
+    };
+    EXPECT_EQ(outcome(values, embedding.rows), "fits");
+    const std::string resized = outcome(values, embedding.rows + 2);
+    EXPECT_NE(resized.find("resize_token_embeddings(66)"), std::string::npos) << resized;
+    std::vector<float> trained = values;
+    trained[5] += 0.25f;
+    EXPECT_NE(outcome(trained, embedding.rows).find("modules_to_save"), std::string::npos);
+    for (float& value : values) value = to_float(to_bf16(value));
+    EXPECT_EQ(outcome(values, embedding.rows), "fits") << "as a base loaded in bf16 has it";
 }
 
 TEST_F(AdapterFileTest, AnotherModelIsRefusedWithBothShapes) {

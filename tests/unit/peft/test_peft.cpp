@@ -14,6 +14,7 @@
 #include "io/peft/expert_tensors.h"
 #include "io/peft/former_experts.h"
 #include "io/peft/peft_config.h"
+#include "io/peft/tensor_keys.h"
 #include "spec/json.h"
 
 namespace qshard {
@@ -118,6 +119,52 @@ TEST(PeftConfig, ParsesPatternsInFileOrder) {
     EXPECT_EQ(config.r, 8);
 }
 
+TEST(PeftConfig, WhatMatteredAtTheStartOrIsOffIsNoObstacle) {
+    const PeftConfig config = parse_peft_config(
+        R"({"r": 4, "lora_alpha": null, "init_lora_weights": "eva", "eva_config": {"rho": 2.0},
+            "corda_config": null, "lora_bias": false, "ensure_weight_tying": false, "bias": null,
+            "trainable_token_indices": null, "target_modules": ["q_proj"], "peft_type": null})",
+        "test");
+    EXPECT_EQ(config.init_lora_weights, "eva");
+    EXPECT_EQ(config.alpha, 8);
+}
+
+TEST(TensorKeys, NamesOfWholeStateDictsAreMadePeftsOwn) {
+    const std::string q = "base_model.model.model.layers.0.self_attn.q_proj";
+    struct Case {
+        std::string key, name, adapter;
+    };
+    const Case cases[] = {
+        {q + ".lora_A.weight", q + ".lora_A.weight", ""},
+        {q + ".lora_A.default.weight", q + ".lora_A.weight", "default"},
+        {q + ".lora_B.my-task.weight", q + ".lora_B.weight", "my-task"},
+        {q + ".lora_magnitude_vector", q + ".lora_magnitude_vector", ""},
+        {q + ".lora_magnitude_vector.weight", q + ".lora_magnitude_vector", ""},
+        {q + ".lora_magnitude_vector.default.weight", q + ".lora_magnitude_vector", "default"},
+        {q + ".lora_magnitude_vector.default", q + ".lora_magnitude_vector", "default"},
+        {"model.layers.0.self_attn.q_proj.lora_A.weight", q + ".lora_A.weight", ""},
+        {"_orig_mod." + q + ".lora_A.weight", q + ".lora_A.weight", ""},
+        {"module.base_model.model.model.layers.0._fsdp_wrapped_module.self_attn.q_proj.lora_A.x."
+         "weight",
+         q + ".lora_A.weight", "x"},
+        {"base_model.model.lm_head.modules_to_save.default.weight",
+         "base_model.model.lm_head.weight", "default"},
+        {"base_model.model.lm_head.modules_to_save.weight", "base_model.model.lm_head.weight", ""},
+    };
+    for (const Case& c : cases) {
+        const TensorKey made = tensor_key(c.key);
+        EXPECT_EQ(made.name, c.name) << c.key;
+        EXPECT_EQ(made.adapter, c.adapter) << c.key;
+        EXPECT_FALSE(made.copy_of_base);
+    }
+    EXPECT_TRUE(tensor_key("base_model.model.lm_head.original_module.weight").copy_of_base);
+    refuse_several_adapters({"default"}, "f");
+    EXPECT_NE(message_of([] {
+                  refuse_several_adapters({"a", "b"}, "f");
+              }).find("a, b"),
+              std::string::npos);
+}
+
 TEST(PeftConfig, EveryKeyOfModuleSelectionIsWrittenAsItWasRead) {
     PeftConfig config;
     config.target_pattern = ".*\\.q_proj";
@@ -167,6 +214,7 @@ TEST(PeftConfig, UnsupportedFeaturesAreRefusedByName) {
         {R"({"r": 0})", "\"r\""},
         {R"({"r": 4, "r": 8})", "r"},
         {"[1]", "object"},
+        {R"({"init_lora_weights": "pissa_niter_4"})", "pissa_niter_4"},
     };
     for (const auto& [text, name] : cases) {
         const std::string message = message_of([&] { parse_peft_config(text, "cfg"); });
@@ -386,10 +434,9 @@ TEST(PeftFolder, WeightsTrainedWholeAreReadAndWrittenAsPeftHasThem) {
     config.modules_to_save = {"lm_head"};
     fs::copy(tiny / "adapter_model.safetensors", folder.path());
     write_file_atomic(folder.path() / "adapter_config.json", peft_config_text(config));
-    EXPECT_NE(message_of([&] {
-                  read_peft_adapter(folder.path());
-              }).find("model.embed_tokens.weight\" is not supported"),
-              std::string::npos);
+    const PeftAdapter beside = read_peft_adapter(folder.path());
+    EXPECT_EQ(beside.copies.tensors.count("base_model.model.model.embed_tokens.weight"), 1u)
+        << "what is not named is to be checked against the base";
 }
 
 TEST(PeftFolder, BiasesAreReadAndWrittenAsPeftHasThem) {
