@@ -113,6 +113,7 @@ int show(const Arguments& arguments) {
     if (arguments.out) check_writable(*arguments.out);
     const RunFile run = load_run_file(arguments.run_file, arguments.overrides);
     const TextModel model = open_text_model(run.model.base, run.model.tokenizer);
+    print_notes(model.notes, true);
     const Split split = read_split(arguments, run, model);
     if (arguments.out) {
         write_file_atomic(*arguments.out,

@@ -247,6 +247,7 @@ void tell(const Arguments& arguments, const Work& work, const std::vector<EvalSu
 void evaluate(const Arguments& arguments, Communicator& group, int local_ranks) {
     Work work;
     agree(group, "opening the run", [&] { work = open_work(arguments); });
+    print_notes(work.model.notes, group.rank() == 0);
     RunFile::Model settings = work.run.model;
     resolve_quantization(settings, *work.model.source.weights);
     if (arguments.flags.quantization) settings.quantization = *arguments.flags.quantization;

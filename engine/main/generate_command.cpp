@@ -51,8 +51,10 @@ std::vector<Question> read_questions(const Arguments& arguments, const TextModel
         questions.push_back({{{"messages", chat.messages}}, encode_chat(model, chat, true)});
     } else {
         std::int64_t had_answer = 0;
-        for (const DataRow& row : read_rows(*arguments.input))
+        for (const DataRow& row : read_rows(*arguments.input)) {
             questions.push_back(read_question(model, row, had_answer));
+            model.check_ids(questions.back().ids, row.place);
+        }
         if (had_answer > 0 && rank == 0) {
             fmt::print(stderr,
                        "note: {} of {} rows end with the assistant's turn, which is left out and "
@@ -60,6 +62,7 @@ std::vector<Question> read_questions(const Arguments& arguments, const TextModel
                        had_answer, questions.size());
         }
     }
+    if (!arguments.input) model.check_ids(questions.back().ids, "the prompt");
     const std::int64_t limit = context_limit(model.config());
     for (std::size_t i = 0; i < questions.size(); ++i) {
         const auto count = static_cast<std::int64_t>(questions[i].ids.size());
@@ -103,6 +106,7 @@ void generate(const Arguments& arguments, Communicator& group, int local_ranks) 
         if (arguments.flags.adapter) adapter = read_adapter_file(*arguments.flags.adapter);
         questions = read_questions(arguments, model, group.rank());
     });
+    print_notes(model.notes, group.rank() == 0);
     const AdapterFile* trained = adapter ? &*adapter : nullptr;
     const auto backend = make_agreed_backend(arguments.flags.backend, group, local_ranks);
     const BaseOptions base = arguments.flags.base(trained);

@@ -49,6 +49,7 @@ StoreResult make_store(
     table.plain_dtype = options.plain_dtype;
     WeightStoreWriter writer(request.store, layout);
     StoreResult result;
+    result.notes = weights->notes();
     result.quantization = options.quantization;
     const auto self = make_self_communicator();
     std::vector<std::byte> memory(layout.largest_unit_bytes() + 2 * kUnitAlignment);

@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "spec/layout.h"
 
@@ -24,6 +25,7 @@ struct StoreResult {
     std::int64_t weights = 0;
     std::uint64_t bytes = 0;  ///< of the units
     double seconds = 0;
+    std::vector<std::string> notes;  ///< what a user should know of the model's files
 };
 
 /// Makes a weight store of a model, unit by unit. UserError if the model is one already.

@@ -179,6 +179,7 @@ boost::json::object facts_of(const RunEstimate& estimate) {
 int plan(const Arguments& arguments) {
     RunFile run = load_run_file(arguments.run_file, arguments.overrides);
     const RunInputs inputs(run);
+    print_notes(inputs.model.notes, true);
     const auto backend = make_backend(arguments, run);
     const Cluster cluster = cluster_of(arguments, run, inputs, *backend);
     std::vector<RunEstimate> estimates;

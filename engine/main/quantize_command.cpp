@@ -8,6 +8,7 @@
 #include "main/cores.h"
 #include "main/make_store.h"
 #include "main/progress.h"
+#include "main/session.h"
 #include "main/version.h"
 #include "train/trainer.h"
 
@@ -38,6 +39,7 @@ int quantize(const Arguments& arguments) {
                    fmt::format("{} of {} units", done, units));
     });
     bar.finish();
+    print_notes(result.notes, true);
     const double rate = static_cast<double>(result.weights) / result.seconds;
     if (arguments.json) {
         const boost::json::object facts{{"store", arguments.store},

@@ -21,6 +21,12 @@ void refuse_pairs(const Split& split) {
         split.pairs.front().chosen.place));
 }
 
+/// Whether rows would get an end that is not known. Conversations end as their template says.
+bool no_end_token(const TextModel& model, const RunFile::Data& data) {
+    return data.append_eos && model.tokenizer && !model.eos && data.format != "messages" &&
+           data.format != "tokenized";
+}
+
 }  // namespace
 
 class ModelEncoder::Text final : public TextEncoder {
@@ -33,6 +39,9 @@ class ModelEncoder::Text final : public TextEncoder {
     std::vector<TokenSpan> encode_with_offsets(std::string_view text,
                                                bool add_special_tokens) const override {
         return model_.text().encode_with_offsets(text, add_special_tokens);
+    }
+    std::string token_text(std::int32_t id) const override {
+        return model_.tokenizer ? model_.tokenizer->id_to_token(id) : "";
     }
 
   private:
@@ -152,6 +161,13 @@ RunInputs::RunInputs(RunFile& run, const std::string& today)
             ExitCode::kUsage,
             fmt::format("data.max_length is {}, but the model was made for {} positions. Try {}.",
                         run.data.max_length, limit, limit));
+    }
+    if (no_end_token(model, run.data)) {
+        warnings.push_back(fmt::format(
+            "{}: no end token is known (eos_token of tokenizer_config.json, eos_token_id "
+            "of config.json): completions and texts are trained without an end, and an answer may "
+            "never stop",
+            run.model.base));
     }
     const ModelEncoder encoder(model, run.data);
     Dataset dataset = load_dataset(dataset_options(run), encoder.rows());

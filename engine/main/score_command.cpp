@@ -64,6 +64,7 @@ std::vector<std::vector<std::int32_t>> read_texts(const Arguments& arguments,
             throw UserError(error.code(),
                             what.starts_with(row.place) ? what : row.place + ": " + what);
         }
+        model.check_ids(texts.back(), row.place);
         const auto count = static_cast<std::int64_t>(texts.back().size());
         if (count < 1 || count > context_limit(model.config())) {
             throw UserError(fmt::format("{}: the text has {} tokens; this model takes 1 to {}",
@@ -83,6 +84,7 @@ void score(const Arguments& arguments, Communicator& group, int local_ranks) {
         if (arguments.flags.adapter) adapter = read_adapter_file(*arguments.flags.adapter);
         texts = read_texts(arguments, model);
     });
+    print_notes(model.notes, group.rank() == 0);
     std::int64_t longest = 1;
     for (const auto& ids : texts)
         longest = std::max(longest, static_cast<std::int64_t>(ids.size()));

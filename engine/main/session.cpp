@@ -11,38 +11,39 @@
 #include "backend/cuda/cuda.h"
 #include "comm/agree.h"
 #include "comm/threads.h"
+#include "io/data/token_range.h"
 #include "main/cores.h"
-#include "spec/json.h"
+#include "main/special_tokens.h"
 
 namespace qshard {
 namespace {
 
-constexpr std::size_t kConfigBytes = std::size_t{16} << 20;
+constexpr std::size_t kTokenizerBytes = std::size_t{256} << 20;
+constexpr std::size_t kTokenizerConfigBytes = std::size_t{16} << 20;
 
-/// A special token as tokenizer_config.json gives it: its text, or an object with it.
-std::optional<std::string> special_token(const boost::json::object& config, const char* key) {
-    const boost::json::value* value = config.if_contains(key);
-    if (value == nullptr) return std::nullopt;
-    if (const auto* object = value->if_object()) value = object->if_contains("content");
-    if (value == nullptr || !value->is_string()) return std::nullopt;
-    return std::string(value->get_string());
+/// A tokenizer that is not the model's own.
+void take_tokenizer(const std::filesystem::path& path, TextModel& model) {
+    const bool folder = std::filesystem::is_directory(path);
+    const std::filesystem::path root = folder ? path : path.parent_path();
+    const InputFile file = folder ? InputFile::inside(path, "tokenizer.json") : InputFile(path);
+    model.tokenizer = Tokenizer::from_json_text(file.text(kTokenizerBytes), file.name());
+    const auto beside = [&](const char* name) -> std::optional<ModelText> {
+        if (!std::filesystem::is_regular_file(root / name)) return std::nullopt;
+        return ModelText{(root / name).string(),
+                         InputFile::inside(root, name).text(kTokenizerConfigBytes)};
+    };
+    auto config = beside("tokenizer_config.json");
+    if (!config) return;
+    model.source.tokenizer_config = std::move(config);
+    model.source.special_tokens_map = beside("special_tokens_map.json");
 }
 
-void read_tokenizer_config(const ModelText& file, TextModel& model) {
-    const boost::json::value root = parse_strict_json(
-        file.text, file.origin, {.bytes = kConfigBytes, .depth = 32, .non_finite = true});
-    const auto* config = root.if_object();
-    if (config == nullptr) throw UserError(fmt::format("{}: expected a JSON object", file.origin));
-    for (auto [key, id] :
-         {std::pair{"bos_token", &model.bos}, std::pair{"eos_token", &model.eos}}) {
-        if (const auto text = special_token(*config, key))
-            *id = model.tokenizer->token_to_id(*text);
-    }
-    for (const char* key : {"unk_token", "pad_token"}) {
-        if (const auto text = special_token(*config, key)) model.chat_variables[key] = *text;
-    }
-    if (const auto* add = config->if_contains("add_bos_token"); add != nullptr && add->is_bool()) {
-        model.add_bos = add->get_bool();
+/// That of a GGUF file, whose errors do not know the file.
+Tokenizer gguf_tokenizer_of(const ModelSource& source) {
+    try {
+        return Tokenizer::from_gguf(*source.gguf_tokenizer);
+    } catch (const UserError& error) {
+        throw UserError(error.code(), fmt::format("{}: {}", source.path.string(), error.what()));
     }
 }
 
@@ -64,33 +65,40 @@ const Tokenizer& TextModel::text() const {
     return *tokenizer;
 }
 
+void TextModel::check_ids(std::span<const std::int32_t> ids, const std::string& place) const {
+    const auto beyond = std::ranges::find_if(
+        ids, [this](std::int32_t id) { return id < 0 || id >= config().vocabulary; });
+    if (beyond == ids.end()) return;
+    throw UserError(
+        fmt::format("{}: {}", place,
+                    beyond_embedding(*beyond, tokenizer ? tokenizer->id_to_token(*beyond) : "",
+                                     config().vocabulary)));
+}
+
+void print_notes(const std::vector<std::string>& notes, bool speaks) {
+    if (!speaks) return;
+    for (const std::string& note : notes) fmt::print(stderr, "note: {}\n", note);
+}
+
 TextModel open_text_model(const std::filesystem::path& path,
                           const std::optional<std::string>& tokenizer) {
     TextModel model;
     model.source = open_model_source(path);
     model.bos = model.config().bos_id;
     if (!model.config().eos_ids.empty()) model.eos = model.config().eos_ids.front();
+    model.notes = model.source.weights->notes();
     if (tokenizer) {
-        std::filesystem::path file = *tokenizer;
-        if (std::filesystem::is_directory(file)) file /= "tokenizer.json";
-        model.tokenizer = Tokenizer::from_json_file(file);
+        take_tokenizer(*tokenizer, model);
     } else if (model.source.tokenizer_json) {
         const ModelText& file = *model.source.tokenizer_json;
         model.tokenizer = Tokenizer::from_json_text(file.text, file.origin);
         model.source.tokenizer_json.reset();  // read only here; some are large
     } else if (model.source.gguf_tokenizer) {
-        model.tokenizer = Tokenizer::from_gguf(*model.source.gguf_tokenizer);
+        model.tokenizer = gguf_tokenizer_of(model.source);
         if (model.source.gguf_tokenizer->bos) model.bos = model.source.gguf_tokenizer->bos;
         if (model.source.gguf_tokenizer->eos) model.eos = model.source.gguf_tokenizer->eos;
     }
-    if (model.tokenizer) {
-        const std::vector<std::int32_t> empty = model.tokenizer->encode("", true);
-        model.add_bos = model.bos && !empty.empty() && empty.front() == *model.bos;
-        if (model.source.tokenizer_config)
-            read_tokenizer_config(*model.source.tokenizer_config, model);
-        if (model.bos) model.chat_variables["bos_token"] = model.tokenizer->id_to_token(*model.bos);
-        if (model.eos) model.chat_variables["eos_token"] = model.tokenizer->id_to_token(*model.eos);
-    }
+    if (model.tokenizer) resolve_special_tokens(model);
     if (!model.source.chat_templates.empty())
         model.chat = ChatTemplate::parse_named(model.source.chat_templates, path.string());
     model.stop_ids = model.config().eos_ids;

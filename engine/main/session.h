@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,13 +29,20 @@ struct TextModel {
     bool add_bos = false;                ///< what "add_bos: auto" means for this tokenizer
     std::vector<std::int32_t> stop_ids;  ///< end an answer: eos and the model's own list
     boost::json::object chat_variables;  ///< bos_token, eos_token, unk_token, pad_token
+    std::vector<std::string> notes;      ///< what a user should know of the files, a line each
 
     const ModelConfig& config() const { return source.weights->config(); }
     /// The tokenizer; UserError if the model has none.
     const Tokenizer& text() const;
+    /// UserError naming `place` if the embedding lacks one of these ids.
+    void check_ids(std::span<const std::int32_t> ids, const std::string& place) const;
 };
 
-/// Opens a model; `tokenizer` (a tokenizer.json or its folder) replaces the model's own.
+/// Prints each as "note: ..." to stderr, if this rank speaks.
+void print_notes(const std::vector<std::string>& notes, bool speaks);
+
+/// Opens a model; `tokenizer` (a tokenizer.json or its folder) replaces the model's own, with the
+/// tokenizer_config.json beside it if there is one.
 TextModel open_text_model(const std::filesystem::path& path,
                           const std::optional<std::string>& tokenizer);
 

@@ -114,6 +114,7 @@ std::string start_screen(const StartScreen& s) {
     text += row("base", base_text(s));
     text += row("adapter", adapter_text(s));
     text += row("data", data_text(s));
+    for (const std::string& line : s.inputs->model.notes) text += row("note:", line);
     for (const std::string& line : s.inputs->data->stats().notes.lines())
         text += row("note:", line);
     for (const std::string& line : s.inputs->warnings) text += row("warning:", line);

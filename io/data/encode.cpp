@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "io/data/token_range.h"
 #include "io/data/turns.h"
 #include "spec/batch.h"
 
@@ -96,7 +97,10 @@ bool RowEncoder::fit(EncodedRow& made, const std::string& place, Outcome& outcom
     made.given_tokens = std::ssize(made.ids);
     outcome.given_tokens = std::max(outcome.given_tokens, made.given_tokens);
     const auto limit = static_cast<std::size_t>(options_.max_length);
-    if (made.ids.size() <= limit) return true;
+    if (made.ids.size() <= limit) {
+        check_ids(made);
+        return true;
+    }
     if (options_.overlong == Overlong::kError) {
         throw UserError(
             fmt::format("{}: {} tokens, data.max_length is {}. Raise it, or set data.overlong "
@@ -112,7 +116,18 @@ bool RowEncoder::fit(EncodedRow& made, const std::string& place, Outcome& outcom
     made.labels.resize(limit);
     outcome.supervised_lost += supervised - made.supervised();
     outcome.truncated = true;
+    check_ids(made);
     return true;
+}
+
+/// Tokens that were added to the tokenizer alone.
+void RowEncoder::check_ids(const EncodedRow& made) const {
+    for (const std::int32_t id : made.ids) {
+        if (id < options_.vocabulary_count) continue;
+        throw UserError(fmt::format(
+            "{}: {}", made.place,
+            beyond_embedding(id, tokenizer_.token_text(id), options_.vocabulary_count)));
+    }
 }
 
 EncodedRow RowEncoder::encode_example(const Example& example, RowNotes& notes) const {
@@ -162,8 +177,7 @@ EncodedRow RowEncoder::encode_tokens(const TokenExample& example) const {
     for (const auto* ids : {&example.ids, &example.labels}) {
         for (const std::int32_t id : *ids) {
             if (id >= options_.vocabulary_count) {
-                throw UserError(fmt::format("token id {} is beyond the vocabulary of {}", id,
-                                            options_.vocabulary_count));
+                throw UserError(beyond_embedding(id, "", options_.vocabulary_count));
             }
         }
     }

@@ -23,6 +23,8 @@ class TextEncoder {
                                              bool add_special_tokens) const = 0;
     virtual std::vector<TokenSpan> encode_with_offsets(std::string_view text,
                                                        bool add_special_tokens) const = 0;
+    /// For messages; may be empty.
+    virtual std::string token_text(std::int32_t) const { return ""; }
 };
 
 /// A document of tokens. labels[i] is what the model should predict for ids[i] (not shifted), or
@@ -57,7 +59,7 @@ struct EncodeOptions {
                                      ///< first. Not for messages.
     bool append_eos = true;  ///< after a completion or text, unless it is there. Not for messages.
     std::optional<std::int32_t> bos_id, eos_id;
-    std::int64_t vocabulary_count = INT32_MAX;  ///< ids of tokenized rows must be below
+    std::int64_t vocabulary_count = INT32_MAX;  ///< ids of rows must be below: the embedding's rows
     boost::json::object chat_variables;  ///< bos_token, eos_token and what else the template reads
 };
 
@@ -100,6 +102,7 @@ class RowEncoder {
   private:
     EncodedRow encode_example(const Example& example, RowNotes& notes) const;
     EncodedPair encode_pair(const PreferenceExample& example, RowNotes& notes) const;
+    void check_ids(const EncodedRow& made) const;
     bool fit(EncodedRow& made, const std::string& place, Outcome& outcome) const;
     EncodedRow encode_text(const TextExample& example) const;
     EncodedRow encode_prompt(const PromptExample& example, bool loss_on_all) const;

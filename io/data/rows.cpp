@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "io/chat/text.h"
+#include "io/formats/placeholder.h"
 #include "spec/json.h"
 
 namespace qshard {
@@ -22,6 +23,14 @@ std::ifstream open_file(const std::string& path) {
             "{}: the data file cannot be read. Check the path (relative to the run file).", path));
     }
     file.exceptions(std::ios::badbit);  // errors of the disk are not the file's end
+    if (std::filesystem::is_regular_file(path)) {
+        std::string begin(kPlaceholderBytes, '\0');
+        file.read(begin.data(), static_cast<std::streamsize>(begin.size()));
+        begin.resize(static_cast<std::size_t>(file.gcount()));
+        refuse_placeholder(begin, path);
+        file.clear();
+        file.seekg(0);
+    }
     return file;
 }
 

@@ -109,20 +109,22 @@ InputFile::InputFile(std::shared_ptr<const InputFile> keeper, PartialFile kept, 
       keeper_(std::move(keeper)),
       pieces_(std::move(kept.pieces)) {}
 
-InputFile InputFile::beneath(const std::filesystem::path& folder, std::string_view name) {
+InputFile InputFile::beneath(const std::filesystem::path& folder, std::string_view name,
+                             std::string_view inner) {
     if (!is_bare_name(name)) {
         throw UserError(fmt::format(
             "{}: refused the file name \"{}\"\nExpected a name without folders, made of "
             "letters, digits, '.', '_' and '-'.",
             folder.string(), name.substr(0, 300)));
     }
-    return inside(folder, name);
+    return inside(folder, (std::filesystem::path(inner) / name).string());
 }
 
 InputFile InputFile::inside(const std::filesystem::path& folder, std::string_view name) {
     const std::filesystem::path path = folder / name;
     std::error_code error;
-    if (std::filesystem::is_symlink(path, error)) check_link(folder, path);
+    const bool deeper = name.find('/') != std::string_view::npos;  // that folder may be a link
+    if (deeper || std::filesystem::is_symlink(path, error)) check_link(folder, path);
     return InputFile(path);
 }
 

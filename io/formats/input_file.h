@@ -50,9 +50,10 @@ class InputFile {
     /// folder and, in a snapshot of the Hugging Face cache, to that model's blobs; UserError for
     /// one that leads elsewhere, so that nothing from outside is read and copied on.
     static InputFile inside(const std::filesystem::path& folder, std::string_view name);
-    /// The same where the name comes from a file of the folder. UserError unless it is a bare name
-    /// of [A-Za-z0-9._-]{1,255}.
-    static InputFile beneath(const std::filesystem::path& folder, std::string_view name);
+    /// The same where the name comes from a file of the folder, or from a folder `inner` of it.
+    /// UserError unless it is a bare name of [A-Za-z0-9._-]{1,255}.
+    static InputFile beneath(const std::filesystem::path& folder, std::string_view name,
+                             std::string_view inner = "");
     /// Takes over a descriptor of a regular file.
     InputFile(int descriptor, std::string name);
     /// A file of which `keeper` has pieces. UserError when other bytes are read.

@@ -46,7 +46,7 @@ std::vector<std::string> ModelFolder::names_in(std::string_view inner) const {
 InputFile ModelFolder::open_in(std::string_view inner, std::string_view name) const {
     const std::string whole = fmt::format("{}/{}", inner, name);
     if (store_) return kept(whole);
-    return recorded(InputFile::beneath(path_ / inner, name), whole);
+    return recorded(InputFile::beneath(path_, name, inner), whole);
 }
 
 InputFile ModelFolder::recorded(InputFile file, std::string_view name) const {
