@@ -354,23 +354,17 @@ void parse_tokens(JsonKeys& keys, ModelConfig& config) {
     config.eos_ids = std::move(ids.eos);
 }
 
-/// Whether a switch of an old bitsandbytes configuration is on, however it was written.
-bool is_on(const boost::json::value* value) {
-    if (value == nullptr) return false;
-    if (value->is_bool()) return value->get_bool();
-    if (value->is_string()) return value->get_string() == "true" || value->get_string() == "True";
-    return value->is_int64() && value->get_int64() != 0;
-}
-
 /// Which weights bitsandbytes quantized, and how, the tensors tell.
 void refuse_other_quantizers(JsonKeys& keys) {
     const boost::json::object* quantization = keys.object("quantization_config");
-    if (quantization == nullptr || quantization->empty()) return;
+    const auto is_null = [](const auto& member) { return member.value().is_null(); };
+    if (quantization == nullptr || std::ranges::all_of(*quantization, is_null)) return;
     JsonKeys inner(*quantization, keys.origin() + ": \"quantization_config\"");
     const std::string method = inner.text("quant_method").value_or("");
     if (method == "bitsandbytes") return;
-    // Before transformers 4.32 the method had no name; transformers still goes by these.
-    if (method.empty() && (is_on(inner.find("load_in_4bit")) || is_on(inner.find("load_in_8bit"))))
+    // Before transformers 4.32 the method had no name, but these keys.
+    if (method.empty() &&
+        (quantization->contains("load_in_4bit") || quantization->contains("load_in_8bit")))
         return;
     throw UserError(fmt::format(
         "{}: the checkpoint is already quantized ({}), which is not supported\n"

@@ -46,6 +46,17 @@ using Windows = std::vector<std::int64_t>;
 
 }  // namespace
 
+TEST(Config, BitsandbytesNeedsNoMethodsName) {
+    for (const char* settings :
+         {R"({"load_in_4bit":true})", R"({"load_in_8bit":"true","load_in_4bit":null})",
+          R"({"quant_method":null,"load_in_4bit":true})", R"({"quant_method":"bitsandbytes"})",
+          R"({"quant_method":null})", "{}", "null"}) {
+        EXPECT_EQ(parse("llama", std::string(R"("quantization_config":)") + settings).family,
+                  "llama")
+            << settings;
+    }
+}
+
 TEST(Config, Llama31InBothDialects) {
     const std::string scaling =
         R"("factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":2048)";
@@ -381,6 +392,8 @@ TEST(Config, WhatIsNotUnderstoodIsRefusedByName) {
         {"llama", R"("rope_theta":-1)", "rope_theta"},
         {"llama", R"("partial_rotary_factor":1.5)", "partial_rotary_factor"},
         {"llama", R"("quantization_config":{"quant_method":"gptq"})", "gptq"},
+        {"llama", R"("quantization_config":{"bits":4})", "does not name"},
+        {"llama", R"("eos_token_id":[1,1000000])", "the embedding has"},
         {"llama", R"("hidden_act":"mish")", "mish"},
         {"llama", R"("rope_interleaved":true)", "rope_interleaved"},
         {"llama", R"("scale_attn_by_inverse_layer_idx":true)", "scale_attn_by_inverse_layer_idx"},
