@@ -11,19 +11,16 @@ struct Outcome {
 };
 
 Outcome outcome_of(const std::string& section, const std::function<void()>& body) {
-    const int bug = static_cast<int>(ExitCode::kBug);
     try {
         body();
         return {};
     } catch (const Error& error) {
         return {static_cast<int>(error.code()), error.what()};
-    } catch (const std::bad_alloc&) {
-        return {static_cast<int>(ExitCode::kUnavailable),
-                fmt::format("{}: out of memory", section)};
     } catch (const std::exception& error) {
-        return {bug, fmt::format("{}: {}", section, error.what())};
+        const Failure failure = failure_of(error);
+        return {static_cast<int>(failure.code), fmt::format("{}: {}", section, failure.message)};
     } catch (...) {
-        return {bug, fmt::format("{}: unknown error", section)};
+        return {static_cast<int>(ExitCode::kBug), fmt::format("{}: unknown error", section)};
     }
 }
 

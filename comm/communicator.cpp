@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "base/error.h"
+#include "base/threads.h"
 
 namespace qshard {
 
@@ -136,6 +136,8 @@ Traffic Communicator::traffic() const {
 Request Communicator::enqueue(std::shared_ptr<Operation> operation) {
     operation->sequence = sequence_++;
     operation->owner = this;
+    if (mode_ == Mode::kThread && !thread_.joinable())
+        thread_ = start_thread("for communication", [this] { serve(); });
     Request request(operation);
     if (mode_ == Mode::kInline) {
         complete(*operation);
@@ -145,7 +147,6 @@ Request Communicator::enqueue(std::shared_ptr<Operation> operation) {
         std::lock_guard lock(mutex_);
         check(!closing_, "an operation was issued on a closed communicator");
         queue_.push_back(std::move(operation));
-        if (!thread_.joinable()) thread_ = std::thread([this] { serve(); });
     }
     changed_.notify_one();
     return request;

@@ -10,6 +10,8 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <system_error>
+#include <thread>
 
 #include "base/error.h"
 #include "comm/agree.h"
@@ -80,6 +82,55 @@ std::string id_by_file(int rank) {
                       fmt::format("rank 0 wrote no {} within {} s", file.string(), kSeconds));
 }
 
+/// What a launcher tells its processes: how many there are, and which this one is.
+struct Starter {
+    const char *count, *rank, *name;
+    bool maybe_srun = false;
+};
+
+/// The launcher that started this process says it in a variable of its own; one that started the
+/// shell or the script around it may have left others. The nearest one first.
+constexpr Starter kStarters[] = {
+    {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "mpirun of Open MPI"},
+    {"MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK", "mpirun of MVAPICH2"},
+    {"PMI_SIZE", "PMI_RANK", "a launcher that speaks PMI (mpiexec of MPICH or Intel MPI, or srun)",
+     true},
+    {"JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK", "jsrun"},
+    {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "srun", true},
+};
+
+int number_of(const char* variable) {
+    const char* text = std::getenv(variable);
+    return text == nullptr ? 0 : std::atoi(text);
+}
+
+/// Null without a launcher.
+const Starter* starter() {
+    for (const Starter& starter : kStarters) {
+        if (!has(starter.count)) continue;
+        // The shell that `srun --pty` opened is one task, whatever the step has.
+        return starter.maybe_srun && has("SLURM_PTY_PORT") ? nullptr : &starter;
+    }
+    // torchrun and accelerate; the first of these names alone is anybody's.
+    static constexpr Starter kTorch{"WORLD_SIZE", "RANK", "torchrun"};
+    return has("WORLD_SIZE") && has("LOCAL_RANK") && has("MASTER_ADDR") ? &kTorch : nullptr;
+}
+
+/// More processes were started than this one finds: each would do the whole work, in the same
+/// folder. The first speaks; the others wait until it has.
+[[noreturn]] void refuse_strangers(const Starter& starter) {
+    if (number_of(starter.rank) != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+    std::string library = Launch::library();
+    library = library.substr(0, library.find_first_of(",\n"));
+    throw UserError(
+        ExitCode::kUsage,
+        fmt::format("{} started {} processes ({}), but each finds itself alone: this program runs "
+                    "with {}, which does not know them.\nStart with: srun --mpi=pmix ..., or the "
+                    "mpirun of that library. For processes that are meant to work alone, each on "
+                    "its own: env -u {} qshard ...",
+                    starter.name, number_of(starter.count), starter.count, library, starter.count));
+}
+
 }  // namespace
 
 bool Launch::by_file() {
@@ -88,6 +139,11 @@ bool Launch::by_file() {
 
 bool Launch::under_launcher() {
     return has("OMPI_COMM_WORLD_SIZE") || has("PMIX_RANK") || has("PMI_RANK");
+}
+
+int Launch::processes() {
+    const Starter* found = starter();
+    return found == nullptr ? 1 : std::max(1, number_of(found->count));
 }
 
 std::string Launch::library() {
@@ -114,12 +170,7 @@ Launch::Launch() : host_(host_name()) {
         return;
     }
     if (!under_launcher()) {
-        const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
-        if (tasks != nullptr && std::atoi(tasks) > 1)
-            throw UserError(ExitCode::kUsage,
-                            fmt::format("srun started {} tasks that cannot find each other.\n"
-                                        "Start with: srun --mpi=pmix ... (or with mpirun)",
-                                        tasks));
+        if (processes() > 1) refuse_strangers(*starter());
         return;
     }
     // Where there are more ranks than cores, MPI's own waits (initialisation, finalisation) must
@@ -135,6 +186,10 @@ Launch::Launch() : host_(host_name()) {
     mpi_ = true;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
     MPI_Comm_size(MPI_COMM_WORLD, &count_);
+    if (count_ == 1 && processes() > 1) {
+        MPI_Finalize();
+        refuse_strangers(*starter());
+    }
     MPI_Comm local = MPI_COMM_NULL;
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &local);
     MPI_Comm_rank(local, &local_rank_);
@@ -200,10 +255,14 @@ void Launch::abort(int code) const noexcept {
     abandon_nccl();
     if (mpi_) {
         // MPI_Abort asks a daemon that may be the dead part.
-        std::thread([code] {
-            std::this_thread::sleep_for(std::chrono::seconds(3));
-            _exit(code);
-        }).detach();
+        try {
+            std::thread([code] {
+                std::this_thread::sleep_for(std::chrono::seconds(3));
+                _exit(code);
+            }).detach();
+        } catch (const std::system_error&) {
+            alarm(3);  // ends this process all the same
+        }
         MPI_Abort(MPI_COMM_WORLD, code);
     }
     _exit(code);

@@ -13,8 +13,8 @@ namespace qshard {
 /// MPI (collective).
 class Launch {
   public:
-    /// UserError if several tasks were started without a way to find each other (srun without
-    /// --mpi=pmix).
+    /// UserError(kUsage) if more processes were started than find each other: by srun without
+    /// --mpi=pmix, or by the mpirun of another MPI library.
     Launch();
     ~Launch();
     Launch(const Launch&) = delete;
@@ -25,6 +25,8 @@ class Launch {
     /// Whether the ranks find each other by a file, for NCCL without MPI: QSHARD_RANK, QSHARD_WORLD
     /// and QSHARD_ID_FILE, a file that does not exist yet on a file system they share.
     static bool by_file();
+    /// How many processes the launcher says that it started, this one among them; 1 without one.
+    static int processes();
     /// The MPI library this program runs with, in its own words ("Open MPI v4.1.4, ..."). Needs no
     /// initialisation.
     static std::string library();

@@ -1,6 +1,6 @@
 #include "comm/threads.h"
 
-#include "base/error.h"
+#include "base/threads.h"
 
 namespace qshard {
 namespace {
@@ -184,8 +184,14 @@ void run_threads(int ranks, const std::function<void(Communicator&)>& body) {
     check(ranks >= 1, "run_threads needs at least one rank");
     ThreadGroup group(ranks);
     std::vector<std::thread> threads;
-    for (int rank = 0; rank < ranks; ++rank)
-        threads.emplace_back([&, rank] { run_rank(group, rank, ranks, body); });
+    try {
+        for (int rank = 0; rank < ranks; ++rank) {
+            threads.push_back(start_thread(fmt::format("(rank {} of {})", rank, ranks),
+                                           [&, rank] { run_rank(group, rank, ranks, body); }));
+        }
+    } catch (...) {
+        group.fail(static_cast<int>(threads.size()));  // ends those that wait for it
+    }
     for (std::thread& thread : threads) thread.join();
     if (const std::exception_ptr cause = group.cause()) std::rethrow_exception(cause);
 }

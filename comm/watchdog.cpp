@@ -10,7 +10,7 @@
 #include <cstring>
 #include <fstream>
 
-#include "base/error.h"
+#include "base/threads.h"
 #include "comm/heartbeat.h"
 #include "comm/verdict.h"
 
@@ -128,7 +128,7 @@ Watchdog::Thread::Thread(Watchdog& watchdog, Options chosen, OnLost callback)
     wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (wake < 0) throw SystemError(fmt::format("no event descriptor: {}", std::strerror(errno)));
     meet_peers(watchdog.communicator_);
-    thread = std::thread([this] { loop(); });
+    thread = start_thread("for heartbeats", [this] { loop(); });
 }
 
 Watchdog::Thread::~Thread() {

@@ -77,7 +77,7 @@ set_launcher
     --set placement.threads="$threads" "$@"
 
 headline "5/5 before and after, on test rows whose templates were not in training"
-"${launcher[@]}" "$qshard" eval "$out/run.yaml" --adapter "$out/adapter" --split test --out "$out/test.jsonl"
+"${launcher[@]}" "$qshard" eval "$out/run.yaml" --adapter "$out/adapter" --split test --out "$out/test.jsonl" --overwrite
 
 headline "the newest checkpoint"
 build/bin/qshard-inspect "$out"

@@ -58,6 +58,14 @@ class BugError : public Error {
     explicit BugError(const std::string& message) : Error(ExitCode::kBug, message) {}
 };
 
+/// What any exception means to the user: out of memory is kUnavailable, what the system refuses
+/// kIo (a thread: kUnavailable), what is no error of ours a bug.
+struct Failure {
+    ExitCode code;
+    std::string message;
+};
+Failure failure_of(const std::exception& error);
+
 /// Throws BugError naming the place if `holds` is false. For invariants of our own, never for
 /// input.
 inline void check(bool holds, const char* what,

@@ -6,6 +6,7 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -32,8 +33,12 @@ inline void parallel_for(int threads, std::int64_t count,
     };
     {
         std::vector<std::jthread> others;
-        for (std::int64_t t = 1; t < std::min<std::int64_t>(threads, count); ++t)
-            others.emplace_back(work);
+        try {
+            for (std::int64_t t = 1; t < std::min<std::int64_t>(threads, count); ++t)
+                others.emplace_back(work);
+        } catch (const std::system_error&) {
+            // Fewer do: the system gives no more.
+        }
         work();
     }
     if (error) std::rethrow_exception(error);

@@ -100,7 +100,7 @@ std::optional<AdapterFile> newest_checkpoint(const fs::path& folder) {
         if (!fs::is_directory(candidate) || CheckpointStore(candidate).list().empty()) continue;
         const CheckpointStore store(candidate);
         auto loaded = store.load_newest([](const fs::path& file, const std::string& reason) {
-            fmt::print(stderr, "qshard: passed over {}: {}\n", file.string(), reason);
+            std::fprintf(stderr, "qshard: passed over %s: %s\n", file.c_str(), reason.c_str());
         });
         if (!loaded) continue;
         LoadedCheckpoint chosen = best_or_newest(std::move(*loaded), store, candidate / "..");

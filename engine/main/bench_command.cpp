@@ -4,7 +4,7 @@
 #include "backend/device_buffer.h"
 #include "base/parallel.h"
 #include "comm/bench.h"
-#include "io/checkpoint/atomic_file.h"
+#include "io/checkpoint/result_file.h"
 #include "main/bench_step.h"
 #include "main/commands.h"
 #include "main/inference_session.h"
@@ -143,7 +143,7 @@ int bench_quantize(const BenchArguments& arguments) {
 int bench_files(const std::string& folder, std::int64_t bytes, bool json) {
     const std::filesystem::path file =
         std::filesystem::path(folder) / fmt::format(".qshard-bench-{}", getpid());
-    check_writable(file.string());
+    check_result_file(file, false);
     std::vector<std::byte> block(static_cast<std::size_t>(bytes));
     for (std::size_t i = 0; i < block.size(); ++i) block[i] = static_cast<std::byte>(i * 167 >> 3);
     struct Remove {

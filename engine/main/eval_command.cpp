@@ -3,7 +3,7 @@
 #include <filesystem>
 
 #include "comm/agree.h"
-#include "io/checkpoint/atomic_file.h"
+#include "io/checkpoint/result_file.h"
 #include "main/commands.h"
 #include "main/eval_pairs.h"
 #include "main/eval_report.h"
@@ -24,7 +24,7 @@ struct Arguments {
     std::vector<std::string> overrides, adapters;
     std::optional<std::string> out;
     std::optional<std::int64_t> rows;
-    bool json = false;
+    bool json = false, overwrite = false;
     InferenceFlags flags;
 };
 
@@ -61,7 +61,7 @@ Split read_split(const RunFile& run, const std::string& split, const TextModel& 
 
 Work open_work(const Arguments& arguments) {
     Work work;
-    if (arguments.out) check_writable(*arguments.out);
+    if (arguments.out) check_result_file(*arguments.out, arguments.overwrite);
     work.run = load_run_file(arguments.run_file, arguments.overrides);
     work.model = open_text_model(work.run.model.base, work.run.model.tokenizer);
     std::vector<std::string> paths = arguments.adapters;
@@ -191,9 +191,10 @@ std::int64_t longest_sequence(const Work& work) {
     return std::min(longest, context_limit(work.model.config()));
 }
 
-void print(const std::string& text) {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+void print(const Arguments& arguments, const std::string& text) {
+    std::FILE* stream = arguments.out ? summary_stream(*arguments.out) : stdout;
+    std::fwrite(text.data(), 1, text.size(), stream);
+    std::fflush(stream);
 }
 
 /// Whether the figures are those of the run itself: its adapter, under its own settings.
@@ -227,8 +228,9 @@ void add_to_report(const Arguments& arguments, const Work& work,
 }
 
 void tell(const Arguments& arguments, const Work& work, const std::vector<PairSubject>& subjects) {
-    if (arguments.out) write_file_atomic(*arguments.out, pair_lines(work.pair_examples, subjects));
-    print(arguments.json ? boost::json::serialize(pair_json(arguments.split, subjects)) + "\n"
+    if (arguments.out) write_result(*arguments.out, pair_lines(work.pair_examples, subjects));
+    print(arguments, arguments.json
+                         ? boost::json::serialize(pair_json(arguments.split, subjects)) + "\n"
                          : pair_table(arguments.split, work.pair_examples, subjects));
     add_to_report(arguments, work, {pair_report_table(subjects)});
 }
@@ -236,11 +238,11 @@ void tell(const Arguments& arguments, const Work& work, const std::vector<PairSu
 void tell(const Arguments& arguments, const Work& work, const std::vector<EvalSubject>& subjects) {
     const auto& metrics = work.run.eval.generate_metrics;
     const bool masks = std::find(metrics.begin(), metrics.end(), "masks") != metrics.end();
-    if (arguments.out) write_file_atomic(*arguments.out, eval_lines(work.examples, subjects));
-    print(arguments.json
-              ? boost::json::serialize(eval_json(arguments.split, work.examples, subjects, masks)) +
-                    "\n"
-              : eval_table(arguments.split, work.examples, subjects, masks));
+    if (arguments.out) write_result(*arguments.out, eval_lines(work.examples, subjects));
+    print(arguments, arguments.json ? boost::json::serialize(eval_json(
+                                          arguments.split, work.examples, subjects, masks)) +
+                                          "\n"
+                                    : eval_table(arguments.split, work.examples, subjects, masks));
     add_to_report(arguments, work, report_tables(work.examples, subjects, masks));
 }
 
@@ -307,6 +309,7 @@ void add_eval_command(Command program) {
     command.option("--out", arguments->out,
                    "JSON lines: prompt, expected, base, tuned (pairs: prompt, chosen, "
                    "rejected, and log-probabilities)");
+    command.flag("--overwrite", arguments->overwrite, kOverwriteHelp);
     command.option("--set", arguments->overrides,
                    "override a key of the run file: key.path=value (may repeat)");
     command.flag("--json", arguments->json, "print the results as one JSON object");

@@ -1,4 +1,5 @@
 #include "base/error.h"
+#include "io/checkpoint/result_file.h"
 #include "io/export/gguf_adapter.h"
 #include "io/export/gguf_file.h"
 #include "io/export/gguf_metadata.h"
@@ -23,6 +24,7 @@ struct Arguments {
     std::optional<std::string> model;
     std::string base = "source", dtype = "bfloat16", max_shard_size = "5GB";
     std::int64_t threads = usable_cores();
+    bool overwrite = false;
 };
 
 [[noreturn]] void refuse(const std::string& what) {
@@ -35,6 +37,15 @@ ModelSource open_base(const Arguments& arguments, const AdapterFile& adapter) {
                            adapter.path.string()));
     }
     return open_model_source(arguments.model.value_or(adapter.run ? adapter.run->model.base : ""));
+}
+
+/// Refuses what would fail at the end.
+void check_out(const Arguments& arguments) {
+    if (arguments.format == "peft" || arguments.format == "merged-hf") {
+        check_result_folder(arguments.out);
+    } else {
+        check_result_file(arguments.out, arguments.overwrite);
+    }
 }
 
 ExportOptions export_options(const Arguments& arguments, ProgressBar& bar) {
@@ -92,6 +103,8 @@ void merge(const Arguments& arguments, const AdapterFile& adapter) {
                            source.path.string()));
     }
     print_notes(source.weights->notes(), true);
+    check_out(arguments);
+    refuse_to_replace(source.path, arguments.out);
     const AdapterLayout layout = fit_adapter(adapter, *source.weights);
     const std::vector<float> values = flat_values(adapter, layout);
     ProgressBar bar("merging", 100, TerminalStyle::of_stderr("auto"), true);
@@ -123,6 +136,7 @@ void merge(const Arguments& arguments, const AdapterFile& adapter) {
 int export_adapter(const Arguments& arguments) {
     const AdapterFile adapter = read_newest_checkpoint(arguments.checkpoint);
     if (arguments.format == "peft") {
+        check_out(arguments);
         // What is left out must be the base's own.
         if (adapter.copies.file != nullptr)
             fit_adapter(adapter, *open_base(arguments, adapter).weights);
@@ -131,10 +145,12 @@ int export_adapter(const Arguments& arguments) {
                    adapter.path.string());
     } else if (arguments.format == "gguf") {
         const ModelSource source = open_base(arguments, adapter);
+        check_out(arguments);
         const AdapterLayout layout = fit_adapter(adapter, *source.weights);
         write_gguf_adapter(arguments.out, source.weights->config(), layout,
                            flat_values(adapter, layout));
-        fmt::print("{}: GGUF adapter of step {} for llama.cpp (--lora), from {}\n", arguments.out,
+        fmt::print(summary_stream(arguments.out),
+                   "{}: GGUF adapter of step {} for llama.cpp (--lora), from {}\n", arguments.out,
                    adapter.state.step, adapter.path.string());
     } else {
         merge(arguments, adapter);
@@ -170,8 +186,12 @@ void add_export_command(Command program) {
     command.option("--max-shard-size", arguments->max_shard_size,
                    "of one safetensors file (default 5GB)");
     command.option("--threads", arguments->threads, "default: all cores").between(1, 4096);
-    command.option("OUT", arguments->out, "folder (peft, merged-hf) or file (gguf) to write")
+    command
+        .option("OUT", arguments->out,
+                "new or empty folder (peft, merged-hf) or file (gguf) to write")
         .required();
+    command.flag("--overwrite", arguments->overwrite,
+                 "replace the output file if it exists (folders are never written over)");
     command.action([arguments] { return export_adapter(*arguments); });
 }
 

@@ -1,7 +1,7 @@
 #include <chrono>
 
 #include "comm/agree.h"
-#include "io/checkpoint/atomic_file.h"
+#include "io/checkpoint/result_file.h"
 #include "io/data/rows.h"
 #include "main/commands.h"
 #include "main/inference_session.h"
@@ -15,7 +15,7 @@ struct Arguments {
     std::optional<std::string> prompt, chat, input, out;
     SamplingOptions sampling;
     std::int64_t batch = 16;
-    bool json = false;
+    bool json = false, overwrite = false;
 };
 
 /// One prompt: what it was asked with (copied into the answer's line), and its tokens.
@@ -101,7 +101,7 @@ void generate(const Arguments& arguments, Communicator& group, int local_ranks) 
     std::optional<AdapterFile> adapter;
     std::vector<Question> questions;
     agree(group, "opening the model", [&] {
-        if (arguments.out) check_writable(*arguments.out);
+        if (arguments.out) check_result_file(*arguments.out, arguments.overwrite);
         model = open_text_model(arguments.flags.model, arguments.flags.tokenizer);
         if (arguments.flags.adapter) adapter = read_adapter_file(*arguments.flags.adapter);
         questions = read_questions(arguments, model, group.rank());
@@ -134,17 +134,19 @@ void generate(const Arguments& arguments, Communicator& group, int local_ranks) 
     agree(group, "writing the answers", [&] {
         if (group.rank() != 0) return;
         if (arguments.out) {
-            write_file_atomic(*arguments.out, lines);
+            write_result(*arguments.out, lines);
         } else {
             std::fwrite(lines.data(), 1, lines.size(), stdout);
             std::fflush(stdout);
         }
-        fmt::print(stderr, "{} {} in {:.1f} s ({:.1f} tokens/s), {} {}, {} threads\n", all_tokens,
-                   all_tokens == 1 ? "token" : "tokens", seconds,
-                   static_cast<double>(all_tokens) / seconds,
-                   session.quantization() == Quantization::kNone ? "unquantized"
-                                                                 : name_of(session.quantization()),
-                   name_of(base.compute), backend->threads());
+        const std::string summary = fmt::format(
+            "{} {} in {:.1f} s ({:.1f} tokens/s), {} {}, {} threads\n", all_tokens,
+            all_tokens == 1 ? "token" : "tokens", seconds,
+            static_cast<double>(all_tokens) / seconds,
+            session.quantization() == Quantization::kNone ? "unquantized"
+                                                          : name_of(session.quantization()),
+            name_of(base.compute), backend->threads());
+        std::fputs(summary.c_str(), stderr);
     });
 }
 
@@ -162,6 +164,7 @@ void add_generate_command(Command program) {
     what.option("--input", arguments->input,
                 "file of rows with \"prompt\", \"messages\" or other questions (.jsonl)");
     command.option("--out", arguments->out, "write JSON lines here instead of to stdout");
+    command.flag("--overwrite", arguments->overwrite, kOverwriteHelp);
     command.option("--max-new-tokens", arguments->sampling.max_new_tokens, "default 256")
         .between(1, 1 << 20);
     command

@@ -190,14 +190,4 @@ std::string gather_lines(Communicator& group, const std::string& mine) {
     return all;
 }
 
-void check_writable(const std::string& file) {
-    const std::filesystem::path folder = std::filesystem::absolute(file).parent_path();
-    if (!std::filesystem::is_directory(folder) || access(folder.c_str(), W_OK) != 0 ||
-        std::filesystem::is_directory(file)) {
-        throw SystemError(ExitCode::kCannotCreate,
-                          fmt::format("cannot create {}: {} is no folder that can be written to",
-                                      file, folder.string()));
-    }
-}
-
 }  // namespace qshard

@@ -110,7 +110,4 @@ Run on_ranks(std::shared_ptr<const Arguments> arguments,
 /// in the order of the rows. Collective.
 std::string gather_lines(Communicator& group, const std::string& mine);
 
-/// Refuses now what would fail at the end: an output file that cannot be created.
-void check_writable(const std::string& file);
-
 }  // namespace qshard

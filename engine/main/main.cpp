@@ -3,12 +3,14 @@
 
 #include "backend/backend.h"
 #include "base/error.h"
+#include "base/standard_streams.h"
 #include "main/commands.h"
 #include "main/cores.h"
 #include "main/version.h"
 
-/// The program: subcommands in commands.h, one file each.
-int main(int argc, char** argv) {
+namespace {
+
+int program(int argc, char** argv) {
     using namespace qshard;
     leave_default_binding();
     CommandLine line(
@@ -33,13 +35,18 @@ int main(int argc, char** argv) {
     const Run run = line.parse(argc, argv);
     try {
         return run();
-    } catch (const Error& error) {
-        std::fflush(stdout);
-        std::fprintf(stderr, "qshard: %s\n", error.what());
-        return static_cast<int>(error.code());
     } catch (const std::exception& error) {
         std::fflush(stdout);
-        std::fprintf(stderr, "qshard: unexpected error: %s\n", error.what());
-        return static_cast<int>(ExitCode::kBug);
+        const Failure failure = failure_of(error);
+        std::fprintf(stderr, "qshard: %s\n", failure.message.c_str());
+        return static_cast<int>(failure.code);
     }
+}
+
+}  // namespace
+
+/// The program: subcommands in commands.h, one file each.
+int main(int argc, char** argv) {
+    qshard::open_standard_streams();
+    return qshard::finish_stdout("qshard", program(argc, argv));
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <boost/json.hpp>
 
+#include "io/checkpoint/result_file.h"
 #include "main/commands.h"
 #include "main/cores.h"
 #include "main/make_store.h"
@@ -19,11 +20,13 @@ namespace {
 struct Arguments {
     std::string model, store, compute_dtype = "bfloat16";
     std::optional<std::string> quantization;
-    bool plain_absmax = false, json = false;
+    bool plain_absmax = false, json = false, overwrite = false;
     std::int64_t threads = usable_cores();
 };
 
 int quantize(const Arguments& arguments) {
+    check_result_file(arguments.store, arguments.overwrite);
+    refuse_to_replace(arguments.model, arguments.store);
     StoreRequest request;
     request.model = arguments.model;
     request.store = arguments.store;
@@ -48,14 +51,14 @@ int quantize(const Arguments& arguments) {
                                         {"weights", result.weights},
                                         {"seconds", result.seconds},
                                         {"weights_per_second", rate}};
-        fmt::print("{}\n", boost::json::serialize(facts));
+        fmt::print(summary_stream(arguments.store), "{}\n", boost::json::serialize(facts));
         return 0;
     }
-    fmt::print(
-        "{}: {}, {} of weights, made in {} ({:.2f} G weights/s)\nStart from it with "
-        "model.base: {}\n",
-        arguments.store, name_of(result.quantization), human_bytes(result.bytes),
-        human_seconds(result.seconds), rate / 1e9, arguments.store);
+    fmt::print(summary_stream(arguments.store),
+               "{}: {}, {} of weights, made in {} ({:.2f} G weights/s)\nStart from it with "
+               "model.base: {}\n",
+               arguments.store, name_of(result.quantization), human_bytes(result.bytes),
+               human_seconds(result.seconds), rate / 1e9, arguments.store);
     return 0;
 }
 
@@ -79,6 +82,7 @@ void add_quantize_command(Command program) {
                 "of the runs it is for: bfloat16 (default) | float32")
         .one_of(compute_dtype_words());
     command.option("--threads", arguments->threads, "default: all cores").between(1, 4096);
+    command.flag("--overwrite", arguments->overwrite, kOverwriteHelp);
     command.flag("--json", arguments->json, "for scripts");
     command.action([arguments] { return quantize(*arguments); });
 }

@@ -3,7 +3,7 @@
 #include <numeric>
 
 #include "comm/agree.h"
-#include "io/checkpoint/atomic_file.h"
+#include "io/checkpoint/result_file.h"
 #include "io/data/rows.h"
 #include "main/commands.h"
 #include "main/inference_session.h"
@@ -18,6 +18,7 @@ struct Arguments {
     InferenceFlags flags;
     std::string input, out;
     std::int64_t top = 0;
+    bool overwrite = false;
 };
 
 std::vector<std::int32_t> read_ids(const DataRow& row, std::int64_t vocabulary) {
@@ -79,7 +80,7 @@ void score(const Arguments& arguments, Communicator& group, int local_ranks) {
     std::optional<AdapterFile> adapter;
     std::vector<std::vector<std::int32_t>> texts;
     agree(group, "opening the model", [&] {
-        check_writable(arguments.out);
+        check_result_file(arguments.out, arguments.overwrite);
         model = open_text_model(arguments.flags.model, arguments.flags.tokenizer);
         if (arguments.flags.adapter) adapter = read_adapter_file(*arguments.flags.adapter);
         texts = read_texts(arguments, model);
@@ -115,12 +116,14 @@ void score(const Arguments& arguments, Communicator& group, int local_ranks) {
     const auto counts = group.all_gather_value(count);
     agree(group, "writing the scores", [&] {
         if (group.rank() != 0) return;
-        write_file_atomic(arguments.out, all);
+        write_result(arguments.out, all);
         const double total = std::accumulate(sums.begin(), sums.end(), 0.0);
         const auto tokens = std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
         const double loss = tokens > 0 ? -total / static_cast<double>(tokens) : 0.0;
-        fmt::print(stderr, "{} rows, {} predicted tokens, loss {:.4f}, perplexity {:.4f}\n",
-                   texts.size(), tokens, loss, std::exp(loss));
+        const std::string summary =
+            fmt::format("{} rows, {} predicted tokens, loss {:.4f}, perplexity {:.4f}\n",
+                        texts.size(), tokens, loss, std::exp(loss));
+        std::fputs(summary.c_str(), stderr);
     });
 }
 
@@ -134,7 +137,12 @@ void add_score_command(Command program) {
         .option("--input", arguments->input,
                 "file of rows: text, token ids, conversations... (.jsonl)")
         .required();
-    command.option("--out", arguments->out, "JSON lines: input_ids, logprobs, top").required();
+    command
+        .option("--out", arguments->out,
+                "JSON lines: input_ids, logprobs, top (- for stdout; /dev/null for the perplexity "
+                "alone)")
+        .required();
+    command.flag("--overwrite", arguments->overwrite, kOverwriteHelp);
     command.option("--top", arguments->top, "also the K likeliest tokens of every position")
         .between(0, 1 << 20);
     arguments->flags.add_compute(command);

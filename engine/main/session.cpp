@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <functional>
 
 #include "backend/cpu/self_check.h"
@@ -45,12 +44,6 @@ Tokenizer gguf_tokenizer_of(const ModelSource& source) {
     } catch (const UserError& error) {
         throw UserError(error.code(), fmt::format("{}: {}", source.path.string(), error.what()));
     }
-}
-
-std::int64_t cgroup_bytes(const char* path) {
-    std::ifstream file(path);
-    std::int64_t value = 0;
-    return file >> value ? value : -1;  // "max" is no number: no limit
 }
 
 }  // namespace
@@ -166,6 +159,13 @@ std::unique_ptr<Backend> make_agreed_cuda(const BackendChoice& choice, Communica
 std::unique_ptr<Backend> make_agreed_backend(const BackendChoice& choice, Communicator& group,
                                              int local_ranks) {
     if (choice.backend == "reference") return make_reference_backend();
+    constexpr std::int64_t kMostThreads = 4096;
+    if (choice.threads.value_or(1) > kMostThreads) {
+        throw UserError(ExitCode::kUsage,
+                        fmt::format("placement.threads is {} a rank, expected at most {}; without "
+                                    "it every core of the host has one",
+                                    *choice.threads, kMostThreads));
+    }
     CpuOptions options;
     options.threads = static_cast<int>(choice.threads.value_or(usable_cores(group, local_ranks)));
     if (auto cuda = make_agreed_cuda(choice, group, options.threads)) return cuda;
@@ -210,11 +210,21 @@ int run_ranks(
     };
     if (transport == "threads" || thread_ranks > 1) {
         try {
+            if (Launch::processes() > 1) {
+                throw UserError(
+                    ExitCode::kUsage,
+                    fmt::format("ranks are to be threads of one process (placement.transport "
+                                "threads, or --ranks), but a launcher started {} processes, each "
+                                "of which would do the whole work. Start it without a launcher, or "
+                                "let each process be a rank (transport auto).",
+                                Launch::processes()));
+            }
             run_threads(std::max(1, thread_ranks),
                         [&](Communicator& group) { body(group, group.count(), nullptr); });
-        } catch (const Error& error) {
-            print(error.what());
-            return static_cast<int>(error.code());
+        } catch (const std::exception& error) {
+            const Failure failure = failure_of(error);
+            print(failure.message.c_str());
+            return static_cast<int>(failure.code);
         }
         return 0;
     }
@@ -228,35 +238,17 @@ int run_ranks(
         if (launch->count() > 1) launch->abort_together(static_cast<int>(error.code()));
         return static_cast<int>(error.code());
     } catch (const std::exception& error) {
-        const auto* known = dynamic_cast<const Error*>(&error);
-        const int code = static_cast<int>(known != nullptr ? known->code() : ExitCode::kBug);
+        const Failure failure = failure_of(error);
+        const int code = static_cast<int>(failure.code);
         if (launch && launch->count() > 1) {
-            print(fmt::format("rank {} on {}: {}", launch->rank(), launch->host(), error.what())
+            print(fmt::format("rank {} on {}: {}", launch->rank(), launch->host(), failure.message)
                       .c_str());
             launch->abort(code);
         }
-        print(error.what());
+        print(failure.message.c_str());
         return code;
     }
     return 0;
-}
-
-std::size_t host_memory_limit(int local_ranks) {
-    std::int64_t available = 0;
-    std::ifstream meminfo("/proc/meminfo");
-    for (std::string line; std::getline(meminfo, line);) {
-        if (line.starts_with("MemAvailable:")) available = std::stoll(line.substr(13)) << 10;
-    }
-    for (const char* path :
-         {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-        const std::int64_t limit = cgroup_bytes(path);
-        if (limit > 0) available = available > 0 ? std::min(available, limit) : limit;
-    }
-    if (const char* slurm = std::getenv("SLURM_MEM_PER_NODE")) {  // MiB
-        const std::int64_t limit = std::strtoll(slurm, nullptr, 10) << 20;
-        if (limit > 0) available = available > 0 ? std::min(available, limit) : limit;
-    }
-    return static_cast<std::size_t>(available / 10 * 8 / std::max(1, local_ranks));
 }
 
 std::size_t default_memory_limit(const Backend& backend, int local_ranks) {

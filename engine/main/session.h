@@ -16,6 +16,7 @@
 #include "io/chat/template.h"
 #include "io/formats/model_reader.h"
 #include "io/tokenizer/tokenizer.h"
+#include "main/memory_limit.h"
 
 /// What the programs share: a model with its text side, and the arithmetic of this rank.
 namespace qshard {
@@ -69,8 +70,6 @@ inline bool wants_gpus(const std::string& backend) {
     return backend == "auto" || backend == "cuda";
 }
 
-/// 80 % of what the machine (or its cgroup, or Slurm) has free, shared by the ranks of the host.
-std::size_t host_memory_limit(int local_ranks);
 /// Memory this process may use when nothing says otherwise: what the backend's device has, else
 /// the host's.
 std::size_t default_memory_limit(const Backend& backend, int local_ranks);

@@ -1,3 +1,4 @@
+#include "base/standard_streams.h"
 #include "comm/agree.h"
 #include "main/commands.h"
 #include "main/train_run.h"
@@ -25,6 +26,7 @@ void add_train_command(Command program) {
         "Under mpirun or srun --mpi=pmix every process is a rank: mpirun -np 4 qshard train "
         "run.yaml");
     command.action([arguments] {
+        if (!arguments->dry_run) outlive_readers();
         // A bad run file is every rank's error, so it is thrown where the ranks agree and one
         // of them prints.
         RunFile file;

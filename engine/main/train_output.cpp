@@ -75,7 +75,9 @@ void TrainRun::prepare_output() {
     durable_step_ = group_.all_gather_value(durable_step_)[0];
     output_ready_ = true;
     start_watchdog();
-    if (run_.checkpoint.on_signal) install_signal_flags();
+    if (!run_.checkpoint.on_signal) return;
+    install_signal_flags();
+    if (speaks()) interrupts_ = std::make_unique<InterruptWatch>([this] { end_at_once(); });
 }
 
 /// The checkpoint that --resume named becomes the newest, and what its run did after it is set
@@ -114,6 +116,7 @@ CheckpointState TrainRun::make_state(std::int64_t step, double loss) const {
     state.seed = run_.train.seed;
     state.nonfinite_steps = nonfinite_steps_;
     state.nonfinite_in_a_row = nonfinite_in_a_row_;
+    state.counters[kEvaluatedStep] = static_cast<double>(evaluated_step_);
     const AdapterLayout& layout = trainer_->adapter_layout();
     for (AdapterTensor& tensor : tensors_of(layout))
         state.tensors.push_back({std::move(tensor.name), tensor.shape, tensor.offset});

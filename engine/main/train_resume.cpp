@@ -116,11 +116,19 @@ bool TrainRun::nothing_to_do() {
 /// Rank 0's state on every rank.
 void TrainRun::share(CheckpointState& state) {
     struct Numbers {
-        std::int64_t step, data_step, nonfinite, in_a_row;
+        std::int64_t step, data_step, nonfinite, in_a_row, evaluated;
         EarlyStop::Facts early;
     };
     early_.read(state.counters);
-    Numbers numbers{state.step, state.data_step, state.nonfinite_steps, state.nonfinite_in_a_row,
+    // Checkpoints of versions that evaluated before they saved do not say it.
+    const auto evaluated = state.counters.find(kEvaluatedStep);
+    Numbers numbers{state.step,
+                    state.data_step,
+                    state.nonfinite_steps,
+                    state.nonfinite_in_a_row,
+                    evaluated == state.counters.end()
+                        ? state.step
+                        : static_cast<std::int64_t>(evaluated->second),
                     early_.facts()};
     group_.broadcast(std::as_writable_bytes(std::span(&numbers, 1)), 0).wait();
     state.step = numbers.step;
@@ -128,6 +136,7 @@ void TrainRun::share(CheckpointState& state) {
     state.nonfinite_steps = numbers.nonfinite;
     state.nonfinite_in_a_row = numbers.in_a_row;
     early_.set(numbers.early);
+    evaluated_step_ = numbers.evaluated;
     const auto count = static_cast<std::size_t>(trainer_->adapter_layout().count);
     state.adapter.resize(count);
     group_.broadcast(std::as_writable_bytes(std::span(state.adapter)), 0).wait();

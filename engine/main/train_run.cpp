@@ -1,5 +1,7 @@
 #include "main/train_run.h"
 
+#include <signal.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,6 +38,8 @@ TrainRun::TrainRun(const TrainArguments& arguments, RunFile run, Communicator& g
       local_ranks_(local_ranks),
       launch_(launch),
       style_(TerminalStyle::of_stderr(run_.log.color)),
+      time_limit_(time_limit_of(run_.checkpoint.time_limit, std::getenv("SLURM_JOB_END_TIME"),
+                                std::time(nullptr))),
       early_(run_.eval.early_stop) {}
 
 TrainRun::~TrainRun() = default;
@@ -175,12 +179,17 @@ void TrainRun::load_model() {
 void TrainRun::train_loop() {
     ProgressBar bar("training  ", inputs_->total_steps, style_, speaks());
     bar.start_at(first_step_);
+    if (speaks() && !time_limit_.warning.empty())
+        std::fprintf(stderr, "warning: %s\n", time_limit_.warning.c_str());
+    // The start before this one had to save in a hurry.
+    if (evaluated_step_ < first_step_ && first_step_ < inputs_->total_steps &&
+        evaluation_due(first_step_))
+        evaluate_after(first_step_, bar);
     for (std::int64_t step = first_step_; step < inputs_->total_steps && !early_.stops(); ++step) {
         StepResult result;
-        {
-            const Section section(watchdog_.get(), kStep, step);
-            result = trainer_->step(*inputs_->data, step, step, watchdog_.get());
-        }
+        // Not a scope: what comes between two steps is of this one.
+        if (watchdog_) watchdog_->enter(kStep, step);
+        result = trainer_->step(*inputs_->data, step, step, watchdog_.get());
         nonfinite_in_a_row_ = result.finite ? 0 : nonfinite_in_a_row_ + 1;
         nonfinite_steps_ += result.finite ? 0 : 1;
         after_step(result, step, bar);
@@ -193,10 +202,18 @@ void TrainRun::train_loop() {
                     kMaxNonfinite, step + 1));
         }
         const bool last = step + 1 == inputs_->total_steps;
-        const bool stop = !last && stop_requested(result.seconds.total);
+        std::string stop = last ? std::string() : why_stop(result.seconds.total);
+        // Who is about to be killed saves first; the next start evaluates. The end evaluates
+        // anyway; but a run that goes on later with more steps stops where one that never ended
+        // does.
+        is_best_ = false;
+        if (stop.empty() && (!last || early_.on()) && evaluation_due(step + 1)) {
+            evaluate_after(step + 1, bar);
+            stop = why_stop(result.seconds.total);
+        }
         const bool due = run_.checkpoint.every > 0 && (step + 1) % run_.checkpoint.every == 0;
-        if (due || last || stop || early_.stops() || is_best_) save(step + 1, result.loss);
-        if (stop) {
+        if (due || last || !stop.empty() || early_.stops() || is_best_) save(step + 1, result.loss);
+        if (!stop.empty()) {
             bar.finish();
             if (speaks() && run_.checkpoint.time_limit && step == first_step_) {
                 std::fprintf(stderr,
@@ -204,11 +221,9 @@ void TrainRun::train_loop() {
                              "start\n",
                              static_cast<long long>(*run_.checkpoint.time_limit));
             }
-            throw AgreedError(
-                ExitCode::kPreempted,
-                fmt::format(
-                    "saved step {} of {} as asked (signal or time limit); start again to go on",
-                    step + 1, inputs_->total_steps));
+            throw AgreedError(ExitCode::kPreempted,
+                              fmt::format("saved step {} of {} because of {}; start again to go on",
+                                          step + 1, inputs_->total_steps, stop));
         }
         if (early_.stops()) {
             bar.message(fmt::format("stopping early: no better evaluation in {} evaluations",
@@ -231,20 +246,22 @@ void TrainRun::after_step(const StepResult& result, std::int64_t step, ProgressB
         bar.update(step + 1, fmt::format("step {}/{}  loss {:.4f}  {:.0f} tokens/s", step + 1,
                                          inputs_->total_steps, result.loss, rate));
     }
-    is_best_ = false;
-    if (inputs_->validation.empty() || run_.eval.every == 0 || (step + 1) % run_.eval.every != 0)
-        return;
-    // The end evaluates anyway; but a run that goes on later with more steps stops where one that
-    // never ended does.
-    if (step + 1 == inputs_->total_steps && !early_.on()) return;
+}
+
+bool TrainRun::evaluation_due(std::int64_t step) const {
+    return !inputs_->validation.empty() && run_.eval.every > 0 && step % run_.eval.every == 0;
+}
+
+void TrainRun::evaluate_after(std::int64_t step, ProgressBar& bar) {
     const EvalResult eval = evaluate_validation();
     if (speaks()) {
-        metrics_->append(fmt::format(R"({{"step":{},"eval_loss":{},"eval_tokens":{}}})", step + 1,
+        metrics_->append(fmt::format(R"({{"step":{},"eval_loss":{},"eval_tokens":{}}})", step,
                                      json_number(eval.loss), eval.supervised_tokens));
-        if (events_) events_->scalar("eval/loss", step + 1, eval.loss);
-        bar.message(fmt::format("step {}: validation loss {:.4f}", step + 1, eval.loss));
+        if (events_) events_->scalar("eval/loss", step, eval.loss);
+        bar.message(fmt::format("step {}: validation loss {:.4f}", step, eval.loss));
     }
-    is_best_ = early_.on() && early_.add(step + 1, eval.loss);
+    evaluated_step_ = step;
+    is_best_ = early_.on() && early_.add(step, eval.loss);
 }
 
 void TrainRun::log_step(const StepResult& result, std::int64_t step) {
@@ -258,21 +275,32 @@ void TrainRun::log_step(const StepResult& result, std::int64_t step) {
     events_->scalar("train/tokens_per_second", step + 1, rate);
 }
 
-/// All ranks act on the strongest request of any of them, so that they save the same step.
-bool TrainRun::stop_requested(double step_seconds) {
-    int wish = run_.checkpoint.on_signal ? static_cast<int>(signal_request()) : 0;
-    std::optional<double> limit;
-    if (run_.checkpoint.time_limit) {
-        limit = static_cast<double>(*run_.checkpoint.time_limit);
-    } else if (const char* end = std::getenv("SLURM_JOB_END_TIME")) {
-        limit = std::strtod(end, nullptr) - static_cast<double>(std::time(nullptr)) + since(begin_);
+/// What ends this start now, for the message; "" if nothing does. All ranks act on what any of them
+/// got, so that they save the same step.
+std::string TrainRun::why_stop(double step_seconds) {
+    constexpr int kTimeLimit = 1 << 16;  // beyond all signals
+    int reason = run_.checkpoint.on_signal ? requesting_signal() : 0;
+    if (time_limit_.seconds &&
+        since(begin_) + 2 * std::max(step_seconds, slowest_step_) + kSaveReserveSeconds >
+            *time_limit_.seconds) {
+        reason = std::max(reason, kTimeLimit);
     }
-    if (limit &&
-        since(begin_) + 2 * std::max(step_seconds, slowest_step_) + kSaveReserveSeconds > *limit) {
-        wish = std::max(wish, static_cast<int>(SignalRequest::kSave));
-    }
-    for (int other : group_.all_gather_value(wish)) wish = std::max(wish, other);
-    return wish > 0;
+    for (int other : group_.all_gather_value(reason)) reason = std::max(reason, other);
+    if (reason == 0) return "";
+    if (reason == kTimeLimit) return "the time limit (" + time_limit_.name + ")";
+    return fmt::format("SIG{}", sigabbrev_np(reason));
+}
+
+/// On a thread of its own, after a second Ctrl-C.
+void TrainRun::end_at_once() {
+    RunCause cause;
+    cause.rank = group_.rank();
+    cause.host = launch_ != nullptr ? launch_->host() : "";
+    cause.pid = getpid();
+    cause.signal = SIGINT;
+    if (watchdog_) cause.section = watchdog_->section().name;
+    cause.message = "ended at once by a second Ctrl-C; steps after the last checkpoint are lost";
+    write_status("failed", 128 + SIGINT, cause);
 }
 
 EvalResult TrainRun::evaluate_validation() {

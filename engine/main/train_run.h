@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "comm/launch.h"
+#include "comm/signals.h"
 #include "comm/watchdog.h"
 #include "io/checkpoint/folder_lock.h"
 #include "io/checkpoint/store.h"
@@ -20,6 +21,7 @@
 #include "main/run_data.h"
 #include "main/run_identity.h"
 #include "main/session.h"
+#include "main/time_limit.h"
 #include "train/trainer.h"
 
 namespace qshard {
@@ -62,7 +64,10 @@ class TrainRun {
     void train_loop();
     void after_step(const StepResult& result, std::int64_t step, ProgressBar& bar);
     void log_step(const StepResult& result, std::int64_t step);
-    bool stop_requested(double step_seconds);
+    std::string why_stop(double step_seconds);
+    bool evaluation_due(std::int64_t step) const;
+    void evaluate_after(std::int64_t step, ProgressBar& bar);
+    void end_at_once();
     EvalResult evaluate_validation();
     void save(std::int64_t step, double loss);
     void check_agreement(const std::string& sha256);
@@ -84,6 +89,7 @@ class TrainRun {
     const Launch* launch_;
     const TerminalStyle style_;
     std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+    const TimeLimit time_limit_;
 
     std::string template_date_;  ///< of a chat template that asks for one, the same on every rank
     std::unique_ptr<RunInputs> inputs_;
@@ -101,6 +107,9 @@ class TrainRun {
     bool is_best_ = false;  ///< the last evaluation is the best so far
     double slowest_step_ = 0, last_loss_ = 0;
     std::int64_t saved_step_ = -1;
+    /// Of the newest evaluation; in checkpoints under this name.
+    std::int64_t evaluated_step_ = 0;
+    static constexpr const char* kEvaluatedStep = "evaluated_step";
 
     std::unique_ptr<FolderLock> lock_;  ///< rank 0 only, like the rest
     std::unique_ptr<CheckpointStore> store_;
@@ -110,6 +119,7 @@ class TrainRun {
     std::int64_t status_step_ = 0, starts_without_progress_ = 0;
     std::int64_t durable_step_ = 0;  ///< of the newest checkpoint; 0: none
     std::unique_ptr<Watchdog> watchdog_;
+    std::unique_ptr<InterruptWatch> interrupts_;  ///< rank 0 only
 };
 
 }  // namespace qshard

@@ -46,6 +46,8 @@ std::string temporary_name(const fs::path& target) {
     return fmt::format(".{}.tmp-{}-{}", target.filename().string(), ::getpid(), counter++);
 }
 
+}  // namespace
+
 void write_all(int fd, std::span<const std::byte> bytes, const fs::path& path) {
     constexpr std::size_t kBlockBytes = std::size_t{8} << 20;
     while (!bytes.empty()) {
@@ -55,8 +57,6 @@ void write_all(int fd, std::span<const std::byte> bytes, const fs::path& path) {
         bytes = bytes.subspan(static_cast<std::size_t>(written));
     }
 }
-
-}  // namespace
 
 PendingFile::PendingFile(const fs::path& target) : target_(target) {
     for (int attempt = 0; descriptor_ < 0 && attempt < 100; ++attempt) {

@@ -10,21 +10,29 @@
 /// cut.
 namespace qshard {
 
+/// Takes bytes in order.
+class ByteSink {
+  public:
+    ByteSink() = default;
+    virtual ~ByteSink() = default;
+    ByteSink(const ByteSink&) = delete;
+    ByteSink& operator=(const ByteSink&) = delete;
+    /// Appends. SystemError kIo.
+    virtual void write(std::span<const std::byte> bytes) = 0;
+};
+
 /// A file being written under a temporary name beside `target`, in as many pieces as there are;
 /// removed unless renamed. Temporary names are ".NAME.tmp-PID-K". An error of write or fsync is
 /// final: the file is removed, never retried.
-class PendingFile {
+class PendingFile final : public ByteSink {
   public:
     /// SystemError kCannotCreate if it cannot be opened.
     explicit PendingFile(const std::filesystem::path& target);
     /// Writes `bytes` and finishes.
     PendingFile(const std::filesystem::path& target, std::span<const std::byte> bytes);
-    ~PendingFile();
-    PendingFile(const PendingFile&) = delete;
-    PendingFile& operator=(const PendingFile&) = delete;
+    ~PendingFile() override;
 
-    /// Appends. SystemError kIo.
-    void write(std::span<const std::byte> bytes);
+    void write(std::span<const std::byte> bytes) override;
     /// The file is whole: flushes it to disk and closes it. SystemError kIo.
     void finish();
     const std::filesystem::path& path() const { return temporary_; }
@@ -35,6 +43,9 @@ class PendingFile {
     std::filesystem::path target_, temporary_;
     int descriptor_ = -1;
 };
+
+/// Writes all of `bytes` to an open descriptor; `path` is for the message. SystemError kIo.
+void write_all(int descriptor, std::span<const std::byte> bytes, const std::filesystem::path& path);
 
 /// Replaces `target` by `bytes`: temporary file, fsync, rename, fsync of the folder.
 void write_file_atomic(const std::filesystem::path& target, std::span<const std::byte> bytes);

@@ -181,8 +181,14 @@ ImageWriter::ImageWriter() {
     const Handle access = in_memory_access();
     ensure(H5Pset_file_image_callbacks(access.get(), &callbacks), "choosing memory files");
     const Handle create = untimed(H5P_FILE_CREATE);
-    file_ = Handle(H5Fcreate("checkpoint", H5F_ACC_TRUNC, create.get(), access.get()), H5Fclose,
-                   "creating a file in memory");
+    const hid_t made = H5Fcreate("checkpoint", H5F_ACC_TRUNC, create.get(), access.get());
+    if (made < 0) {  // it touches nothing but memory
+        throw SystemError(ExitCode::kUnavailable,
+                          fmt::format("no memory for a checkpoint (ulimit -v, or the limit of the "
+                                      "job or container): HDF5: {}",
+                                      take_reason()));
+    }
+    file_ = Handle(made, H5Fclose, "creating a file in memory");
 }
 
 ImageWriter::~ImageWriter() {

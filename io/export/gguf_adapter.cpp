@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "io/checkpoint/result_file.h"
 #include "io/export/weight_stream.h"
 #include "io/formats/gguf_writer.h"
 #include "spec/families.h"
@@ -94,7 +95,7 @@ void write_gguf_adapter(const std::filesystem::path& file, const ModelConfig& co
         header.tensor(name + ".lora_a", part.extents(target.in, target.r), GgmlType::kF32);
         header.tensor(name + ".lora_b", part.extents(target.r, part.rows), GgmlType::kF32);
     }
-    PendingFile pending(file);
+    ResultFile pending(file);
     const std::string text = header.bytes();
     write_padded(pending, std::as_bytes(std::span(text)));
     for (const FileTarget& part : parts) {
@@ -106,8 +107,7 @@ void write_gguf_adapter(const std::filesystem::path& file, const ModelConfig& co
         write_padded(pending, std::as_bytes(std::span(b)));
     }
     pending.finish();
-    pending.rename();
-    sync_folder(file.parent_path());
+    pending.commit();
 }
 
 }  // namespace qshard

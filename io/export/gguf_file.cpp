@@ -4,6 +4,7 @@
 #include <array>
 
 #include "base/error.h"
+#include "io/checkpoint/result_file.h"
 #include "io/export/same_model.h"
 #include "io/formats/gguf_config.h"
 #include "io/formats/gguf_model.h"
@@ -101,7 +102,13 @@ void write_gguf_model(const std::filesystem::path& file, const WeightReader& wei
                         ggml_type_of(tensors.back().dtype));
     }
 
-    PendingFile pending(file);
+    ResultFile pending(file);
+    if (!pending.path()) {
+        throw SystemError(ExitCode::kCannotCreate,
+                          fmt::format("cannot write {}: a merged model is read back before it is "
+                                      "put in its place. Expected a file, found a device or a pipe",
+                                      file.string()));
+    }
     const std::string text = metadata.bytes();
     write_padded(pending, std::as_bytes(std::span(text)));
     for (const auto& [name, values] : divisors)
@@ -116,9 +123,8 @@ void write_gguf_model(const std::filesystem::path& file, const WeightReader& wei
                                    static_cast<std::size_t>(expert ? config.experts : 1));
     }
     pending.finish();
-    check_readable(pending.path(), config);
-    pending.rename();
-    sync_folder(file.parent_path());
+    check_readable(*pending.path(), config);
+    pending.commit();
 }
 
 }  // namespace qshard

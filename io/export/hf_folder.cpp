@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "io/checkpoint/json_text.h"
+#include "io/checkpoint/result_file.h"
 #include "io/export/hf_config.h"
 #include "io/formats/input_file.h"
 #include "io/formats/model_folder.h"
@@ -197,12 +198,8 @@ FolderFiles folder_files_of_gguf(const ModelSource& source, DType dtype) {
 
 void write_hugging_face_model(const fs::path& folder, const WeightReader& weights,
                               const FolderFiles& files, const ExportOptions& options) {
+    check_result_folder(folder);
     make_folder(folder);
-    if (!fs::is_empty(folder)) {
-        throw UserError(
-            ExitCode::kUsage,
-            fmt::format("{} is not empty; name a new folder for the model", folder.string()));
-    }
     write_weights(folder, weights, options);
     for (const auto& [name, content] : files.others) {
         const fs::path file = folder / name;

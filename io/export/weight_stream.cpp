@@ -66,7 +66,7 @@ void WeightStream::convert(const WeightSpec& weight, DType dtype, const WeightCh
     store(values, dtype, weight, out.data());
 }
 
-void WeightStream::write_transposed(const WeightSpec& weight, DType dtype, PendingFile& file) {
+void WeightStream::write_transposed(const WeightSpec& weight, DType dtype, ByteSink& file) {
     std::vector<float> ours(static_cast<std::size_t>(weight.count())), theirs(ours.size());
     weights_.read(weight, 0, ours);
     const auto rows = static_cast<std::size_t>(weight.rows),
@@ -82,7 +82,7 @@ void WeightStream::write_transposed(const WeightSpec& weight, DType dtype, Pendi
 }
 
 void WeightStream::write(const WeightSpec& weight, DType dtype, const WeightChange& change,
-                         PendingFile& file) {
+                         ByteSink& file) {
     if (change.transposed) return write_transposed(weight, dtype, file);
     const std::size_t element = bytes_of(dtype);
     // Whole rows, so that rows can be permuted.
@@ -105,12 +105,12 @@ void WeightStream::write(const WeightSpec& weight, DType dtype, const WeightChan
     }
 }
 
-void write_padding(PendingFile& file, std::size_t bytes) {
+void write_padding(ByteSink& file, std::size_t bytes) {
     static constexpr std::array<std::byte, GgufHeader::kAlignment> kZeros{};
     file.write(std::span(kZeros).first(GgufHeader::padded(bytes) - bytes));
 }
 
-void write_padded(PendingFile& file, std::span<const std::byte> bytes) {
+void write_padded(ByteSink& file, std::span<const std::byte> bytes) {
     file.write(bytes);
     write_padding(file, bytes.size());
 }

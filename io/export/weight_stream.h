@@ -36,11 +36,10 @@ class WeightStream {
 
     /// Appends the whole weight, row-major, as `dtype` (rounded to nearest even). UserError if a
     /// finite value is beyond the dtype's range.
-    void write(const WeightSpec& weight, DType dtype, const WeightChange& change,
-               PendingFile& file);
+    void write(const WeightSpec& weight, DType dtype, const WeightChange& change, ByteSink& file);
 
   private:
-    void write_transposed(const WeightSpec& weight, DType dtype, PendingFile& file);
+    void write_transposed(const WeightSpec& weight, DType dtype, ByteSink& file);
     void convert(const WeightSpec& weight, DType dtype, const WeightChange& change,
                  std::int64_t first, std::span<std::byte> out) const;
 
@@ -51,8 +50,8 @@ class WeightStream {
 };
 
 /// What follows `bytes` bytes of a GGUF file's piece, and a piece with it.
-void write_padding(PendingFile& file, std::size_t bytes);
-void write_padded(PendingFile& file, std::span<const std::byte> bytes);
+void write_padding(ByteSink& file, std::size_t bytes);
+void write_padded(ByteSink& file, std::span<const std::byte> bytes);
 
 /// Every weight of a model and its layer (0 outside the layers), in the order embedding, layers,
 /// head.

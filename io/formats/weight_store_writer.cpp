@@ -7,29 +7,20 @@
 namespace qshard {
 namespace {
 
-const std::filesystem::path& checked(const std::filesystem::path& target,
-                                     const ModelLayout& layout) {
+void check_space(const std::filesystem::path& target, const ModelLayout& layout) {
     std::error_code error;
-    const auto status = std::filesystem::status(target, error);
-    if (std::filesystem::exists(status) &&
-        (!std::filesystem::is_regular_file(status) || !WeightStore::is_store(InputFile(target)))) {
-        throw UserError(ExitCode::kUsage,
-                        fmt::format("{} exists and is no weight store: it is not overwritten",
-                                    target.string()));
-    }
     const auto space =
         std::filesystem::space(std::filesystem::absolute(target).parent_path(), error);
-    if (!error && space.available < layout.bytes()) {
-        throw SystemError(fmt::format("writing {}: {} bytes are needed, {} are free",
-                                      target.string(), layout.bytes(), space.available));
-    }
-    return target;
+    if (error || space.available >= layout.bytes()) return;
+    throw SystemError(fmt::format("writing {}: {} bytes are needed, {} are free", target.string(),
+                                  layout.bytes(), space.available));
 }
 
 }  // namespace
 
 WeightStoreWriter::WeightStoreWriter(const std::filesystem::path& target, const ModelLayout& layout)
-    : target_(target), layout_(layout), file_(checked(target, layout)) {
+    : layout_(layout), file_(target) {
+    if (file_.path()) check_space(*file_.path(), layout);
     const StoreHead head;
     append(std::as_bytes(std::span(&head, 1)));
 }
@@ -73,8 +64,7 @@ void WeightStoreWriter::finish(StoreTable table, const ReadSource& read) {
     append(std::as_bytes(std::span(text)));
     append(std::as_bytes(std::span(&tail, 1)));
     file_.finish();
-    file_.rename();
-    sync_folder(target_.parent_path());
+    file_.commit();
 }
 
 }  // namespace qshard

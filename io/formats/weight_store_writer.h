@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "io/checkpoint/atomic_file.h"
+#include "io/checkpoint/result_file.h"
 #include "io/formats/weight_store.h"
 
 namespace qshard {
@@ -19,8 +19,7 @@ class WeightStoreWriter {
     using ReadSource =
         std::function<void(const std::string& file, std::uint64_t at, std::span<std::byte> out)>;
 
-    /// SystemError if it cannot be created or the file system has no room for it; UserError if
-    /// `target` is a file that is no weight store.
+    /// SystemError if it cannot be created or the file system has no room for it.
     WeightStoreWriter(const std::filesystem::path& target, const ModelLayout& layout);
     /// The units of the layout, in order, each with exactly its bytes.
     void add_unit(std::span<const std::byte> bytes);
@@ -31,9 +30,8 @@ class WeightStoreWriter {
     void append(std::span<const std::byte> bytes);
     void pad();
 
-    const std::filesystem::path target_;
     const ModelLayout& layout_;
-    PendingFile file_;
+    ResultFile file_;
     std::uint64_t end_ = 0;
     std::vector<StoredUnit> units_;
 };

@@ -1,9 +1,10 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <new>
+#include <cstdio>
 
 #include "base/error.h"
+#include "base/standard_streams.h"
 #include "io/inspect/reports.h"
 
 namespace {
@@ -75,19 +76,21 @@ int run(int argc, char** argv) {
     return chosen(options);
 }
 
+/// The exit code of any error, after its message.
+int guarded(int argc, char** argv) {
+    try {
+        return run(argc, argv);
+    } catch (const std::exception& error) {
+        std::fflush(stdout);
+        const qshard::Failure failure = qshard::failure_of(error);
+        std::fprintf(stderr, "qshard-inspect: %s\n", failure.message.c_str());
+        return static_cast<int>(failure.code);
+    }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-    try {
-        return run(argc, argv);
-    } catch (const qshard::Error& error) {
-        fmt::print(stderr, "qshard-inspect: {}\n", error.what());
-        return static_cast<int>(error.code());
-    } catch (const std::bad_alloc&) {
-        fmt::print(stderr, "qshard-inspect: not enough memory\n");
-        return static_cast<int>(qshard::ExitCode::kUnavailable);
-    } catch (const std::exception& error) {
-        fmt::print(stderr, "qshard-inspect: {}\n", error.what());
-        return static_cast<int>(qshard::ExitCode::kIo);
-    }
+    qshard::open_standard_streams();
+    return qshard::finish_stdout("qshard-inspect", guarded(argc, argv));
 }

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "io/checkpoint/json_text.h"
+#include "io/checkpoint/result_file.h"
 #include "io/checkpoint/store.h"
 #include "io/inspect/charts.h"
 #include "io/inspect/metrics_file.h"
@@ -241,6 +242,7 @@ int print_log(const Options& options) {
 
 int export_peft(const Options& options) {
     const Subject subject = load_subject(options.path);
+    check_result_folder(options.other);
     write_peft_adapter(options.other, subject.state);
     fmt::print("{}: PEFT adapter of step {}\n", options.other.string(), subject.state.step);
     return 0;

@@ -434,7 +434,7 @@ class Programs(unittest.TestCase):
         refused = self.call("train", run, "--set", "data.train=pairs.jsonl", "--dry-run", code=65)
         self.assertIn("pairs.jsonl:1: the row is a preference pair", refused.stderr)
         self.call("train", run)
-        tables = [self.call("eval", run, "--split", "test", "--out", "answers.jsonl", ranks=ranks).stdout for ranks in (0, 2)]
+        tables = [self.call("eval", run, "--split", "test", "--out", "answers.jsonl", "--overwrite", ranks=ranks).stdout for ranks in (0, 2)]
         self.assertEqual(*tables)
         self.assertIn("test, 3 pairs", tables[0])
         lines = [json.loads(line) for line in (self.folder / "answers.jsonl").read_text().splitlines()]

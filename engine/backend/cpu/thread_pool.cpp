@@ -1,5 +1,9 @@
 #include "backend/cpu/thread_pool.h"
 
+#include <algorithm>
+
+#include "base/threads.h"
+
 namespace qshard::cpu {
 namespace {
 
@@ -16,12 +20,23 @@ constexpr std::uint64_t kMembers = 0xffff, kOpen = 0x10000, kLoop = 0x20000;
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-    for (int i = 1; i < threads; ++i) {
-        others_.emplace_back([this, i] { serve(i); });
+    others_.reserve(static_cast<std::size_t>(std::max(0, threads - 1)));
+    try {
+        for (int i = 1; i < threads; ++i) {
+            others_.push_back(start_thread<std::jthread>(
+                fmt::format("({} of {} for computing)", i + 1, threads), [this, i] { serve(i); }));
+        }
+    } catch (...) {
+        end_threads();  // or joining those that were started would wait for ever
+        throw;
     }
 }
 
 ThreadPool::~ThreadPool() {
+    end_threads();
+}
+
+void ThreadPool::end_threads() {
     stop_ = true;
     loops_.fetch_add(1, std::memory_order_release);
     loops_.notify_all();

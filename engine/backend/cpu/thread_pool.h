@@ -13,6 +13,7 @@ namespace qshard::cpu {
 /// costs no more than the threads it withholds.
 class ThreadPool {
   public:
+    /// SystemError(kUnavailable) if the system does not give that many.
     explicit ThreadPool(int threads);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -39,6 +40,7 @@ class ThreadPool {
     void run_shared(std::int64_t tasks, const void* body, Call call);
     void take_tasks(int thread);
     void serve(int thread);
+    void end_threads();
 
     const void* body_ = nullptr;
     Call call_ = nullptr;

@@ -61,9 +61,31 @@ TEST(Signals, TheStrongestRequestStays) {
     raise(SIGTERM);
     raise(SIGUSR1);
     EXPECT_EQ(signal_request(), SignalRequest::kTerminate);
+    EXPECT_EQ(requesting_signal(), SIGTERM);
     clear_signal_request();
-    signal(SIGTERM, SIG_DFL);
-    signal(SIGUSR1, SIG_DFL);
+    EXPECT_EQ(requesting_signal(), 0);
+    for (const int number : {SIGUSR1, SIGTERM, SIGINT, SIGHUP}) signal(number, SIG_DFL);
+}
+
+TEST(Signals, CtrlCAndAClosedTerminalAskAsSigtermDoes) {
+    for (const int number : {SIGINT, SIGHUP}) {
+        install_signal_flags();
+        clear_signal_request();
+        raise(number);
+        EXPECT_EQ(signal_request(), SignalRequest::kTerminate);
+        EXPECT_EQ(requesting_signal(), number);
+    }
+    clear_signal_request();
+    for (const int number : {SIGUSR1, SIGTERM, SIGINT, SIGHUP}) signal(number, SIG_DFL);
+}
+
+TEST(Signals, WhatTheStarterIgnoresStaysIgnored) {
+    signal(SIGHUP, SIG_IGN);  // nohup
+    install_signal_flags();
+    clear_signal_request();
+    raise(SIGHUP);
+    EXPECT_EQ(signal_request(), SignalRequest::kNone);
+    for (const int number : {SIGUSR1, SIGTERM, SIGINT, SIGHUP}) signal(number, SIG_DFL);
 }
 
 TEST(StaleSegments, OnlyOldUnusedFilesOfThisKindAreRemoved) {
