@@ -117,7 +117,10 @@ void Conversation::choose_form() {
     for (const json::value& message : messages_)
         calls = calls || is_list(message.as_object(), "tool_calls");
     if (!calls) return;
+    // A template that asks nothing of it would print the null as a word.
+    const bool asks_for_null = chat_->mentions("is none") || chat_->mentions("is not none");
     for (const Form& form : {Form{}, Form{true, false}, Form{false, true}, Form{true, true}}) {
+        if (form.null_content && !asks_for_null) continue;
         take_form(form);
         try {
             render_messages(messages_, messages_.size(), false);

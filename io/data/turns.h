@@ -39,6 +39,8 @@ class Turns {
 
   private:
     std::size_t prompt_bytes(std::size_t count);
+    std::optional<std::size_t> rewritten_turn_begin(std::size_t count,
+                                                    std::string_view generation_prompt) const;
     std::size_t turn_end(std::size_t count);
     std::optional<std::size_t> rewritten_turn_end(std::size_t count) const;
     std::optional<std::size_t> end_of_beginning(std::string text) const;

@@ -375,3 +375,30 @@ TEST(Dataset, WeightsBelongToTheirFiles) {
               }).find("expected a number in (0, 1000]"),
               std::string::npos);
 }
+
+TEST(Dataset, RowsMayHaveWeightsOfTheirOwn) {
+    const Files files;
+    std::string text;
+    for (int i = 0; i < 12; ++i)
+        text += fmt::format("{{\"text\":\"x{}\",\"weight\":{}}}\n", static_cast<char>('a' + i),
+                            i % 3 == 0   ? "0"
+                            : i % 3 == 1 ? "1"
+                                         : "0.5");
+    DatasetOptions options;
+    options.train = {{files.write("train.jsonl", text), 2}};
+    EncodeOptions encode;
+    const ByteEncoder tokenizer;
+    Dataset data = load_dataset(options, RowEncoder(tokenizer, nullptr, encode));
+    EXPECT_EQ(data.train.stats.rows, 8);
+    EXPECT_EQ(data.train.stats.weightless, 4);
+    EXPECT_EQ(data.train.weights, (std::vector<double>{2, 1, 2, 1, 2, 1, 2, 1}));
+    EXPECT_TRUE(data.train.own_weights);
+    // Rows of equal weight are drawn together: half of the four, not each of them rounded up.
+    options.train[0].weight = 1;
+    data = load_dataset(options, RowEncoder(tokenizer, nullptr, encode));
+    BatchOptions batch;
+    batch.max_length = 4;
+    batch.packing = false;
+    batch.micro_batch_size = batch.global_batch_size = 1;
+    EXPECT_EQ(TrainingSet(std::move(data.train), batch).rows_per_epoch(), 4 + 2);
+}
