@@ -291,8 +291,11 @@ TEST(Tokenizers, ConvertedSentencePieceGoesToGguf) {
     ends.bos = 1;
     ends.eos = 5;
     GgufHeader header;
-    add_gguf_tokenizer(header, ends, config, {});
+    add_gguf_tokenizer(header, ends, config, {{"default", "D"}, {"tool-use", "U"}});
     const GgufFile file{testing::memory_file(header.bytes())};
+    EXPECT_EQ(*file.text("tokenizer.chat_template"), "D");
+    EXPECT_EQ(*file.text("tokenizer.chat_template.tool_use"), "U");
+    EXPECT_EQ(*file.texts("tokenizer.chat_templates"), (std::vector<std::string>{"tool_use"}));
     EXPECT_EQ(file.integer("tokenizer.ggml.bos_token_id"), 1);
     EXPECT_EQ(file.integer("tokenizer.ggml.eos_token_id"), 5);
     EXPECT_EQ(file.integer("tokenizer.ggml.eot_token_id"), 4);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <functional>
 #include <map>
 
@@ -50,6 +51,25 @@ TEST(HuggingFaceModel, ATiedHeadMayBeStoredTooAndTheTemplateInAFileOfItsOwn) {
     const ModelSource source = open_model_source(folder.path());
     EXPECT_TRUE(source.weights->config().tied_head);
     EXPECT_EQ(source.chat_templates.at("default"), "T");
+}
+
+TEST(HuggingFaceModel, NamedTemplatesComeFromTheListOrFromFiles) {
+    using Named = std::map<std::string, std::string>;
+    TempFolder folder;
+    folder.write("config.json", kConfig);
+    folder.write("tokenizer_config.json",
+                 R"({"chat_template":[{"name":"default","template":"T"},{"name":"tool_use",)"
+                 R"("template":"U"},{"name":"none","template":""}]})");
+    folder.write("model.safetensors", safetensors_of(llama_shapes()));
+    const auto templates = [&] { return open_model_source(folder.path()).chat_templates; };
+    EXPECT_EQ(templates(), (Named{{"default", "T"}, {"tool_use", "U"}}));
+    // A file of its own replaces the whole list, as in transformers.
+    folder.write("chat_template.jinja", "F");
+    EXPECT_EQ(templates(), (Named{{"default", "F"}}));
+    std::filesystem::create_directory(folder.path() / "additional_chat_templates");
+    folder.write("additional_chat_templates/tool_use.jinja", "G");
+    folder.write("additional_chat_templates/notes.txt", "no template");
+    EXPECT_EQ(templates(), (Named{{"default", "F"}, {"tool_use", "G"}}));
 }
 
 TEST(HuggingFaceModel, ForeignPrefixesAreUnderstood) {
