@@ -1,6 +1,8 @@
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "io/checkpoint/atomic_file.h"
@@ -15,6 +17,7 @@ namespace qshard {
 namespace {
 
 constexpr std::int64_t kRows = 5;  ///< shown if nothing else is said
+constexpr int kIndent = 4;         ///< of lines that go on
 
 struct Arguments {
     std::string run_file, split = "train";
@@ -43,11 +46,7 @@ Split read_split(const Arguments& arguments, const RunFile& run, const TextModel
                                     arguments.split));
     }
     if (file.empty()) return std::move(load_dataset(options, encoder.rows()).validation);
-    options.train = {{file, 1.0}};
-    options.validation_fraction = 0;
-    options.validation_file.clear();
-    options.test_file.clear();
-    return std::move(load_dataset(options, encoder.rows()).train);
+    return load_split(file, arguments.split, encoder.rows(), options.may_be_empty);
 }
 
 std::string heading(const EncodedRow& row, const char* what) {
@@ -109,6 +108,20 @@ std::string tokenized_lines(const Split& split, std::int64_t count) {
     return lines;
 }
 
+/// Whether rows of two files that have one fractional weight, with others between them, are drawn
+/// file by file: among rows with weights of their own they are drawn together.
+bool draws_differ(const Split& split) {
+    std::vector<double> before;
+    for (std::size_t i = 0; !split.own_weights && i < split.weights.size(); ++i) {
+        const double weight = split.weights[i];
+        if (i > 0 && split.weights[i - 1] == weight) continue;
+        if (weight != std::floor(weight) && std::ranges::find(before, weight) != before.end())
+            return true;
+        before.push_back(weight);
+    }
+    return false;
+}
+
 int show(const Arguments& arguments) {
     if (arguments.out) check_writable(*arguments.out);
     const RunFile run = load_run_file(arguments.run_file, arguments.overrides);
@@ -123,13 +136,25 @@ int show(const Arguments& arguments) {
     style.color = TerminalStyle::of_stdout(run.log.color).color;
     style.ids = arguments.ids;
     style.width = terminal_width(STDOUT_FILENO);
-    std::string text;
+    std::string text, facts;
     if (!arguments.out || arguments.rows)
         text += rows_text(split, arguments.rows.value_or(kRows), model, style);
-    if (model.chat) text += fmt::format("chat template of {}\n", model.chat->origin());
-    text += stats_text(arguments, run, model, split.stats);
-    if (arguments.out)
-        text += fmt::format("written to {}: read it with data.format tokenized\n", *arguments.out);
+    if (model.chat) facts += fmt::format("chat template of {}\n", model.chat->origin());
+    facts += stats_text(arguments, run, model, split.stats);
+    if (arguments.out) {
+        facts +=
+            fmt::format("written to {}: read it with data.format tokenized{}\n", *arguments.out,
+                        arguments.split == "train" && run.data.validation_fraction
+                            ? ", and no fraction in data.validation: the rows that it holds "
+                              "back are not in the file (--split validation writes them)"
+                            : "");
+    }
+    if (arguments.out && draws_differ(split)) {
+        facts +=
+            "warning: files of one fractional weight stand apart in data.train: the rows written "
+            "are as often in an epoch, but other ones are drawn. Put these files side by side.\n";
+    }
+    text += wrapped(facts, style.width, kIndent);
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
     return 0;

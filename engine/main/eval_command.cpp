@@ -51,12 +51,8 @@ Split read_split(const RunFile& run, const std::string& split, const TextModel& 
                         split));
     }
     const ModelEncoder encoder(model, run.data);
-    DatasetOptions options = dataset_options(run);
-    if (!file) return load_dataset(options, encoder.rows()).validation;
-    options.train = {{*file, 1.0}};
-    options.validation_fraction = 0;
-    options.validation_file = options.test_file = "";
-    return load_dataset(options, encoder.rows()).train;
+    if (file) return load_split(*file, split, encoder.rows());
+    return load_dataset(dataset_options(run), encoder.rows()).validation;
 }
 
 Work open_work(const Arguments& arguments) {

@@ -26,20 +26,42 @@ void for_each_run(const EncodedRow& row, Use&& use) {
     }
 }
 
+/// Bytes at the beginning of `text` that a terminal would obey instead of showing them: control
+/// characters, line and paragraph separators, marks of direction and of no width. `code`: which.
+std::size_t hidden_bytes(std::string_view text, unsigned& code) {
+    const auto byte = [&](std::size_t i) -> unsigned {
+        return i < text.size() ? static_cast<unsigned char>(text[i]) : 0;
+    };
+    code = byte(0);
+    if (code < 0x20 || code == 0x7f) return 1;
+    if (code == 0xC2 && byte(1) < 0xA0) {  // U+0080 to U+009F
+        code = byte(1);
+        return 2;
+    }
+    if (code != 0xE2) return 0;
+    code = 0x2000U | (byte(1) & 0x3FU) << 6U | (byte(2) & 0x3FU);
+    const bool hidden = (code >= 0x200B && code <= 0x200F) || (code >= 0x2028 && code <= 0x202E) ||
+                        (code >= 0x2060 && code <= 0x206F);
+    return hidden ? 3 : 0;
+}
+
 std::string visible(std::string_view text, bool is_learnt, const RowViewStyle& style) {
     std::string out;
-    for (const char c : text) {
-        const auto byte = static_cast<unsigned char>(c);
+    for (std::size_t i = 0, bytes = 0; i < text.size(); i += bytes) {
+        unsigned code = 0;
+        const char c = text[i];
+        bytes = hidden_bytes(text.substr(i), code);
         if (c == '\n') {
             out += is_learnt ? "\\n\n" : "\n";
         } else if (c == '\t') {
             out += "\\t";
-        } else if (byte < 0x20 || byte == 0x7f) {
-            out += fmt::format("\\x{:02x}", byte);
-        } else if (!style.color && (c == '[' || c == ']')) {
-            out += std::string("\\") + c;
+        } else if (bytes > 0) {
+            out += fmt::format(fmt::runtime(code < 0x100 ? "\\x{:02x}" : "\\u{:04x}"), code);
         } else {
+            // Of a backslash nobody could say whether it is the text's or this view's.
+            if (c == '\\' || (!style.color && (c == '[' || c == ']'))) out += '\\';
             out += c;
+            bytes = 1;
         }
     }
     return out;

@@ -21,7 +21,8 @@ struct RowViewStyle {
 };
 
 /// The document in lines that begin with "  | ". Control characters but line breaks are written
-/// \x1b; a line break that is learnt is shown as \n before the break.
+/// \x1b, marks of direction and of no width \u202e, backslashes of the text \\; a line break that
+/// is learnt is shown as \n before the break.
 std::string row_view(const EncodedRow& row, const DecodeTokens& decode, const RowViewStyle& style);
 
 }  // namespace qshard

@@ -56,15 +56,8 @@ void encode_into(Split& split, const RowEncoder& encoder, const DataRow& row, do
     split.own_weights = split.own_weights || outcome.weight != 1;
 }
 
-Split read_split(const std::string& path, const RowEncoder& encoder) {
-    Split split;
-    if (path.empty()) return split;
-    for (const DataRow& row : read_rows(path)) encode_into(split, encoder, row, 1);
-    return split;
-}
-
 /// Throws if a split had rows and none is left.
-void refuse_empty(const SplitStats& stats, const std::string& file, const char* what,
+void refuse_empty(const SplitStats& stats, const std::string& file, const std::string& what,
                   std::int64_t max_length) {
     if (stats.rows > 0 || stats.rows_read() == 0) return;
     std::string reasons;
@@ -121,6 +114,15 @@ std::vector<bool> draw_validation(std::int64_t count, double fraction, std::uint
     return held;
 }
 
+Split load_split(const std::string& path, const std::string& name, const RowEncoder& encoder,
+                 bool may_be_empty) {
+    Split split;
+    for (const DataRow& row : read_rows(path)) encode_into(split, encoder, row, 1);
+    if (!may_be_empty)
+        refuse_empty(split.stats, path, "of data." + name, encoder.options().max_length);
+    return split;
+}
+
 Dataset load_dataset(const DatasetOptions& options, const RowEncoder& encoder) {
     check_options(options);
     std::vector<DataRow> rows;
@@ -137,17 +139,17 @@ Dataset load_dataset(const DatasetOptions& options, const RowEncoder& encoder) {
                     held[i] ? 1 : weights[i]);
         rows[i].columns = {};  // both copies of a large data set need not fit at once
     }
-    if (!options.validation_file.empty())
-        data.validation = read_split(options.validation_file, encoder);
-    data.test = read_split(options.test_file, encoder);
-    if (options.may_be_empty) return data;
-    const std::int64_t length = encoder.options().max_length;
-    const std::string& train = options.train.front().path;
-    refuse_empty(data.train.stats, train, "to train on", length);
-    refuse_empty(data.validation.stats,
-                 options.validation_file.empty() ? train : options.validation_file,
-                 "of data.validation", length);
-    refuse_empty(data.test.stats, options.test_file, "of data.test", length);
+    if (!options.may_be_empty) {
+        const std::string& file = options.train.front().path;
+        const std::int64_t length = encoder.options().max_length;
+        refuse_empty(data.train.stats, file, "to train on", length);
+        refuse_empty(data.validation.stats, file, "of data.validation", length);
+    }
+    const auto load = [&](const std::string& file, const char* name, Split& split) {
+        if (!file.empty()) split = load_split(file, name, encoder, options.may_be_empty);
+    };
+    load(options.validation_file, "validation", data.validation);
+    load(options.test_file, "test", data.test);
     return data;
 }
 

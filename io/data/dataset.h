@@ -47,6 +47,11 @@ struct Dataset {
 /// that was asked for.
 Dataset load_dataset(const DatasetOptions& options, const RowEncoder& encoder);
 
+/// The rows of a file alone, each once; `name` ("validation", "test") is the split that they are.
+/// UserError as load_dataset's.
+Split load_split(const std::string& path, const std::string& name, const RowEncoder& encoder,
+                 bool may_be_empty = false);
+
 /// Which of `count` rows a validation fraction takes: round(fraction * count), at least one and not
 /// all (if count > 1).
 std::vector<bool> draw_validation(std::int64_t count, double fraction, std::uint64_t seed);

@@ -68,6 +68,15 @@ class Rows(unittest.TestCase):
                           "--set", "output=out2")
         self.assertEqual(self.sha(first), self.sha(again))
 
+    def test_files_whose_draws_cannot_be_written_are_told(self):
+        for name in "abc":
+            self.rows(self.ids(2, 3), self.ids(3, 2), name=f"{name}.jsonl")
+        half, whole = [f"{{path: {name}.jsonl, weight: 0.5}}" for name in "ac"], "b.jsonl"
+        run = RUN.format(model=MODEL)
+        for files, told in (([half[0], whole, half[1]], True), ([*half, whole], False)):
+            (self.folder / "run.yaml").write_text(run.replace("train.jsonl", f"[{', '.join(files)}]"), encoding="utf-8")
+            self.assertEqual("stand apart" in self.call("data", "run.yaml", "--out", "o.jsonl").stdout, told)
+
     def test_every_fate_is_in_the_table_with_its_lines(self):
         self.rows(self.ids(2, 3), self.ids(20, 4), self.ids(5, 0), self.ids(4, 20), self.ids(1, 2) | {"weight": 0})
         text = self.call("data", "run.yaml", "--ids").stdout
@@ -93,7 +102,7 @@ class Rows(unittest.TestCase):
         self.assertRegex(refused, r"v\.jsonl: no row is left of data\.validation")
         self.call("train", "run.yaml")
         refused = self.call("eval", "run.yaml", "--set", "data.test=v.jsonl", "--split", "test", code=65).stderr
-        self.assertRegex(refused, r"v\.jsonl: no row is left")
+        self.assertRegex(refused, r"v\.jsonl: no row is left of data\.test")
         refused = self.call("train", "run.yaml", "--set", "eval.early_stop=2", code=64).stderr
         self.assertIn("eval.early_stop", refused)
 
@@ -107,12 +116,11 @@ class Rows(unittest.TestCase):
     def test_screens_fit_narrow_terminals_and_keep_the_time_left(self):
         self.rows(*[self.ids(2, 3)] * 8)
         for columns in (80, 40):
-            child, terminal = pty.fork()
-            if child == 0:
-                os.chdir(self.folder)
-                os.environ["TERM"] = "xterm"
-                os.execv(QSHARD, [QSHARD, "train", "run.yaml", "--set", f"output=out{columns}"])
-            fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+            terminal, inside = pty.openpty()
+            fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+            child = subprocess.Popen([QSHARD, "train", "run.yaml", "--set", f"output=out{columns}"], cwd=self.folder,
+                                     stdin=inside, stdout=inside, stderr=inside, env=dict(os.environ, TERM="xterm"))
+            os.close(inside)
             screen = b""
             while True:
                 try:
@@ -122,7 +130,8 @@ class Rows(unittest.TestCase):
                 if not part:
                     break
                 screen += part
-            self.assertEqual(os.waitpid(child, 0)[1], 0, screen)
+            os.close(terminal)
+            self.assertEqual(child.wait(), 0, screen)
             text = re.sub(r"\x1b\[[0-9;]*[mK]", "", screen.decode())
             lines = [line for whole in text.replace("\r\n", "\n").split("\n") for line in whole.split("\r")]
             bars = [line for line in lines if line.startswith("training")]

@@ -27,6 +27,13 @@ TEST(RowView, TextCannotBeTakenForMarks) {
     EXPECT_EQ(row_view(row_of("[a]", "b\t\x1b"), decode, {}), "  | \\[a\\][b\\t\\x1b]\n");
 }
 
+TEST(RowView, WhatATerminalObeysIsSpeltOut) {
+    // U+009B begins an escape sequence; U+202E turns the direction of what follows.
+    EXPECT_EQ(row_view(row_of("a\xc2\x9b", "\xe2\x80\xae\xc3\xa9\xe2\x82\xac"), decode, {}),
+              "  | a\\x9b[\\u202e\xc3\xa9\xe2\x82\xac]\n");
+    EXPECT_EQ(row_view(row_of("\\n", "b\\"), decode, {}), "  | \\\\n[b\\\\]\n");
+}
+
 TEST(RowView, LineBreaksThatAreLearntAreSeen) {
     EXPECT_EQ(row_view(row_of("a\n", "b\n"), decode, {}), "  | a\n  | [b\\n\n  | ]\n");
 }
