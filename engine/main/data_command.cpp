@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdio>
 
-#include "io/checkpoint/atomic_file.h"
+#include "io/checkpoint/result_file.h"
 #include "main/commands.h"
 #include "main/inference_session.h"
 #include "main/progress.h"
@@ -24,7 +24,7 @@ struct Arguments {
     std::vector<std::string> overrides;
     std::optional<std::string> out;
     std::optional<std::int64_t> rows;
-    bool ids = false;
+    bool ids = false, overwrite = false;
 };
 
 /// The split that was asked for. Rows that would be refused for a run are shown all the same.
@@ -123,14 +123,13 @@ bool draws_differ(const Split& split) {
 }
 
 int show(const Arguments& arguments) {
-    if (arguments.out) check_writable(*arguments.out);
+    if (arguments.out) check_result_file(*arguments.out, arguments.overwrite);
     const RunFile run = load_run_file(arguments.run_file, arguments.overrides);
     const TextModel model = open_text_model(run.model.base, run.model.tokenizer);
     print_notes(model.notes, true);
     const Split split = read_split(arguments, run, model);
     if (arguments.out) {
-        write_file_atomic(*arguments.out,
-                          tokenized_lines(split, arguments.rows.value_or(INT64_MAX)));
+        write_result(*arguments.out, tokenized_lines(split, arguments.rows.value_or(INT64_MAX)));
     }
     RowViewStyle style;
     style.color = TerminalStyle::of_stdout(run.log.color).color;
@@ -155,8 +154,9 @@ int show(const Arguments& arguments) {
             "are as often in an epoch, but other ones are drawn. Put these files side by side.\n";
     }
     text += wrapped(facts, style.width, kIndent);
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+    std::FILE* stream = arguments.out ? summary_stream(*arguments.out) : stdout;
+    std::fwrite(text.data(), 1, text.size(), stream);
+    std::fflush(stream);
     return 0;
 }
 
@@ -177,6 +177,7 @@ void add_data_command(Command program) {
     command.option(
         "--out", arguments->out,
         "write them as JSON lines {input_ids, labels}, which data.format tokenized reads");
+    command.flag("--overwrite", arguments->overwrite, kOverwriteHelp);
     command.option("--set", arguments->overrides,
                    "override a key of the run file: key.path=value (may repeat)");
     command.footer(

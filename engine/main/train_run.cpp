@@ -209,7 +209,7 @@ void TrainRun::train_loop() {
         is_best_ = false;
         if (stop.empty() && (!last || early_.on()) && evaluation_due(step + 1)) {
             evaluate_after(step + 1, bar);
-            stop = why_stop(result.seconds.total);
+            if (!last) stop = why_stop(result.seconds.total);
         }
         const bool due = run_.checkpoint.every > 0 && (step + 1) % run_.checkpoint.every == 0;
         if (due || last || !stop.empty() || early_.stops() || is_best_) save(step + 1, result.loss);

@@ -144,7 +144,7 @@ class Programs(unittest.TestCase):
         rows = self.folder / "rows.jsonl"
         rows.write_text("".join(json.dumps({"input_ids": [(7 * i * i + j) % 131 for i in range(12)]}) + "\n"
                                 for j in range(4)))
-        self.call("score", *flags, "--input", rows, "--out", f"{name}.jsonl", "--quantization", "none",
+        self.call("score", *flags, "--input", rows, "--out", f"{name}.jsonl", "--overwrite", "--quantization", "none",
                   "--compute-dtype", "float32")
         lines = (self.folder / f"{name}.jsonl").read_text().splitlines()
         return [value for line in lines for value in json.loads(line)["logprobs"][1:]]
@@ -434,7 +434,8 @@ class Programs(unittest.TestCase):
         refused = self.call("train", run, "--set", "data.train=pairs.jsonl", "--dry-run", code=65)
         self.assertIn("pairs.jsonl:1: the row is a preference pair", refused.stderr)
         self.call("train", run)
-        tables = [self.call("eval", run, "--split", "test", "--out", "answers.jsonl", "--overwrite", ranks=ranks).stdout for ranks in (0, 2)]
+        tables = [self.call("eval", run, "--split", "test", "--out", "answers.jsonl", "--overwrite", ranks=ranks).stdout
+                  for ranks in (0, 2)]
         self.assertEqual(*tables)
         self.assertIn("test, 3 pairs", tables[0])
         lines = [json.loads(line) for line in (self.folder / "answers.jsonl").read_text().splitlines()]

@@ -31,8 +31,8 @@ class Lengths(unittest.TestCase):
     def score(self, model, documents):
         rows = self.folder / "rows.jsonl"
         rows.write_text("".join(json.dumps({"input_ids": ids}) + "\n" for ids in documents))
-        self.call("score", "--model", TINY / model, "--input", rows, "--out", "scores.jsonl", "--quantization", "none",
-                  "--compute-dtype", "float32")
+        self.call("score", "--model", TINY / model, "--input", rows, "--out", "scores.jsonl", "--overwrite",
+                  "--quantization", "none", "--compute-dtype", "float32")
         return [json.loads(line)["logprobs"][1:] for line in (self.folder / "scores.jsonl").read_text().splitlines()]
 
     def test_a_text_is_scored_as_transformers_does_alone_whatever_is_beside_it(self):

@@ -117,8 +117,8 @@ class Models(unittest.TestCase):
         return done
 
     def score(self, model, *flags, rows="ids.jsonl", code=0):
-        return self.call("score", "--model", model, "--input", rows, "--out", "scores.jsonl", "--threads", 1,
-                         "--compute-dtype", "float32", "--quantization", "none", *flags, code=code)
+        return self.call("score", "--model", model, "--input", rows, "--out", "scores.jsonl", "--overwrite",
+                         "--threads", 1, "--compute-dtype", "float32", "--quantization", "none", *flags, code=code)
 
     def logprobs(self, model, *flags):
         self.score(model, *flags)
