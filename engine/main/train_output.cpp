@@ -170,6 +170,7 @@ void TrainRun::save(std::int64_t step, double loss) {
     check_agreement(sha256);
     agree(group_, "saving the checkpoint", [&] {
         if (!speaks() || step == saved_step_) return;
+        lock_->check_held();
         metrics_->append(
             fmt::format(R"({{"step":{},"adapter_sha256":"{}"}})", step, sha256.substr(0, 16)));
         metrics_->sync();

@@ -24,7 +24,7 @@ void TrainRun::claim_output() {
     agree(group_, "claiming the output folder", [&] {
         if (!speaks()) return;
         const auto on_wait = [&](const std::string& holder) {
-            say(fmt::format("waiting for the run that is ending in {} ({})", run_.output, holder));
+            say(fmt::format("waiting for the end of another run in {} ({})", run_.output, holder));
         };
         lock_ = std::make_unique<FolderLock>(run_.output, scheduler_job(), on_wait);
         if (!lock_->warning().empty()) say("warning: " + lock_->warning());

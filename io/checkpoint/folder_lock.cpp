@@ -7,10 +7,14 @@
 
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <mutex>
+#include <system_error>
 #include <thread>
+#include <tuple>
 
 #include "base/error.h"
 #include "io/checkpoint/atomic_file.h"
@@ -21,11 +25,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using std::chrono::milliseconds;
-using std::chrono::seconds;
 using Clock = std::chrono::steady_clock;
 
-constexpr seconds kWait{2};         ///< for whoever it is
-constexpr seconds kWaitEnding{60};  ///< for one that is known to be ending
 constexpr milliseconds kPause{50};
 
 std::string host_name() {
@@ -34,15 +35,22 @@ std::string host_name() {
     return host;
 }
 
-/// What the file says: "host n07\npid 411\njob 1234\nsince 2026-01-31T12:00:00Z\n".
+/// Which start of which machine this is; the host's name where the system does not say.
+std::string boot_id() {
+    std::ifstream file("/proc/sys/kernel/random/boot_id");
+    std::string id;
+    return file >> id ? id : host_name();
+}
+
+/// What the file says: "host n07\npid 411\njob 1234\nsince 2026-01-31T12:00:00Z\nboot ...\n".
 struct Holder {
-    std::string host, job, since;
+    std::string host, job, since, boot;
     long pid = 0;
 };
 
 std::string text_of(const Holder& holder) {
-    return fmt::format("host {}\npid {}\njob {}\nsince {}\n", holder.host, holder.pid, holder.job,
-                       holder.since);
+    return fmt::format("host {}\npid {}\njob {}\nsince {}\nboot {}\n", holder.host, holder.pid,
+                       holder.job, holder.since, holder.boot);
 }
 
 Holder read_holder(int descriptor) {
@@ -60,6 +68,7 @@ Holder read_holder(int descriptor) {
         if (name == "pid") holder.pid = std::strtol(value.c_str(), nullptr, 10);
         if (name == "job") holder.job = value;
         if (name == "since") holder.since = value;
+        if (name == "boot") holder.boot = value;
     }
     return holder;
 }
@@ -72,9 +81,9 @@ std::string describe(const Holder& holder) {
     return text + ", since " + holder.since;
 }
 
-/// Whether the holder was a process of this host that is no more: the kernel is about to let go.
+/// Whether the holder was a process of this machine that is no more: the kernel is about to let go.
 bool is_gone(const Holder& holder) {
-    return holder.pid > 0 && holder.host == host_name() &&
+    return holder.pid > 0 && holder.boot == boot_id() &&
            ::kill(static_cast<pid_t>(holder.pid), 0) != 0 && errno == ESRCH;
 }
 
@@ -87,31 +96,28 @@ bool same_file(int descriptor, const fs::path& path) {
 
 }  // namespace
 
-FolderLock::FolderLock(fs::path folder, const std::string& job,
-                       const std::function<void(const std::string&)>& on_wait)
-    : folder_(std::move(folder)), file_(folder_ / "run.lock"), job_(job) {
+FolderLock::FolderLock(fs::path folder, const std::string& job, const OnWait& on_wait, Times times)
+    : folder_(std::move(folder)), file_(folder_ / "run.lock"), job_(job), times_(times) {
     std::error_code ignored;
     made_folder_ = !fs::exists(folder_, ignored);
     make_folder(folder_);
-    const Clock::time_point begin = Clock::now();
-    for (bool told = false; !try_lock();) {
-        const Holder holder = read_holder(descriptor_);
-        const bool ending = is_gone(holder) || (!job_.empty() && holder.job == job_);
-        if (Clock::now() - begin > (ending ? kWaitEnding : kWait)) refuse();
-        if (ending && !told) on_wait(describe(holder));
-        told |= ending;
-        std::this_thread::sleep_for(kPause);
-    }
-    const std::string text = text_of({host_name(), job_, utc_now(), ::getpid()});
-    if (::ftruncate(descriptor_, 0) != 0 ||
-        ::pwrite(descriptor_, text.data(), text.size(), 0) != std::ssize(text)) {
-        const int error = errno;
-        ::close(std::exchange(descriptor_, -1));
-        throw SystemError(fmt::format("writing {}: {}", file_.string(), std::strerror(error)));
+    acquire(on_wait);
+    write_holder();
+    try {
+        beating_ = std::jthread([this](const std::stop_token& stop) { beat(stop); });
+    } catch (const std::system_error& error) {
+        warning_ = fmt::format(
+            "no thread for the lock of {} ({}): runs on other nodes may take it "
+            "for dead",
+            folder_.string(), error.what());
     }
 }
 
 FolderLock::~FolderLock() {
+    if (beating_.joinable()) {
+        beating_.request_stop();
+        beating_.join();
+    }
     // While the lock is held, so that it is this file that goes; whoever waits for it sees that and
     // opens the next one.
     if (descriptor_ >= 0 && same_file(descriptor_, file_)) ::unlink(file_.c_str());
@@ -119,34 +125,110 @@ FolderLock::~FolderLock() {
     if (made_folder_) ::rmdir(folder_.c_str());
 }
 
-/// False: another process has it, and descriptor_ is open to be read.
-bool FolderLock::try_lock() {
-    if (descriptor_ >= 0 && !same_file(descriptor_, file_)) {
-        ::close(std::exchange(descriptor_, -1));
+void FolderLock::acquire(const OnWait& on_wait) {
+    const Clock::time_point begin = Clock::now();
+    for (bool told = false;;) {
+        const Outcome outcome = try_lock();
+        const Holder holder = read_holder(descriptor_);
+        const bool elsewhere = !holder.boot.empty() && holder.boot != boot_id();
+        const bool unlocked_here =
+            outcome == Outcome::kNoLocks && !holder.boot.empty() && !is_gone(holder);
+        const bool ending = is_gone(holder) || (!job_.empty() && holder.job == job_);
+        const bool must_watch = elsewhere || unlocked_here;
+        if (!told && (must_watch || (ending && outcome == Outcome::kHeld))) {
+            on_wait(describe(holder));
+            told = true;
+        }
+        if (must_watch) {  // only its beats say whether it lives
+            if (beats()) refuse();
+            if (outcome != Outcome::kHeld) return;
+            ::unlink(file_.c_str());  // the lock of a dead node
+        } else if (outcome != Outcome::kHeld) {
+            return;
+        } else if (Clock::now() - begin > (ending ? times_.wait_ending : times_.wait)) {
+            refuse();
+        }
+        std::this_thread::sleep_for(kPause);
     }
-    if (descriptor_ < 0) {
-        descriptor_ =
-            ::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
+}
+
+/// Opens the file, which stays open to be read, and asks for the lock.
+FolderLock::Outcome FolderLock::try_lock() {
+    for (;;) {
+        if (descriptor_ >= 0 && !same_file(descriptor_, file_))
+            ::close(std::exchange(descriptor_, -1));
+        if (descriptor_ < 0) {
+            descriptor_ =
+                ::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
+        }
+        if (descriptor_ < 0) {
+            throw SystemError(ExitCode::kCannotCreate,
+                              fmt::format("creating {}: {}", file_.string(), std::strerror(errno)));
+        }
+        // A lock of the open file: other descriptors of this process neither share nor end it.
+        struct flock whole {};
+        whole.l_type = F_WRLCK;
+        whole.l_whence = SEEK_SET;
+        if (::fcntl(descriptor_, F_OFD_SETLK, &whole) != 0) {
+            if (errno == EAGAIN || errno == EACCES || errno == EINTR) return Outcome::kHeld;
+            warning_ = fmt::format(
+                "the file system of {} has no locks ({}): a second run that starts at the same "
+                "time "
+                "would not be noticed",
+                folder_.string(), std::strerror(errno));
+            return Outcome::kNoLocks;
+        }
+        if (same_file(descriptor_, file_)) return Outcome::kTaken;
+        // Its holder removed it meanwhile.
     }
-    if (descriptor_ < 0) {
-        throw SystemError(ExitCode::kCannotCreate,
-                          fmt::format("creating {}: {}", file_.string(), std::strerror(errno)));
+}
+
+/// Watches the file for as long as a living holder would need to touch it.
+bool FolderLock::beats() const {
+    // Opened each time: network file systems ask their server then.
+    const auto touched = [this] {
+        const int fd = ::open(file_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        struct stat info {};
+        const bool known = fd >= 0 && ::fstat(fd, &info) == 0;
+        if (fd >= 0) ::close(fd);
+        return known ? std::tuple(info.st_ino, info.st_mtim.tv_sec, info.st_mtim.tv_nsec)
+                     : std::tuple(ino_t{0}, time_t{0}, long{0});
+    };
+    const auto before = touched();
+    const Clock::time_point begin = Clock::now();
+    while (Clock::now() - begin < times_.silence) {
+        std::this_thread::sleep_for(kPause);
+        const auto now = touched();
+        if (now != before) return std::get<0>(now) != 0;  // gone: it ended in order
     }
-    // A lock of the open file: other descriptors of this process neither share nor end it.
-    struct flock whole {};
-    whole.l_type = F_WRLCK;
-    whole.l_whence = SEEK_SET;
-    if (::fcntl(descriptor_, F_OFD_SETLK, &whole) != 0) {
-        if (errno == EAGAIN || errno == EACCES || errno == EINTR) return false;
-        warning_ = fmt::format(
-            "the file system of {} has no locks ({}): a second run on this folder would not be "
-            "noticed",
-            folder_.string(), std::strerror(errno));
-        return true;
+    return false;
+}
+
+void FolderLock::write_holder() {
+    const std::string text = text_of({host_name(), job_, utc_now(), boot_id(), ::getpid()});
+    if (::ftruncate(descriptor_, 0) == 0 &&
+        ::pwrite(descriptor_, text.data(), text.size(), 0) == std::ssize(text)) {
+        return;
     }
-    if (same_file(descriptor_, file_)) return true;
-    ::close(std::exchange(descriptor_, -1));  // its holder removed it meanwhile
-    return try_lock();
+    const int error = errno;
+    ::close(std::exchange(descriptor_, -1));
+    throw SystemError(fmt::format("writing {}: {}", file_.string(), std::strerror(error)));
+}
+
+void FolderLock::beat(const std::stop_token& stop) {
+    std::mutex mutex;
+    std::condition_variable_any wake;
+    std::unique_lock<std::mutex> lock(mutex);
+    while (!wake.wait_for(lock, stop, times_.beat, [] { return false; }) && !stop.stop_requested())
+        ::futimens(descriptor_, nullptr);
+}
+
+void FolderLock::check_held() const {
+    if (same_file(descriptor_, file_)) return;
+    throw SystemError(
+        ExitCode::kPeerLost,
+        fmt::format("another run took over {}: this one stood still, or its lock file was removed",
+                    folder_.string()));
 }
 
 void FolderLock::refuse() const {

@@ -2,10 +2,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <fstream>
 #include <memory>
 #include <sstream>
+#include <thread>
 
 #include "base/error.h"
 #include "io/checkpoint/folder_lock.h"
@@ -16,17 +18,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
+using std::chrono::milliseconds;
+
 const auto kNobodyEnds = [](const std::string& holder) { FAIL() << holder; };
 
 /// A process that holds the lock of `folder` until it is killed.
 class Holder {
   public:
-    Holder(const fs::path& folder, const std::string& job) {
+    Holder(const fs::path& folder, const std::string& job, FolderLock::Times times = {}) {
         int ready[2];
         EXPECT_EQ(::pipe(ready), 0);
         pid_ = ::fork();
         if (pid_ == 0) {
-            const FolderLock lock(folder, job, [](const std::string&) {});
+            const FolderLock lock(
+                folder, job, [](const std::string&) {}, times);
             (void)!::write(ready[1], "x", 1);
             for (;;) ::pause();
         }
@@ -96,6 +101,50 @@ TEST(FolderLock, AFolderThatItMadeGoesIfItStaysEmpty) {
     fs::create_directory(folder.path() / "old");
     { const FolderLock lock(folder.path() / "old", "", kNobodyEnds); }
     EXPECT_TRUE(fs::exists(folder.path() / "old"));
+}
+
+constexpr FolderLock::Times kQuick{milliseconds(20), milliseconds(400), milliseconds(200),
+                                   milliseconds(400)};
+
+/// What a run on another node wrote, instead of what is in the file.
+void write_elsewhere(const fs::path& folder) {
+    std::ofstream(folder / "run.lock") << "host n07\npid 411\njob 9\nsince 2026\nboot another\n";
+}
+
+TEST(FolderLock, AnotherNodesHolderIsKnownByItsBeats) {
+    const test::TempFolder folder;
+    for (const bool locked : {true, false}) {  // does its lock reach this node?
+        Holder holder(folder.path(), "9", kQuick);
+        if (!locked) {
+            fs::copy_file(folder.path() / "run.lock", folder.path() / "copy");
+            fs::rename(folder.path() / "copy", folder.path() / "run.lock");
+        }
+        write_elsewhere(folder.path());
+        std::jthread beats([&](const std::stop_token& stop) {
+            while (!locked && !stop.stop_requested()) {
+                fs::last_write_time(folder.path() / "run.lock", fs::file_time_type::clock::now());
+                std::this_thread::sleep_for(milliseconds(20));
+            }
+        });
+        std::string waited_for;
+        EXPECT_THROW(FolderLock(
+                         folder.path(), "", [&](const auto& who) { waited_for = who; }, kQuick),
+                     SystemError);
+        EXPECT_NE(waited_for.find("host n07, pid 411, job 9"), std::string::npos) << waited_for;
+    }
+}
+
+TEST(FolderLock, OneThatStandsStillOnAnotherNodeLosesItAndIsTold) {
+    const test::TempFolder folder;
+    Holder holder(folder.path(), "9", kQuick);
+    ::kill(holder.pid(), SIGSTOP);
+    write_elsewhere(folder.path());
+    const FolderLock taken(
+        folder.path(), "", [](const auto&) {}, kQuick);
+    EXPECT_NO_THROW(taken.check_held());
+    fs::rename(folder.path() / "run.lock", folder.path() / "away");
+    EXPECT_THROW(taken.check_held(), SystemError);
+    fs::rename(folder.path() / "away", folder.path() / "run.lock");
 }
 
 TEST(FolderLock, WaitsForAHolderOfTheSameJob) {
