@@ -63,7 +63,7 @@ Report::Group adapter_group(const ReportFacts& f) {
     if (adapter.bias != "none") group.facts.emplace_back("biases", adapter.bias);
     if (adapter.init_from) group.facts.emplace_back("started from", *adapter.init_from);
     group.facts.emplace_back("SHA-256", f.adapter_sha256);
-    if (!f.which_adapter.empty()) group.facts.emplace_back("values of", f.which_adapter);
+    if (!f.which_adapter.empty()) group.facts.emplace_back("its values", f.which_adapter);
     return group;
 }
 
