@@ -82,8 +82,8 @@ std::string stats_text(const Arguments& arguments, const RunFile& run, const Tex
                                    arguments.split, stats.tokens, stats.supervised, stats.longest) +
                        fate_table(stats);
     for (const std::string& line : stats.notes.lines()) text += "note: " + line + "\n";
-    for (const std::string& line : data_warnings(stats, "data." + arguments.split,
-                                                 run.data.max_length, model.config().max_positions))
+    for (const std::string& line : data_warnings(
+             stats, "data." + arguments.split, run.data.max_length, context_limit(model.config())))
         text += "warning: " + line + "\n";
     return text;
 }

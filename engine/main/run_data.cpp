@@ -130,7 +130,7 @@ void fix_template_date(TextModel& model, const std::string& date) {
 /// What is worth knowing of the data before anything is computed. UserError if something that was
 /// asked for could never happen.
 void RunInputs::note_data(const RunFile& run, const Dataset& dataset) {
-    const std::int64_t positions = model.config().max_positions;
+    const std::int64_t positions = context_limit(model.config());
     validation_stats = dataset.validation.stats;
     const auto warn = [&](const SplitStats& stats, const char* name) {
         for (std::string& line : data_warnings(stats, name, run.data.max_length, positions))
