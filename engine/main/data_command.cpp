@@ -122,10 +122,20 @@ bool draws_differ(const Split& split) {
     return false;
 }
 
+/// Refuses a place for the rows that could not be written, or is one of the files they come from.
+void check_out(const Arguments& arguments, const RunFile& run) {
+    if (!arguments.out) return;
+    check_result_file(*arguments.out, arguments.overwrite);
+    for (const DataFile& file : run.data.train) refuse_to_replace(file.path, *arguments.out);
+    for (const auto& file : {run.data.validation_file, run.data.test})
+        if (file) refuse_to_replace(*file, *arguments.out);
+}
+
 int show(const Arguments& arguments) {
-    if (arguments.out) check_result_file(*arguments.out, arguments.overwrite);
     const RunFile run = load_run_file(arguments.run_file, arguments.overrides);
-    const TextModel model = open_text_model(run.model.base, run.model.tokenizer);
+    check_out(arguments, run);
+    TextModel model = open_text_model(run.model.base, run.model.tokenizer);
+    fix_template_date(model, run.data.template_date.value_or(local_date()));
     print_notes(model.notes, true);
     const Split split = read_split(arguments, run, model);
     if (arguments.out) {

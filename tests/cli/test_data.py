@@ -75,7 +75,18 @@ class Rows(unittest.TestCase):
         run = RUN.format(model=MODEL)
         for files, told in (([half[0], whole, half[1]], True), ([*half, whole], False)):
             (self.folder / "run.yaml").write_text(run.replace("train.jsonl", f"[{', '.join(files)}]"), encoding="utf-8")
-            self.assertEqual("stand apart" in self.call("data", "run.yaml", "--out", "o.jsonl").stdout, told)
+            self.assertEqual("stand apart" in self.call("data", "run.yaml", "--out", "o.jsonl", "--overwrite").stdout, told)
+
+    def test_rows_go_where_they_are_pointed_at_and_replace_no_data(self):
+        self.rows(self.ids(2, 3))
+        done = self.call("data", "run.yaml", "--out", "-")
+        self.assertEqual(json.loads(done.stdout), self.ids(2, 3))
+        self.assertRegex(done.stderr, r"kept +1\n")
+        before = (self.folder / "train.jsonl").read_bytes()
+        self.assertIn("train.jsonl", self.call("data", "run.yaml", "--out", "train.jsonl", code=73).stderr)
+        refused = self.call("data", "run.yaml", "--out", "train.jsonl", "--overwrite", code=64).stderr
+        self.assertIn("train.jsonl", refused)
+        self.assertEqual((self.folder / "train.jsonl").read_bytes(), before)
 
     def test_every_fate_is_in_the_table_with_its_lines(self):
         self.rows(self.ids(2, 3), self.ids(20, 4), self.ids(5, 0), self.ids(4, 20), self.ids(1, 2) | {"weight": 0})
