@@ -1,11 +1,14 @@
 #include "main/command_line.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <string_view>
 #include <type_traits>
 
 #include "base/error.h"
+#include "io/command/usage.h"
 
 namespace qshard {
 
@@ -79,6 +82,7 @@ void Command::action(Run run) {
 
 CommandLine::CommandLine(const std::string& description, const std::string& version)
     : app_(std::make_unique<CLI::App>(description)) {
+    app_->name("qshard");
     app_->set_version_flag("--version", version);
 }
 
@@ -90,10 +94,21 @@ Command CommandLine::program() {
 
 Run CommandLine::parse(int argc, const char* const* argv) {
     try {
+        // qshard help train
+        if (argc > 1 && std::string_view(argv[1]) == "help") {
+            std::vector<std::string> words(argv + 2, argv + argc);
+            words.emplace_back("--help");
+            std::ranges::reverse(words);
+            app_->parse(words);
+        }
         app_->parse(argc, argv);
     } catch (const CLI::ParseError& error) {
-        const int code = app_->exit(error) == 0 ? 0 : static_cast<int>(ExitCode::kUsage);
-        return [code] { return code; };
+        if (error.get_exit_code() == 0) {  // --help, --version
+            app_->exit(error);
+            return [] { return 0; };
+        }
+        const std::string problem = usage_problem(*app_, error);
+        return [problem]() -> int { throw UserError(ExitCode::kUsage, problem); };
     }
     return run_;
 }

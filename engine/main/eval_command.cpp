@@ -20,7 +20,8 @@ constexpr std::int64_t kBatch = 16;  ///< rows answered at a time
 constexpr std::size_t kMaxReportBytes = std::size_t{1} << 28;
 
 struct Arguments {
-    std::string run_file, split = "validation";
+    std::string run_file;
+    std::optional<std::string> split;
     std::vector<std::string> overrides, adapters;
     std::optional<std::string> out;
     std::optional<std::int64_t> rows;
@@ -31,6 +32,7 @@ struct Arguments {
 /// What is evaluated, and on what: the same on every rank.
 struct Work {
     RunFile run;
+    std::string split;
     TextModel model;
     std::vector<AdapterFile> adapters;
     std::vector<EncodedRow> rows;
@@ -59,6 +61,7 @@ Work open_work(const Arguments& arguments) {
     Work work;
     if (arguments.out) check_result_file(*arguments.out, arguments.overwrite);
     work.run = load_run_file(arguments.run_file, arguments.overrides);
+    work.split = arguments.split.value_or(work.run.eval.generate_split);
     work.model = open_text_model(work.run.model.base, work.run.model.tokenizer);
     std::vector<std::string> paths = arguments.adapters;
     if (paths.empty()) paths.push_back(work.run.output);
@@ -67,7 +70,7 @@ Work open_work(const Arguments& arguments) {
     auto date = work.run.data.template_date;
     if (!date && work.adapters[0].run) date = work.adapters[0].run->data.template_date;
     if (date) fix_template_date(work.model, *date);
-    Split split = read_split(work.run, arguments.split, work.model);
+    Split split = read_split(work.run, work.split, work.model);
     work.rows = std::move(split.rows);
     work.pairs = std::move(split.pairs);
     const auto limit = static_cast<std::size_t>(arguments.rows.value_or(INT64_MAX));
@@ -206,8 +209,8 @@ void add_to_report(const Arguments& arguments, const Work& work,
     if (!is_of_the_run(arguments) || !std::filesystem::exists(file)) return;
     const bool all = !arguments.rows;
     const LaterEvaluation evaluation{
-        all ? arguments.split : fmt::format("{} {}", arguments.split, work.count()),
-        fmt::format("{}, {}{} {}; adapter {}, {}", arguments.split, all ? "" : "the first ",
+        all ? work.split : fmt::format("{} {}", work.split, work.count()),
+        fmt::format("{}, {}{} {}; adapter {}, {}", work.split, all ? "" : "the first ",
                     work.count(), work.pairs.empty() ? "rows" : "pairs",
                     adapter_sha256(work.adapters.front().state).substr(0, 16), utc_now()),
         std::move(tables)};
@@ -225,9 +228,8 @@ void add_to_report(const Arguments& arguments, const Work& work,
 
 void tell(const Arguments& arguments, const Work& work, const std::vector<PairSubject>& subjects) {
     if (arguments.out) write_result(*arguments.out, pair_lines(work.pair_examples, subjects));
-    print(arguments, arguments.json
-                         ? boost::json::serialize(pair_json(arguments.split, subjects)) + "\n"
-                         : pair_table(arguments.split, work.pair_examples, subjects));
+    print(arguments, arguments.json ? boost::json::serialize(pair_json(work.split, subjects)) + "\n"
+                                    : pair_table(work.split, work.pair_examples, subjects));
     add_to_report(arguments, work, {pair_report_table(subjects)});
 }
 
@@ -235,10 +237,10 @@ void tell(const Arguments& arguments, const Work& work, const std::vector<EvalSu
     const auto& metrics = work.run.eval.generate_metrics;
     const bool masks = std::find(metrics.begin(), metrics.end(), "masks") != metrics.end();
     if (arguments.out) write_result(*arguments.out, eval_lines(work.examples, subjects));
-    print(arguments, arguments.json ? boost::json::serialize(eval_json(
-                                          arguments.split, work.examples, subjects, masks)) +
-                                          "\n"
-                                    : eval_table(arguments.split, work.examples, subjects, masks));
+    print(arguments,
+          arguments.json
+              ? boost::json::serialize(eval_json(work.split, work.examples, subjects, masks)) + "\n"
+              : eval_table(work.split, work.examples, subjects, masks));
     add_to_report(arguments, work, report_tables(work.examples, subjects, masks));
 }
 
@@ -298,7 +300,7 @@ void add_eval_command(Command program) {
     command.option(
         "--adapter", arguments->adapters,
         "PEFT folder, checkpoint or output folder (may repeat; default: the run's output)");
-    command.option("--split", arguments->split, "validation (default) | test")
+    command.option("--split", arguments->split, "validation | test (default: eval.generate.split)")
         .one_of({"validation", "test"});
     command.option("--rows", arguments->rows, "only the first rows of the split")
         .between(1, 1 << 30);

@@ -4,6 +4,7 @@
 #include <ctime>
 
 #include "main/inference_session.h"
+#include "main/init_adapter.h"
 #include "main/train_examples.h"
 
 namespace qshard {
@@ -151,6 +152,7 @@ void RunInputs::note_data(const RunFile& run, const Dataset& dataset) {
 
 RunInputs::RunInputs(RunFile& run, const std::string& today)
     : model(open_text_model(run.model.base, run.model.tokenizer)) {
+    take_initial_adapter(run);
     if (model.chat && model.chat->uses_clock() && !run.data.template_date)
         run.data.template_date = today;
     if (run.data.template_date) fix_template_date(model, *run.data.template_date);
@@ -178,7 +180,13 @@ RunInputs::RunInputs(RunFile& run, const std::string& today)
     if (run.eval.max_rows > 0 && static_cast<std::int64_t>(rows.size()) > run.eval.max_rows)
         rows.resize(static_cast<std::size_t>(run.eval.max_rows));
     validation_rows = static_cast<std::int64_t>(rows.size());
-    examples = choose_examples(rows);
+    const bool from_test = run.eval.generate_split == "test";
+    if (from_test && !run.data.test && run.eval.generate_max_new_tokens > 0) {
+        throw UserError(ExitCode::kUsage,
+                        "eval.generate.split is test, but data.test names no file. Name one, or "
+                        "choose validation.");
+    }
+    examples = choose_examples(from_test ? dataset.test.rows : rows);
     validation = evaluation_slots(rows, run.train.micro_batch_size * run.data.max_length);
     data = std::make_unique<TrainingSet>(std::move(dataset.train), batch_options(run));
     total_steps = run.train.max_steps.value_or(static_cast<std::int64_t>(

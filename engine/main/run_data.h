@@ -55,7 +55,7 @@ struct RunInputs {
     TextModel model;
     std::unique_ptr<TrainingSet> data;
     std::vector<Slot> validation;
-    std::vector<EncodedRow> examples;  ///< of the validation data
+    std::vector<EncodedRow> examples;  ///< of the split that eval.generate.split names
     std::int64_t validation_rows = 0;
     SplitStats validation_stats;
     std::vector<std::string> warnings;  ///< of the data, sentences for the screen at the start

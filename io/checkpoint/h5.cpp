@@ -10,6 +10,9 @@
 namespace qshard::h5 {
 namespace {
 
+/// The name of files in memory: HDF5 refuses one that also is a file's, and this never is.
+constexpr const char* kNoFile = "/dev/null/checkpoint";
+
 constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;  // the default chunk cache holds one
 constexpr std::size_t kMaxAttributeBytes = 60000;            // object headers hold less than 64 KiB
 
@@ -181,7 +184,7 @@ ImageWriter::ImageWriter() {
     const Handle access = in_memory_access();
     ensure(H5Pset_file_image_callbacks(access.get(), &callbacks), "choosing memory files");
     const Handle create = untimed(H5P_FILE_CREATE);
-    const hid_t made = H5Fcreate("checkpoint", H5F_ACC_TRUNC, create.get(), access.get());
+    const hid_t made = H5Fcreate(kNoFile, H5F_ACC_TRUNC, create.get(), access.get());
     if (made < 0) {  // it touches nothing but memory
         throw SystemError(ExitCode::kUnavailable,
                           fmt::format("no memory for a checkpoint (ulimit -v, or the limit of the "
@@ -221,7 +224,7 @@ Handle open_image(std::span<const std::byte> image) {
     const Handle access = in_memory_access();
     ensure(H5Pset_file_image_callbacks(access.get(), &lend), "choosing memory files");
     ensure(H5Pset_file_image(access.get(), bytes, image.size()), "passing a file in memory");
-    return {H5Fopen("checkpoint", H5F_ACC_RDONLY, access.get()), H5Fclose,
+    return {H5Fopen(kNoFile, H5F_ACC_RDONLY, access.get()), H5Fclose,
             "opening a file in memory"};
 }
 

@@ -31,8 +31,8 @@ class TextEncoder {
 /// -100.
 struct EncodedRow {
     std::vector<std::int32_t> ids, labels;
-    std::string place;               ///< of the data row
-    std::string_view chat_template;  ///< "default" or "tool_use"; empty if none was used
+    std::string place;                 ///< of the data row
+    std::string_view chat_template{};  ///< "default" or "tool_use"; empty if none was used
     /// Positions that carry loss once shifted: labels but the first.
     std::int64_t supervised() const;
     std::int64_t given_tokens = 0;  ///< before the document was cut to max_length

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/standard_streams.h"
+#include "io/command/usage.h"
 #include "io/inspect/reports.h"
 
 namespace {
@@ -65,9 +66,8 @@ int run(int argc, char** argv) {
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
-        const bool asked_for = error.get_exit_code() == 0;  // --help, --version
-        app.exit(error);
-        return static_cast<int>(asked_for ? qshard::ExitCode::kOk : qshard::ExitCode::kUsage);
+        if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+        throw qshard::UserError(qshard::ExitCode::kUsage, qshard::usage_problem(app, error));
     }
     if (options.path.empty()) {
         fmt::print(stderr, "qshard-inspect: which file or folder? See qshard-inspect --help\n");

@@ -31,7 +31,7 @@ HOMES = {
     r"cuda_runtime\.h": r"engine/backend/cuda/.*|comm/nccl[^/]*",
     r"hdf5\.h": r"io/checkpoint/h5\.(h|cpp)",
     r"yaml-cpp/.*": r"io/run/.*",
-    r"CLI/.*": r"engine/main/command_line\.cpp|io/inspect/main\.cpp",
+    r"CLI/.*": r"engine/main/command_line\.cpp|io/inspect/main\.cpp|io/command/usage\.cpp",
     r"pcre2\.h": r"io/tokenizer/.*|engine/spec/module_pattern\.cpp",
     r"boost/json.*": r"(io|engine/spec|engine/main)/.*",
 }
@@ -85,8 +85,26 @@ def breaches(root):
                 yield f"{path}:{number}: {mine} may not include {theirs} ({name})"
 
 
+# Members with one value only, which the schema refuses to change.
+ONE_VALUE = {"adapter.type", "objective_type"}
+
+
+def unread_keys(root):
+    """A run-file key that nothing reads would be ignored in silence."""
+    schema = (root / "io/run/schema.cpp").read_text(encoding="utf-8")
+    members = sorted(set(re.findall(r"\brun\.(\w+(?:\.\w+)?)", schema)) - ONE_VALUE)
+    if len(members) < 50:
+        yield f"io/run/schema.cpp: only {len(members)} members of RunFile found: does the rule still read it?"
+    readers = "\n".join(path.read_text(encoding="utf-8") for path in (root / "engine").rglob("*.cpp"))
+    for member in members:
+        if not re.search(rf"\b{re.escape(member)}\b", readers) and \
+                not re.search(rf"(?:\.|->){re.escape(member.rsplit('.', 1)[-1])}\b", readers):
+            yield f"io/run/schema.cpp: nothing in engine/ reads RunFile::{member}"
+
+
 def main():
-    found = list(breaches(pathlib.Path(sys.argv[1])))
+    root = pathlib.Path(sys.argv[1])
+    found = list(breaches(root)) + list(unread_keys(root))
     for breach in found:
         print(breach)
     print(f"{len(found)} breaches")
