@@ -327,10 +327,11 @@ class HuggingFaceModel : public WeightReader {
         facts.embedding = find(facts.embedding_name);
         facts.tied_in_config = config_.tied_head;
         facts.tied_in_store = tied_in_store;
-        for (const auto& [name, file] : files_) {
+        for (const auto& file : files_) {
+            const auto& metadata = file.second.metadata();
             const auto stands_for = [&](const std::string& absent, const std::string& present) {
-                const auto it = file.metadata().find(absent);
-                return it != file.metadata().end() && it->second == present;
+                const auto it = metadata.find(absent);
+                return it != metadata.end() && it->second == present;
             };
             facts.tied_in_metadata |= stands_for(facts.head_name, facts.embedding_name) ||
                                       stands_for(facts.embedding_name, facts.head_name);

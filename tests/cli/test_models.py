@@ -137,7 +137,7 @@ class Models(unittest.TestCase):
         shutil.rmtree(self.folder / "out", ignore_errors=True)
         done = self.call("train", self.run_file(model, train, **data))
         line = json.loads((self.folder / "out/metrics.jsonl").read_text().splitlines()[0])
-        return (line["tokens"], line["supervised_tokens"]), done.stderr
+        return (line["tokens"], line["supervised_tokens"]), done.stdout + done.stderr
 
     def assert_close(self, got, want, tolerance=2e-4):
         self.assertEqual(len(got), len(want))
@@ -198,7 +198,7 @@ class Models(unittest.TestCase):
         self.write("rows.jsonl", [{"prompt": "ab", "completion": "cd"}])
         counts, said = self.tokens_of(model, "rows.jsonl")
         self.assertEqual(counts, (5, 3))
-        self.assertIn('note: ', said)
+        self.assertIn("note:", said)
         self.assertIn('"<mine>"', said)
 
     def test_special_tokens_beyond_the_embedding_are_refused_at_opening(self):
@@ -226,9 +226,9 @@ class Models(unittest.TestCase):
         unknown = self.model("unknown", config={"eos_token_id": None}, tokenizer_config={"eos_token": None})
         counts, said = self.tokens_of(unknown, "rows.jsonl")
         self.assertEqual(counts, (4, 2))
-        self.assertIn("warning: ", said)
+        self.assertIn("warning:", said)
         self.assertIn("without an end", said)
-        self.assertNotIn("warning: ", self.tokens_of(unknown, "rows.jsonl", append_eos=False)[1])
+        self.assertNotIn("warning:", self.tokens_of(unknown, "rows.jsonl", append_eos=False)[1])
 
     # Adapters.
 
