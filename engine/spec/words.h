@@ -16,6 +16,9 @@ struct Word {
     std::string_view name;
     Value value;
 };
+// clang finds it out by itself only from version 17 on.
+template <class Value>
+Word(const char*, Value) -> Word<Value>;
 
 enum class OptimizerKind : std::uint8_t { kAdamW, kSgd, kRmsProp };
 inline constexpr std::array kOptimizerWords{Word{"adamw", OptimizerKind::kAdamW},

@@ -224,8 +224,7 @@ Handle open_image(std::span<const std::byte> image) {
     const Handle access = in_memory_access();
     ensure(H5Pset_file_image_callbacks(access.get(), &lend), "choosing memory files");
     ensure(H5Pset_file_image(access.get(), bytes, image.size()), "passing a file in memory");
-    return {H5Fopen(kNoFile, H5F_ACC_RDONLY, access.get()), H5Fclose,
-            "opening a file in memory"};
+    return {H5Fopen(kNoFile, H5F_ACC_RDONLY, access.get()), H5Fclose, "opening a file in memory"};
 }
 
 Handle create_group(hid_t parent, const std::string& name) {

@@ -390,7 +390,7 @@ TEST(Dataset, RowsMayHaveWeightsOfTheirOwn) {
     const ByteEncoder tokenizer;
     Dataset data = load_dataset(options, RowEncoder(tokenizer, nullptr, encode));
     EXPECT_EQ(data.train.stats.rows, 8);
-    EXPECT_EQ(data.train.stats.weightless, 4);
+    EXPECT_EQ(data.train.stats.weightless.count, 4);
     EXPECT_EQ(data.train.weights, (std::vector<double>{2, 1, 2, 1, 2, 1, 2, 1}));
     EXPECT_TRUE(data.train.own_weights);
     // Rows of equal weight are drawn together: half of the four, not each of them rounded up.
