@@ -305,7 +305,7 @@ class OutputFolder(unittest.TestCase):
         losses = [step for tag, step in self.events() if tag == "train/loss"]
         self.assertEqual(losses, list(range(1, 14)))
         evaluated = [step for tag, step in self.events() if tag == "eval/loss"]
-        self.assertEqual(evaluated, list(range(1, 12)), "the end of a start evaluates its last step")
+        self.assertEqual(evaluated, list(range(1, 13)), "what the end of a start left out, the next one makes up for")
 
     def test_the_date_that_a_template_asks_for_is_that_of_the_first_start(self):
         model = self.folder / "model"

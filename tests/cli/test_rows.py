@@ -82,8 +82,8 @@ class Rows(unittest.TestCase):
     def score(self, row, model="model"):
         """The number of tokens of a row."""
         self.rows(row)
-        self.qshard("score", "--model", model, "--input", "rows.jsonl", "--out", "scores.jsonl", "--quantization", "none",
-                    "--threads", "1")
+        self.qshard("score", "--model", model, "--input", "rows.jsonl", "--out", "scores.jsonl", "--overwrite",
+                    "--quantization", "none", "--threads", "1")
         return len(json.loads((self.folder / "scores.jsonl").read_text())["input_ids"])
 
     def test_unread_keys_are_named_once_and_others_refused(self):

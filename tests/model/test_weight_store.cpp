@@ -165,8 +165,6 @@ TEST(WeightStore, OtherSettingsAreRefusedByName) {
     expect_message([&] { layout_options_for(*reader, Quantization::kNf4, true, DType::kF32); },
                    "--compute-dtype float32");
     expect_message([&] { store_of(store, folder.path() / "again"); }, "a weight store already");
-    std::ofstream(folder.path() / "model.qs", std::ios::trunc) << "not a store";
-    expect_message([&] { store_of(golden("tiny/llama"), folder.path()); }, "not overwritten");
 }
 
 TEST(WeightStore, EveryTruncationAndEveryFlippedByteIsFound) {

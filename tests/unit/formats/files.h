@@ -36,13 +36,15 @@ inline InputFile memory_file(const std::string& content, const std::string& name
     return InputFile(descriptor, name);
 }
 
-/// Expects a UserError whose message contains `part`.
+/// Expects an Error for the user, of input or of the place to write to, whose message contains
+/// `part`.
 template <class Action>
 void expect_refused(Action&& action, const std::string& part, const std::string& what) {
     try {
         action();
         ADD_FAILURE() << what << ": accepted";
-    } catch (const UserError& error) {
+    } catch (const Error& error) {
+        EXPECT_NE(error.code(), ExitCode::kBug) << what << ": " << error.what();
         EXPECT_NE(std::string(error.what()).find(part), std::string::npos)
             << what << ": " << error.what();
     }
