@@ -1,6 +1,8 @@
 #include "io/data/encode.h"
 
 #include <algorithm>
+#include <array>
+#include <set>
 
 #include "base/error.h"
 #include "io/data/token_range.h"
@@ -189,6 +191,22 @@ EncodedRow RowEncoder::encode_tokens(const TokenExample& example) const {
 
 namespace {
 
+/// Roles beyond those that templates know print as anything, and "bot" or "Assistant" may have
+/// been meant to be learnt.
+void note_roles(const Conversation& conversation, RowNotes& notes) {
+    constexpr std::array<std::string_view, 7> kKnown{
+        "system", "developer", "user", "assistant", "tool", "ipython", "observation"};
+    std::set<std::string_view> unknown;
+    for (std::size_t i = 0; i < conversation.count(); ++i) {
+        if (std::ranges::find(kKnown, conversation.role(i)) == kKnown.end())
+            unknown.insert(conversation.role(i));
+    }
+    for (const std::string_view role : unknown) {
+        ++notes.remarks[fmt::format(
+            "messages of role \"{}\" carry no loss: only those of role \"assistant\" do", role)];
+    }
+}
+
 /// The turns that a row takes the loss from. UserError where it asks for what is not done.
 std::vector<std::size_t> turns_without_loss(const Conversation& conversation,
                                             const ChatExample& example, bool loss_on_all) {
@@ -252,6 +270,7 @@ EncodedRow RowEncoder::encode_chat(const ChatExample& example, bool loss_on_all,
         for (const std::size_t turn : without) spans.push_back(turns.assistant(turn));
         label_tokens(tokens, spans, false, row);
     } else {
+        note_roles(conversation, notes);
         row.labels.assign(row.ids.size(), kIgnoreIndex);
         label_tokens(tokens, turns.trained(example.prompt_count, without), true, row);
     }

@@ -168,8 +168,9 @@ json::object from_share_gpt(const Turn& turn, const json::object& fields) {
     const json::value* from = fields.if_contains("from");
     const json::value* value = fields.if_contains("value");
     if (from == nullptr || value == nullptr || !from->is_string() || value->is_null()) {
-        turn.row.fail(fmt::format("a turn of \"{}\" needs \"from\" and \"value\" (found: {})",
-                                  turn.column, column_names(fields)));
+        turn.row.fail(fmt::format("a turn of \"{}\" needs \"from\" and \"value\" (found: {}{})",
+                                  turn.column, column_names(fields),
+                                  value != nullptr && value->is_null() ? "; value is null" : ""));
     }
     const std::string_view name = from->get_string();
     const auto* role = std::find_if(kShareGptRoles.begin(), kShareGptRoles.end(),

@@ -228,6 +228,15 @@ TEST(Turns, AGenerationPromptThatOpensMoreThanTurnsHaveIsSaid) {
     EXPECT_TRUE(encode(row_with("")).notes.remarks.empty());
 }
 
+TEST(Turns, RolesThatNobodyLearnsAreSaid) {
+    const auto outcome = encode(
+        R"({"messages":[{"role":"user","content":"a"},{"role":"Assistant","content":"b"},{"role":"user","content":"c"},{"role":"assistant","content":"d"}]})");
+    EXPECT_EQ(ByteEncoder::trained_text(*outcome.row), "·d<|im_end|>\n");
+    ASSERT_EQ(outcome.notes.lines().size(), 1u);
+    EXPECT_NE(outcome.notes.lines().back().find("role \"Assistant\" carry no loss"),
+              std::string::npos);
+}
+
 TEST(Turns, EarlierAnswersMayBePrintedOtherwise) {
     // As Qwen3.5: the calls of the last question keep their reasoning, those before lose it.
     const char* source =
