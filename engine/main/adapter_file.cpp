@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 #include <span>
@@ -145,6 +146,17 @@ void refuse_missing_modules(const AdapterFile& adapter, const ModelConfig& confi
         if (std::ranges::count(adapter.options.target_modules, module) == 0)
             missing.push_back(module);
     }
+    std::vector<std::string> extra;
+    for (const std::string& module : adapter.options.target_modules) {
+        if (!chosen.empty() && !chosen.contains(module)) extra.push_back(module);
+    }
+    if (missing.empty() && !extra.empty()) {
+        throw UserError(fmt::format(
+            "{} has {} module{} that its adapter_config.json does not choose in this model, such "
+            "as {}: PEFT would leave them out.\nMake target_modules, exclude_modules and "
+            "layers_to_transform say what the file has, or take the modules out of it.",
+            adapter.path.string(), extra.size(), extra.size() == 1 ? "" : "s", extra.front()));
+    }
     if (missing.empty()) return;
     const std::size_t shown = std::min<std::size_t>(missing.size(), 3);
     throw UserError(fmt::format(
@@ -222,8 +234,14 @@ std::vector<float> flat_values(const AdapterFile& adapter, const AdapterLayout& 
     for (const NamedTensor& tensor : adapter.state.tensors) by_name[tensor.name] = &tensor;
     std::vector<float> flat(static_cast<std::size_t>(layout.count));
     for (const AdapterTensor& mine : tensors_of(layout)) {
-        std::copy_n(adapter.state.adapter.begin() + by_name.at(mine.name)->offset, mine.count(),
-                    flat.begin() + mine.offset);
+        const auto values = std::span(adapter.state.adapter)
+                                .subspan(static_cast<std::size_t>(by_name.at(mine.name)->offset),
+                                         static_cast<std::size_t>(mine.count()));
+        if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); })) {
+            throw UserError(fmt::format("{}: {} has values that are not finite (NaN or infinity)",
+                                        adapter.path.string(), mine.name));
+        }
+        std::ranges::copy(values, flat.begin() + mine.offset);
     }
     return flat;
 }

@@ -180,6 +180,7 @@ RunInputs::RunInputs(RunFile& run, const std::string& today)
     if (run.eval.max_rows > 0 && static_cast<std::int64_t>(rows.size()) > run.eval.max_rows)
         rows.resize(static_cast<std::size_t>(run.eval.max_rows));
     validation_rows = static_cast<std::int64_t>(rows.size());
+    validation_sha256 = sha256_of(dataset.validation);
     const bool from_test = run.eval.generate_split == "test";
     if (from_test && !run.data.test && run.eval.generate_max_new_tokens > 0) {
         throw UserError(ExitCode::kUsage,

@@ -58,6 +58,7 @@ struct RunInputs {
     std::vector<EncodedRow> examples;  ///< of the split that eval.generate.split names
     std::int64_t validation_rows = 0;
     SplitStats validation_stats;
+    std::string validation_sha256;      ///< of the rows that are evaluated
     std::vector<std::string> warnings;  ///< of the data, sentences for the screen at the start
     std::int64_t total_steps = 0;
 

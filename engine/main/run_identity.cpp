@@ -92,6 +92,18 @@ Differences differences(const CheckpointFacts& checkpoint, const RunFile& there,
         found.refused.push_back(fmt::format(
             "the rows of data.train (data_sha256): {} there, {} here", data, mine.data_sha256));
     }
+    // Checkpoints of earlier versions do not record it.
+    const auto validation = checkpoint.identity.find("validation_sha256");
+    if (validation != checkpoint.identity.end() && validation->second != mine.validation_sha256) {
+        if (mine.run->eval.early_stop) {
+            found.refused.push_back(
+                fmt::format("the rows that are evaluated, by whose loss eval.early_stop stops "
+                            "(validation_sha256): {} there, {} here",
+                            validation->second, mine.validation_sha256));
+        } else {
+            found.changed.emplace_back("the rows of data.validation");
+        }
+    }
     if (other_adapter)
         found.refused.push_back("(the checkpoint's adapter: " + adapter_text(there.adapter) + ")");
     return found;
@@ -102,6 +114,7 @@ Differences differences(const CheckpointFacts& checkpoint, const RunFile& there,
 std::map<std::string, std::string> identity_of(const RunFacts& facts) {
     return {{"base_sha256", facts.base->sha256()},
             {"data_sha256", facts.data_sha256},
+            {"validation_sha256", facts.validation_sha256},
             {"tokenizer_sha256", facts.tokenizer_sha256},
             {"kernels", facts.kernels},
             {"run_sha256", sha256_hex(facts.run->identity_yaml())},

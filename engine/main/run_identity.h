@@ -17,7 +17,7 @@ struct RunFacts {
     const RunFile* run = nullptr;
     const WeightReader* base = nullptr;
     const AdapterLayout* adapter = nullptr;
-    std::string data_sha256, tokenizer_sha256;
+    std::string data_sha256, validation_sha256, tokenizer_sha256;
     std::string kernels;           ///< "cpu avx512"
     std::string base_fingerprint;  ///< known once the base is loaded
 };

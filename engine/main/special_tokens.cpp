@@ -4,6 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
+#include <span>
 
 #include "io/data/token_range.h"
 #include "spec/json.h"
@@ -110,6 +112,42 @@ void note_beyond(TextModel& model) {
         tokens.size() == 1 ? "it" : "them"));
 }
 
+/// Tokens that transformers would add to the tokenizer when it opens the folder.
+void note_undeclared(const boost::json::object& config, TextModel& model) {
+    std::vector<std::string> tokens;
+    const auto look = [&](const boost::json::value& token, std::optional<std::int32_t> id) {
+        const auto* object = token.if_object();
+        const boost::json::value* text =
+            object != nullptr ? object->if_contains("content") : &token;
+        if (text == nullptr || !text->is_string() || text->get_string().empty()) return;
+        const std::string word(text->get_string());
+        const std::optional<std::int32_t> known = model.tokenizer->token_to_id(word);
+        if (!known || (id && *known != *id)) tokens.push_back(fmt::format("\"{}\"", word));
+    };
+    if (const auto* added = config.if_contains("added_tokens_decoder");
+        added && added->is_object()) {
+        for (const auto& entry : added->get_object()) {
+            std::int32_t id = 0;
+            const std::string_view digits = entry.key();
+            const auto end = std::from_chars(digits.data(), digits.data() + digits.size(), id);
+            if (end.ec == std::errc()) look(entry.value(), id);
+        }
+    }
+    for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
+        const auto* list = config.if_contains(key);
+        if (list == nullptr || !list->is_array()) continue;
+        for (const auto& token : list->get_array()) look(token, {});
+    }
+    if (tokens.empty()) return;
+    const std::size_t shown = std::min<std::size_t>(tokens.size(), 3);
+    model.notes.push_back(fmt::format(
+        "{}: tokenizer_config.json declares tokens that tokenizer.json has not, or has with other "
+        "ids: {}{}; they are not used, and transformers would use them. Save the tokenizer anew "
+        "with transformers to have them",
+        model.source.path.string(), fmt::join(std::span(tokens).first(shown), ", "),
+        shown < tokens.size() ? ", ..." : ""));
+}
+
 }  // namespace
 
 void resolve_special_tokens(TextModel& model) {
@@ -124,6 +162,7 @@ void resolve_special_tokens(TextModel& model) {
     refuse_beyond(model, "bos_token", model.bos);
     refuse_beyond(model, "eos_token", model.eos);
     note_beyond(model);
+    note_undeclared(config, model);
 }
 
 }  // namespace qshard

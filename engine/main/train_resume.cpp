@@ -52,6 +52,7 @@ RunFacts TrainRun::facts() const {
     facts.base = inputs_->model.source.weights.get();
     facts.adapter = &trainer_->adapter_layout();
     facts.data_sha256 = inputs_->data->sha256();
+    facts.validation_sha256 = inputs_->validation_sha256;
     facts.tokenizer_sha256 = inputs_->model.tokenizer ? inputs_->model.tokenizer->sha256() : "";
     facts.kernels = fmt::format("{} {}", backend_->name(), backend_->isa());
     facts.base_fingerprint = base_fingerprint_;
@@ -90,10 +91,21 @@ std::string TrainRun::finished_adapter() const {
     }
 }
 
-/// Whether this run has ended already and its results are there: then nothing is touched.
-/// Collective.
+/// UserError if the base that was loaded is not the checkpoint's.
+void TrainRun::check_base(const CheckpointState& state) const {
+    const auto it = state.identity.find("base_fingerprint");
+    if (it == state.identity.end() || it->second == base_fingerprint_) return;
+    throw UserError(fmt::format(
+        "the quantized base is not the checkpoint's (fingerprint {} there, {} here): the model's "
+        "files changed, or this build quantizes differently",
+        it->second, base_fingerprint_));
+}
+
+/// Whether this run has ended already and its results are there: then nothing is touched, but the
+/// base is loaded to see that it is still the same. Collective.
 bool TrainRun::nothing_to_do() {
     int done = 0;
+    std::string adapter;  ///< SHA-256 of its values
     if (found_.checkpoint && found_.status && !found_.chosen) {
         const CheckpointState& state = found_.checkpoint->state;
         early_.read(state.counters);
@@ -102,15 +114,20 @@ bool TrainRun::nothing_to_do() {
             found_.status->state == "finished" && found_.status->step == state.step;
         const std::string sha256 = ended && written ? finished_adapter() : "";
         done = sha256.empty() ? 0 : 1;
-        if (done != 0) {
-            fmt::print("nothing to do: this run {} step {} of {}\n",
-                       early_.stops() ? "stopped early at" : "finished at", state.step,
-                       inputs_->total_steps);
-            std::fputs(adapter_row(run_.output, sha256).c_str(), stdout);
-            std::fflush(stdout);
-        }
+        adapter = sha256;
     }
-    return group_.all_gather_value(done)[0] != 0;
+    if (group_.all_gather_value(done)[0] == 0) return false;
+    load_model();
+    agree(group_, "checking the base", [&] {
+        if (found_.checkpoint) check_base(found_.checkpoint->state);
+    });
+    if (!speaks()) return true;
+    const std::string line = fmt::format("nothing to do: this run {} step {} of {}\n",
+                                         early_.stops() ? "stopped early at" : "finished at",
+                                         found_.checkpoint->state.step, inputs_->total_steps);
+    std::fputs((line + adapter_row(run_.output, adapter)).c_str(), stdout);
+    std::fflush(stdout);
+    return true;
 }
 
 /// Rank 0's state on every rank.
@@ -190,14 +207,7 @@ void TrainRun::resume() {
     }
     agree(group_, "checking the base", [&] {
         if (resumed == nullptr) return;
-        const auto it = resumed->identity.find("base_fingerprint");
-        if (it != resumed->identity.end() && it->second != base_fingerprint_) {
-            throw UserError(
-                fmt::format("the quantized base is not the checkpoint's (fingerprint {} there, "
-                            "{} here): the "
-                            "model's files changed, or this build quantizes differently",
-                            it->second, base_fingerprint_));
-        }
+        check_base(*resumed);
         for (const std::string& name : trainer_->optimizer().state_names()) {
             const auto found = resumed->optimizer.find(name);
             if (found == resumed->optimizer.end() ||

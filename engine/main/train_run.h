@@ -52,6 +52,7 @@ class TrainRun {
     void plan();
     void print_start() const;
     std::string finished_adapter() const;
+    void check_base(const CheckpointState& state) const;
     bool nothing_to_do();
     void check_resumed();
     void prepare_output();

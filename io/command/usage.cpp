@@ -70,7 +70,8 @@ std::string what_is_wrong(CLI::App& app, CLI::App& command, const CLI::ParseErro
 
 std::string usage_problem(CLI::App& app, const CLI::ParseError& error) {
     CLI::App& command = innermost(app);
-    return fmt::format("{}. See {} --help", what_is_wrong(app, command, error),
+    const std::string problem = what_is_wrong(app, command, error);
+    return fmt::format("{}{} See {} --help", problem, problem.ends_with('?') ? "" : ".",
                        path_of(app, command));
 }
 

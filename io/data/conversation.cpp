@@ -210,7 +210,22 @@ std::string Conversation::blame(const std::string& what) const {
     return what;
 }
 
+void Conversation::note_lost_calls(RowNotes& notes) const {
+    if (chat_->mentions("tool_calls")) return;
+    for (const json::value& given : given_) {
+        const json::value* content = given.as_object().if_contains("content");
+        const json::value* calls = given.as_object().if_contains("tool_calls");
+        if (calls == nullptr || is_empty(*calls) || (content != nullptr && !is_empty(*content)))
+            continue;
+        ++notes.remarks
+              ["turns of tool_calls alone, which the chat template does not print: they "
+               "are learnt as empty answers"];
+        return;
+    }
+}
+
 void Conversation::note_unread(RowNotes& notes) const {
+    note_lost_calls(notes);
     std::set<std::string_view> unread;
     for (const json::value& message : given_) {
         for (const auto& member : message.as_object()) {

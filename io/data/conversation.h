@@ -43,6 +43,7 @@ class Conversation {
   private:
     struct Form;
     void take_form(const Form& form);
+    void note_lost_calls(RowNotes& notes) const;
     void choose_form();
     void join_parts();
     void map_developer();

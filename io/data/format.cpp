@@ -68,15 +68,25 @@ Example instruction(const RowReader& row) {
     return PromptExample{alpaca_prompt(row), row.text("output")};
 }
 
+/// Whether a column is a list, or JSON text of a list of messages, as CSV files have them.
 bool is_list(const RowReader& row, std::string_view name) {
     const json::value* value = row.find(name);
-    return value != nullptr && value->is_array();
+    if (value == nullptr || !value->is_string()) return value != nullptr && value->is_array();
+    if (!value->get_string().starts_with("[")) return false;
+    boost::system::error_code error;
+    const json::value parsed = json::parse(value->get_string(), error);
+    if (error || !parsed.is_array() || parsed.get_array().empty()) return false;
+    return std::ranges::all_of(parsed.get_array(), [](const json::value& one) {
+        return one.is_object() &&
+               (one.get_object().contains("role") || one.get_object().contains("from"));
+    });
 }
 
 Example prompt_completion(const RowReader& row) {
     const bool messages = is_list(row, "prompt");
-    if (row.column("completion").is_array() != messages ||
-        row.column("prompt").is_array() != messages) {
+    row.column("prompt");
+    row.column("completion");
+    if (is_list(row, "completion") != messages) {
         row.fail(fmt::format(
             "column \"prompt\" is {} and \"completion\" is {}: expected two texts, or two lists of "
             "messages",
@@ -266,7 +276,11 @@ Example interpret(const RowReader& row, RowFormat format, const FormatOptions& o
 /// KTO's mark of a good or bad answer; numbers and texts in a column of this name are of other use.
 void refuse_answer_label(const RowReader& row, RowFormat format) {
     const json::value* label = row.columns().if_contains("label");
-    if (label == nullptr || !label->is_bool()) return;
+    if (label == nullptr) return;
+    // CSV files and Arrow write it as text or as a number.
+    const bool is_verdict = label->is_bool() || *label == 0 || *label == 1 || *label == "true" ||
+                            *label == "false" || *label == "True" || *label == "False";
+    if (!is_verdict) return;
     if (format != RowFormat::kPromptCompletion && format != RowFormat::kMessages &&
         format != RowFormat::kShareGpt)
         return;
@@ -296,14 +310,15 @@ Example interpret_row(const DataRow& source, const FormatOptions& options, RowNo
 QuestionExample interpret_question(const DataRow& source) {
     const RowReader row(source);
     QuestionExample question;
-    if (row.has("prompt") && !is_list(row, "prompt")) {
+    const bool talks = row.has("messages") || row.has("conversations");  // as detect_format()
+    if (row.has("prompt") && !talks && !is_list(row, "prompt")) {
         question = {row.text("prompt"), "prompt"};
-    } else if (row.has("instruction") && !has_turns(row)) {
+    } else if (row.has("instruction") && !talks && !has_turns(row)) {
         question = {alpaca_prompt(row), "instruction"};
-    } else if (row.has("instruction")) {
+    } else if (row.has("instruction") && !talks) {
         question = {read_instruction_turns(row, ""), "instruction"};
     } else {
-        for (const char* name : {"prompt", "messages", "conversations"}) {
+        for (const char* name : {"messages", "conversations", "prompt"}) {
             if (question.column.empty() && row.has(name))
                 question = {read_conversation(row, name), name};
         }

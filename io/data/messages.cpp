@@ -151,10 +151,22 @@ void check_parts(const Turn& turn, const json::value& content) {
         const json::value* text =
             part.is_object() ? part.get_object().if_contains("text") : nullptr;
         if (type != nullptr && type->is_string() && type->get_string() != "text") {
+            const std::string_view name = type->get_string();
+            turn.fail(fmt::format("\"content\" has a part of type \"{}\": {}", name,
+                                  name == "thinking" || name == "reasoning"
+                                      ? "write it as the message's \"reasoning_content\""
+                                  : name == "input_text" || name == "output_text"
+                                      ? "expected type \"text\""
+                                      : "models are trained on text alone. Take these rows out."));
+        }
+        for (const char* other : {"image", "image_url", "audio", "video", "input_audio"}) {
+            const json::value* more =
+                part.is_object() ? part.get_object().if_contains(other) : nullptr;
+            if (more == nullptr || is_empty(*more)) continue;
             turn.fail(
-                fmt::format("\"content\" has a part of type \"{}\": models are trained on "
-                            "text alone. Take these rows out.",
-                            std::string_view(type->get_string())));
+                fmt::format("\"content\" has a part with \"{}\": models are trained on text "
+                            "alone. Take these rows out.",
+                            other));
         }
         if (type == nullptr || !type->is_string() || text == nullptr || !text->is_string()) {
             turn.fail(
@@ -291,7 +303,8 @@ void prepend_system(const RowReader& row, ChatExample& example) {
     const json::value* system = row.find("system");
     if (system == nullptr || is_empty(*system)) return;
     const std::string text = row.text("system");
-    if (example.messages.front().as_object().at("role") == "system")
+    const json::value& first = example.messages.front().as_object().at("role");
+    if (first == "system" || first == "developer")
         row.fail("has a column \"system\" and a message of the system; keep one of them");
     example.messages.insert(example.messages.begin(),
                             json::object{{"role", "system"}, {"content", text}});

@@ -1,7 +1,6 @@
 #include "io/data/training_set.h"
 
 #include <cmath>
-#include <map>
 #include <numeric>
 
 #include "base/error.h"
@@ -81,29 +80,39 @@ TrainingSet::TrainingSet(Split split, const BatchOptions& options)
 namespace {
 
 /// Rows that are drawn together, by their index: those of one source, which lie together (sources
-/// of equal weight may as well be one), or, where rows have weights of their own, all of equal
-/// weight.
+/// of equal weight may as well be one).
 std::vector<std::vector<std::int64_t>> groups_of_equal_weight(const Split& split) {
     std::vector<std::vector<std::int64_t>> groups;
-    std::map<double, std::size_t> known;
     for (std::size_t i = 0; i < split.weights.size(); ++i) {
-        const double weight = split.weights[i];
-        const bool goes_on = i > 0 && split.weights[i - 1] == weight;
-        std::size_t group = groups.size() - 1;
-        if (split.own_weights) {
-            group = known.emplace(weight, groups.size()).first->second;
-        } else if (!goes_on) {
-            group = groups.size();
-        }
-        if (group == groups.size()) groups.emplace_back();
-        groups[group].push_back(static_cast<std::int64_t>(i));
+        if (i == 0 || split.weights[i - 1] != split.weights[i]) groups.emplace_back();
+        groups.back().push_back(static_cast<std::int64_t>(i));
     }
     return groups;
 }
 
+/// Where rows have weights of their own: each as often as the whole part of its weight says, and of
+/// the rows in a seeded order one more whenever the sum of what is left of their weights passes a
+/// whole number (systematic sampling), so that the epoch has as many as all weights together say.
+std::vector<std::int64_t> documents_by_own_weight(const Split& split, std::uint64_t seed) {
+    std::vector<std::int64_t> documents;
+    const std::vector<std::int64_t> order =
+        shuffled_order(std::ssize(split.weights), seed, Purpose::kShuffle, 0, kWeightStream);
+    double sum = 0.5;
+    for (const std::int64_t row : order) {
+        const double weight = split.weights[static_cast<std::size_t>(row)];
+        const double whole = std::floor(weight), before = std::floor(sum);
+        documents.insert(documents.end(), static_cast<std::size_t>(whole), row);
+        sum += weight - whole;
+        if (std::floor(sum) > before) documents.push_back(row);
+    }
+    if (documents.empty()) documents.push_back(order.front());
+    std::ranges::sort(documents);
+    return documents;
+}
+
 }  // namespace
 
-std::vector<std::int64_t> TrainingSet::documents_of_an_epoch() const {
+std::vector<std::int64_t> TrainingSet::documents_by_source() const {
     std::vector<std::int64_t> documents;
     for (const std::vector<std::int64_t>& group : groups_of_equal_weight(split_)) {
         const auto count = static_cast<std::int64_t>(group.size());
@@ -119,6 +128,12 @@ std::vector<std::int64_t> TrainingSet::documents_of_an_epoch() const {
             documents.push_back(
                 group[static_cast<std::size_t>(drawn[static_cast<std::size_t>(i)])]);
     }
+    return documents;
+}
+
+std::vector<std::int64_t> TrainingSet::documents_of_an_epoch() const {
+    std::vector<std::int64_t> documents =
+        split_.own_weights ? documents_by_own_weight(split_, options_.seed) : documents_by_source();
     if (!options_.shuffle) {
         std::sort(documents.begin(), documents.end());
         return documents;

@@ -52,6 +52,7 @@ class TrainingSet : public BatchSource {
         std::vector<std::int64_t> order;
     };
     std::shared_ptr<const Epoch> epoch(std::int64_t index) const;
+    std::vector<std::int64_t> documents_by_source() const;
     std::vector<std::int64_t> documents_of_an_epoch() const;
 
     Split split_;

@@ -297,6 +297,24 @@ class OutputFolder(unittest.TestCase):
                     found.append((tag.group().decode(), step))
         return found
 
+    def test_a_finished_run_knows_its_base_and_its_evaluation(self):
+        model = self.folder / "model"
+        shutil.copytree(MODEL, model)
+        stops = (f"model.base={model}", "eval.every=1", "eval.early_stop=50")
+        self.train(*stops)
+        self.assertIn("nothing to do", self.train(*stops).stdout)
+        weights = bytearray((model / "model.safetensors").read_bytes())
+        weights[-2] ^= 1
+        (model / "model.safetensors").write_bytes(weights)
+        self.assertIn("the quantized base is not", self.train(*stops, code=65).stderr)
+        shutil.rmtree(self.folder / "out")
+        rows = (self.folder / "train.jsonl").read_text().splitlines(True)
+        (self.folder / "v.jsonl").write_text("".join(rows[:4]))
+        stops += (f"data.validation={self.folder / 'v.jsonl'}",)
+        self.train(*stops)
+        (self.folder / "v.jsonl").write_text("".join(rows[1:5]))
+        self.assertIn("validation_sha256", self.train(*stops, code=65).stderr)
+
     def test_the_curve_of_tensorboard_has_every_step_once(self):
         log = ("log.tensorboard=true", "eval.every=1")
         self.train(*log, "train.max_steps=9")

@@ -402,3 +402,18 @@ TEST(Dataset, RowsMayHaveWeightsOfTheirOwn) {
     batch.micro_batch_size = batch.global_batch_size = 1;
     EXPECT_EQ(TrainingSet(std::move(data.train), batch).rows_per_epoch(), 4 + 2);
 }
+
+TEST(Dataset, FractionsOfManyWeightsAddUp) {
+    Split split = documents(20, 4);
+    split.own_weights = true;
+    for (std::size_t i = 0; i < 20; ++i) split.weights[i] = 0.1 + static_cast<double>(i) / 1000;
+    BatchOptions batch;
+    batch.max_length = 4;
+    batch.packing = false;
+    batch.micro_batch_size = batch.global_batch_size = 1;
+    EXPECT_EQ(TrainingSet(split, batch).rows_per_epoch(), 2);  // of 2.19
+    for (std::size_t i = 0; i < 20; ++i) split.weights[i] = 1.25;
+    EXPECT_EQ(TrainingSet(split, batch).rows_per_epoch(), 25);
+    for (double& weight : split.weights) weight = 0.001;
+    EXPECT_EQ(TrainingSet(split, batch).rows_per_epoch(), 1);
+}
