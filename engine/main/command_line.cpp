@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "io/command/usage.h"
+#include "io/run/key_reference.h"
 
 namespace qshard {
 
@@ -41,7 +42,8 @@ template <class T>
 CommandOption Command::option(const std::string& name, T& value, const std::string& help) {
     CLI::Option* option = app_->add_option(name, value, help);
     if constexpr (std::is_same_v<T, std::vector<std::string>>)
-        option->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+        option->expected(1)->allow_extra_args(false)->multi_option_policy(
+            CLI::MultiOptionPolicy::TakeAll);
     return CommandOption(*option);
 }
 #define QSHARD_OPTION_OF(T) \
@@ -107,7 +109,7 @@ Run CommandLine::parse(int argc, const char* const* argv) {
             app_->exit(error);
             return [] { return 0; };
         }
-        const std::string problem = usage_problem(*app_, error);
+        const std::string problem = usage_problem(*app_, error, key_meant);
         return [problem]() -> int { throw UserError(ExitCode::kUsage, problem); };
     }
     return run_;

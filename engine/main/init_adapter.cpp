@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <set>
 #include <string>
 
@@ -14,10 +13,6 @@
 
 namespace qshard {
 namespace {
-
-/// Which modules are meant can be said in many ways, so these are taken together or not at all.
-constexpr std::array<const char*, 4> kSelection{"adapter.target_modules", "adapter.exclude_modules",
-                                                "adapter.target_parameters", "adapter.layers"};
 
 RunFile::Adapter adapter_of(const PeftConfig& config) {
     RunFile::Adapter adapter;
@@ -72,15 +67,17 @@ void take_initial_adapter(RunFile& run) {
     take("adapter.alpha_pattern", &RunFile::Adapter::alpha_pattern);
     take("adapter.modules_to_save", &RunFile::Adapter::modules_to_save);
     take("adapter.bias", &RunFile::Adapter::bias);
-    if (std::ranges::none_of(kSelection,
-                             [&](const char* key) { return run.given.contains(key); })) {
-        mine.target_modules = theirs.target_modules;
-        mine.target_pattern = theirs.target_pattern;
-        mine.target_parameters = theirs.target_parameters;
-        mine.exclude_modules = theirs.exclude_modules;
-        mine.exclude_pattern = theirs.exclude_pattern;
-        mine.layers = theirs.layers;
-    }
+    // Which modules are meant can be said in many ways: those that a run file with some of these
+    // keys chooses are compared with the adapter's where its values are loaded.
+    const auto choose = [&](const char* key, auto RunFile::Adapter::*member) {
+        if (!run.given.contains(key)) mine.*member = theirs.*member;
+    };
+    choose("adapter.target_modules", &RunFile::Adapter::target_modules);
+    choose("adapter.target_modules", &RunFile::Adapter::target_pattern);
+    choose("adapter.target_parameters", &RunFile::Adapter::target_parameters);
+    choose("adapter.exclude_modules", &RunFile::Adapter::exclude_modules);
+    choose("adapter.exclude_modules", &RunFile::Adapter::exclude_pattern);
+    choose("adapter.layers", &RunFile::Adapter::layers);
     if (differing.empty()) return;
     RunFile other = run;
     other.adapter = theirs;

@@ -6,6 +6,7 @@
 #include <cctype>
 
 #include "io/run/run_file.h"
+#include "io/run/run_reader.h"
 #include "io/run/schema.h"
 
 namespace qshard {
@@ -62,6 +63,12 @@ std::string key_reference(const std::string& pattern) {
         text += head + "\n" + wrapped(key.help, 4) + wrapped("Takes " + key.values + ".", 4);
     }
     return text;
+}
+
+std::string key_meant(const std::string& word) {
+    RunFile defaults;
+    std::vector<RunKey> keys = run_keys(defaults);
+    return RunReader("", keys).answer(word);
 }
 
 }  // namespace qshard

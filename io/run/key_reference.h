@@ -9,4 +9,7 @@ namespace qshard {
 /// columns. Empty if there is none.
 std::string key_reference(const std::string& pattern);
 
+/// What a word that may be meant as a key is in a run file: "did you mean \"adapter.r\"?", or "".
+std::string key_meant(const std::string& word);
+
 }  // namespace qshard

@@ -224,6 +224,22 @@ KeyTable& KeyTable::strings(std::string path, std::vector<std::string>& member) 
         [&member] { return member.size() == 1 ? YAML::Node(member[0]) : YAML::Node(member); });
 }
 
+KeyTable& KeyTable::words(std::string path, std::vector<std::string>& member,
+                          const std::vector<std::string>& known) {
+    strings(std::move(path), member);
+    RunKey& key = keys.back();
+    key.choices = known;
+    key.values = fmt::format("one of, or a list of: {}", fmt::join(known, ", "));
+    key.read = [&member, known, values = key.values](const YAML::Node& n) {
+        const std::vector<std::string> list = text_list_of(n);
+        for (const std::string& word : list) {
+            if (!contains(known, word)) expected(fmt::format("{}; not {}", values, word));
+        }
+        member = list;
+    };
+    return *this;
+}
+
 std::string KeyTable::whole_text(std::int64_t low, std::int64_t high) {
     return high == INT64_MAX ? fmt::format("a whole number of at least {}", low)
                              : fmt::format("a whole number from {} to {}", low, high);

@@ -83,6 +83,9 @@ class KeyTable {
                                std::int64_t (*parse)(const YAML::Node&) = nullptr,
                                const char* unit = nullptr);
     KeyTable& strings(std::string path, std::vector<std::string>& member);
+    /// One or several of `known`.
+    KeyTable& words(std::string path, std::vector<std::string>& member,
+                    const std::vector<std::string>& known);
 
     /// "a whole number from 1 to 64"
     static std::string whole_text(std::int64_t low, std::int64_t high);

@@ -228,6 +228,7 @@ void RunReader::unknown(const std::string& path, const YAML::Node& value,
 /// misspelling, first of the same section.
 std::string RunReader::answer(const std::string& path) const {
     const std::string name = last_part(path);
+    if (find(path) != nullptr) return fmt::format("did you mean \"{}\"?", path);
     if (const auto foreign = foreign_key(name, values_)) return *foreign;
     if (std::string elsewhere = keys_named(name); !elsewhere.empty()) return elsewhere;
     std::vector<std::string> beside, all(sections_.begin(), sections_.end());

@@ -24,6 +24,9 @@ class RunReader {
     void set(const std::string& assignment);
     /// UserError(kUsage) that lists what is wrong with file, line and key, if anything is.
     void finish() const;
+    /// What a word that is no key was meant to be: "did you mean \"adapter.r\"?", or why there is
+    /// no such key; "" if nothing is near.
+    std::string answer(const std::string& path) const;
     /// Paths of the keys that were read.
     const std::set<std::string>& given() const { return given_; }
 
@@ -31,7 +34,6 @@ class RunReader {
     void read_section(const YAML::Node& node, const std::string& prefix);
     void take(RunKey& key, const YAML::Node& value, const std::string& where, bool is_override);
     void unknown(const std::string& path, const YAML::Node& value, const std::string& where);
-    std::string answer(const std::string& path) const;
     std::string keys_named(const std::string& name) const;
     void collect_values(const YAML::Node& node);
     void problem(const std::string& where, const std::string& what);

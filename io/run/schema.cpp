@@ -408,10 +408,10 @@ void add_rest(KeyTable& t, RunFile& run) {
             "--split.");
     t.integer("eval.generate.max_new_tokens", run.eval.generate_max_new_tokens, 0, 1 << 20)
         .help("Tokens of an answer, at most.");
-    t.strings("eval.generate.metrics", run.eval.generate_metrics)
+    t.words("eval.generate.metrics", run.eval.generate_metrics, {"exact_match", "masks"})
         .help(
-            "What qshard eval measures in answers: exact_match; masks ([NAME] found, missed, made "
-            "up).");
+            "What qshard eval measures in answers; exact_match always, masks ([NAME] found, "
+            "missed, made up) if named.");
     t.optional_integer("eval.early_stop", run.eval.early_stop, "", 1)
         .help(
             "Stop after so many evaluations in a row without a better loss "

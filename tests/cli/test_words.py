@@ -53,6 +53,12 @@ class Words(unittest.TestCase):
                 (QSHARD, ["generate", "--model", "m", "--prompt", "a", "--max_new_token=4"],
                  "unknown option --max_new_token; did you mean --max-new-tokens?"),
                 (QSHARD, ["generate", "--modle", "m", "--promt", "a"], "did you mean --model?"),
+                (QSHARD, ["train", "run.yaml", "--lora-r", "8"], 'as a key of the run file, did you mean "adapter.r"?'),
+                (QSHARD, ["eval", "run.yaml", "--learning_rate=1"], 'did you mean "train.learning_rate"?'),
+                (QSHARD, ["plan", "run.yaml", "--train.seed", "3"], 'did you mean "train.seed"?'),
+                (QSHARD, ["train", "run.yaml", "--set", "train.seed=3", "train.epochs=1"],
+                 "train.epochs=1 stands alone; expected --set KEY=VALUE"),
+                (QSHARD, ["train", "run.yaml", "--set", "train.seed", "=", "3"], "without spaces around"),
                 (QSHARD, ["train", "run.yaml", "--frobnicate"], "unknown option --frobnicate. See qshard train --help"),
                 (QSHARD, ["train", "run.yaml", "again.yaml"], "again.yaml is one argument too many"),
                 (QSHARD, ["train"], "which run file?"),
@@ -92,6 +98,18 @@ class Words(unittest.TestCase):
                     for path in ("out/adapter", f"{name}/adapter")]
             self.assertEqual(same[0], same[1])
             self.call(QSHARD, "train", f"{name}/run.yaml", "--set", "train.max_steps=3", "--set", "train.learning_rate=0")
+
+    def test_a_run_file_may_follow_what_overrides_it(self):
+        said = self.call(QSHARD, "train", "--set", "train.seed=9", "--set", "train.epochs=3", self.run_file(""),
+                         "--dry-run").stdout
+        self.assertIn("seed: 9", said)
+        self.assertIn("epochs: 3", said)
+
+    def test_a_run_file_may_name_some_of_what_chooses_the_modules(self):
+        self.call(QSHARD, "train", self.run_file("r: 3, target_modules: [q_proj, v_proj], layers: [1]"))
+        for name, adapter in (("layers", "layers: 1"), ("modules", "target_modules: [v_proj, q_proj]")):
+            self.call(QSHARD, "train", self.run_file(f"init_from: out, {adapter}", name))
+        self.call(QSHARD, "train", self.run_file("init_from: out, layers: 0", "other"), code=65)
 
     def test_a_shape_that_contradicts_the_adapter_is_refused_with_both_values(self):
         self.call(QSHARD, "train", self.run_file("r: 3, alpha: 5"))

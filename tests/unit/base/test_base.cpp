@@ -7,6 +7,7 @@
 #include "base/dtype.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/nearest.h"
 #include "base/philox.h"
 
 using namespace qshard;
@@ -75,4 +76,16 @@ TEST(Error, CheckNamesThePlaceAndCodesAreCarried) {
     }
     EXPECT_THROW(narrow<std::int32_t>(std::int64_t{1} << 40), BugError);
     EXPECT_EQ(narrow<std::int32_t>(std::int64_t{7}), 7);
+}
+
+TEST(Nearest, OnlyWordsThatAreNear) {
+    EXPECT_EQ(edit_distance("trian", "train"), 1u) << "neighbours swapped";
+    EXPECT_EQ(edit_distance("kitten", "sitting"), 3u);
+    const std::vector<std::string> words{"train", "eval", "--max-new-tokens", "r"};
+    EXPECT_EQ(nearest("trian", words), "train");
+    EXPECT_EQ(nearest("--Max_New_Token", words), "--max-new-tokens");
+    for (const char* far : {"lr", "x", "", "generate", "trainer_of_models"})
+        EXPECT_FALSE(nearest(far, words)) << far;
+    EXPECT_EQ(did_you_mean("evall", words), "; did you mean eval?");
+    EXPECT_EQ(did_you_mean("quux", words), "");
 }
