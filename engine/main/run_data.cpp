@@ -182,11 +182,6 @@ RunInputs::RunInputs(RunFile& run, const std::string& today)
     validation_rows = static_cast<std::int64_t>(rows.size());
     validation_sha256 = sha256_of(dataset.validation);
     const bool from_test = run.eval.generate_split == "test";
-    if (from_test && !run.data.test && run.eval.generate_max_new_tokens > 0) {
-        throw UserError(ExitCode::kUsage,
-                        "eval.generate.split is test, but data.test names no file. Name one, or "
-                        "choose validation.");
-    }
     examples = choose_examples(from_test ? dataset.test.rows : rows);
     validation = evaluation_slots(rows, run.train.micro_batch_size * run.data.max_length);
     data = std::make_unique<TrainingSet>(std::move(dataset.train), batch_options(run));

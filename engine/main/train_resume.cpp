@@ -112,9 +112,8 @@ bool TrainRun::nothing_to_do() {
         const bool ended = early_.stops() || state.step == inputs_->total_steps;
         const bool written =
             found_.status->state == "finished" && found_.status->step == state.step;
-        const std::string sha256 = ended && written ? finished_adapter() : "";
-        done = sha256.empty() ? 0 : 1;
-        adapter = sha256;
+        if (ended && written) adapter = finished_adapter();
+        done = adapter.empty() ? 0 : 1;
     }
     if (group_.all_gather_value(done)[0] == 0) return false;
     load_model();

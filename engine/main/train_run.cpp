@@ -87,14 +87,6 @@ void TrainRun::check_settings() const {
                         "auto (Slurm's limit).",
                         *limit, kSaveReserveSeconds));
     }
-    const bool validates =
-        run_.data.validation_fraction.value_or(0) > 0 || run_.data.validation_file;
-    if (run_.eval.early_stop && (run_.eval.every == 0 || !validates)) {
-        throw AgreedError(
-            ExitCode::kUsage,
-            fmt::format("eval.early_stop is {}, but nothing is evaluated: set {}",
-                        *run_.eval.early_stop, validates ? "eval.every" : "data.validation"));
-    }
 }
 
 void TrainRun::open() {
